@@ -1,0 +1,137 @@
+"""label_replace and label_join: functions of labels alone, worked out once per frame."""
+
+import re
+from functools import lru_cache
+
+import numpy as np
+import re2
+
+from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
+from watchbill_collector.matching import REGEX_MEMORY_BYTES_MAX
+from watchbill_collector.promql import ast
+from watchbill_collector.promql.errors import ExecutionFailed
+from watchbill_collector.promql.merging import merge_equal_rows
+from watchbill_collector.promql.nodes import Node, Run
+from watchbill_collector.promql.text import valid_label_name
+from watchbill_collector.promql.values import Grid, Value, Vector
+from watchbill_collector.promql.windows import Mask
+
+_PATTERNS_MAX = 256
+_TEMPLATE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})", re.ASCII)
+
+
+def _strings(expr: ast.Call) -> list[str]:
+    """The string arguments behind the vector."""
+    found = []
+    for arg in map(ast.bare, expr.args[1:]):
+        assert isinstance(arg, ast.String)
+        found.append(arg.value)
+    return found
+
+
+class _LabelNode(Node):
+    """A vector with one label set anew: `_replaced` gives the frame and the rows that it touched."""
+
+    target = ""
+
+    def __init__(self, expr: ast.Call, vector: Node) -> None:
+        super().__init__(expr)
+        self._vector = vector
+        self._strings = _strings(expr)
+        self.invariant = vector.invariant
+        self._check()
+
+    def _evaluate(self, run: Run, grid: Grid) -> Value:
+        vector = self._vector.vector(run, grid)
+        key = (type(self).__name__, *self._strings)
+        frame, touched = vector.labels.derived(key, lambda: self._replaced(vector.labels))
+        drop = vector.drop_name
+        if self._strings[0] == METRIC_NAME:
+            drop = vector.drop_mask() & ~touched
+        out = Vector(frame, vector.values, vector.present, drop, vector.ordered)
+        return merge_equal_rows(out, strict=True)
+
+    def _check(self) -> None:
+        """Raise ExecutionFailed for strings that can never work: when planned, so that rule files show it."""
+        raise NotImplementedError
+
+    def _replaced(self, frame: LabelFrame) -> tuple[LabelFrame, Mask]:
+        raise NotImplementedError
+
+
+class LabelReplaceNode(_LabelNode):
+    """label_replace(v, target, replacement, source, regex)."""
+
+    def _check(self) -> None:
+        target, _, _, regex = self._strings
+        try:
+            self._pattern = _pattern(regex)
+        except re2.error:
+            raise ExecutionFailed(
+                f"invalid regular expression in label_replace(): {regex}", str(self.expr)
+            ) from None
+        if not valid_label_name(target):
+            raise ExecutionFailed(
+                f"invalid destination label name in label_replace(): {target}", str(self.expr)
+            )
+
+    def _replaced(self, frame: LabelFrame) -> tuple[LabelFrame, Mask]:
+        target, template, source, _ = self._strings
+        codes, which = np.unique(frame.column(source), return_inverse=True)
+        new, matched = [], []
+        for code in codes.tolist():
+            match = self._pattern.fullmatch(STRINGS.text(code))
+            matched.append(match is not None)
+            new.append(STRINGS.code(expanded(template, match)) if match is not None else 0)
+        touched = np.array(matched, np.bool_)[which.reshape(-1)]
+        if not touched.any():
+            return frame, touched
+        replaced = np.array(new, np.int32)[which.reshape(-1)]
+        return frame.with_column(target, np.where(touched, replaced, frame.column(target))), touched
+
+
+@lru_cache(_PATTERNS_MAX)
+def _pattern(regex: str) -> "re2._Regexp[str]":
+    options = re2.Options()
+    options.log_errors = False
+    # The dot matches a newline too.
+    options.dot_nl = True
+    options.max_mem = REGEX_MEMORY_BYTES_MAX
+    return re2.compile(regex, options)
+
+
+def expanded(template: str, match: "re2._Match[str]") -> str:
+    """A replacement in Go's notation: `$1`, `${1}`, `$name`, `$$`; what did not take part is empty."""
+    names = match.re.groupindex
+
+    def one(found: re.Match[str]) -> str:
+        name = found.group(1) or found.group(2)
+        if name is None:
+            return "$"
+        if name.isdigit():
+            number = int(name)
+            return (match.group(number) or "") if number <= match.re.groups else ""
+        return (match.group(name) or "") if name in names else ""
+
+    return _TEMPLATE.sub(one, template)
+
+
+class LabelJoinNode(_LabelNode):
+    """label_join(v, target, separator, source...)."""
+
+    def _check(self) -> None:
+        for source in self._strings[2:]:
+            if not valid_label_name(source):
+                raise ExecutionFailed(f"invalid source label name in label_join(): {source}", str(self.expr))
+        if not valid_label_name(self._strings[0]):
+            raise ExecutionFailed(
+                f"invalid destination label name in label_join(): {self._strings[0]}", str(self.expr)
+            )
+
+    def _replaced(self, frame: LabelFrame) -> tuple[LabelFrame, Mask]:
+        target, separator, *sources = self._strings
+        columns = np.stack([frame.column(source) for source in sources], axis=1)
+        rows, which = np.unique(columns, axis=0, return_inverse=True)
+        joined = [STRINGS.code(separator.join(map(STRINGS.text, row))) for row in rows.tolist()]
+        codes = np.array(joined, np.int32)[which.reshape(-1)]
+        return frame.with_column(target, codes), np.ones(len(frame), np.bool_)

@@ -1,0 +1,267 @@
+"""A first look at an expression's text, before the parser has it.
+
+The parser (promql-parser 0.12.0) panics on some numbers (it prints a stack to stderr and raises something
+that is not an Exception), ends the process on deep nesting and on long chains of operators, and answers
+"invalid promql query" to the experimental syntax of newer Prometheus. So the text is cut into tokens first:
+
+1. length, nesting and the number of operators are bounded;
+2. what is experimental syntax is refused by its name;
+3. `@ <number>` becomes `@ <index>`, and the table says which time each index means: negative times and
+   milliseconds come through unharmed;
+4. durations given as bare numbers become milliseconds, and underscores between digits go;
+5. byte escapes in strings (`\\xc3\\xa9`) become the characters that the bytes are; the parser would make
+   one character of each.
+"""
+
+import re
+from dataclasses import dataclass
+
+from watchbill_collector.promql.errors import BadQuery, NotSupported
+from watchbill_collector.promql.text import BAD_BYTES
+
+EXPRESSION_CHARS_MAX = 64 * 1024
+NESTING_MAX = 100
+OPERATORS_MAX = 200
+DURATION_MS_MAX = 2**63 // 1_000_000
+"""Go's durations are nanoseconds in 63 bits: 292 years."""
+AT_MS_MAX = 2**62
+
+_PIECES = r"""(?P<space>\s+|\#[^\n]*)
+      | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`[^`]*`)
+      | (?P<duration>(?:[0-9]+(?:ms|[ywdhms]))+(?![A-Za-z0-9_]))
+      | (?P<number>0[xX][0-9a-fA-F_]+|(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9_]+)?)
+      | (?P<word>WORD)
+      | (?P<trim></|>/)
+      | (?P<other>.)"""
+_FLAGS = re.VERBOSE | re.DOTALL
+_TOKEN = re.compile(_PIECES.replace("WORD", "[A-Za-z_:][A-Za-z0-9_:]*"), _FLAGS)
+_RANGE_TOKEN = re.compile(_PIECES.replace("WORD", "[A-Za-z_][A-Za-z0-9_]*"), _FLAGS)
+"""Between square brackets a colon parts range and step; elsewhere it may be in a metric name."""
+_BYTE_ESCAPE = re.compile(r"\\(?:x[89a-fA-F][0-9a-fA-F]|[23][0-7]{2})")
+_ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-3][0-7]{2})|(.))", re.DOTALL)
+_BINARY_WORDS = {"and", "or", "unless", "atan2"}
+_DURATION_FUNCTIONS = {"step", "range", "min", "max", "min_of", "max_of"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the text; `kind` is a group of the token pattern."""
+
+    kind: str
+    text: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Text that the parser can be given. `at_ms[i]` is the time that `@ i` means."""
+
+    text: str
+    at_ms: tuple[int, ...]
+
+
+def tokens(text: str) -> list[Token]:
+    """All tokens, spaces and comments among them."""
+    found = []
+    position, in_range = 0, False
+    while position < len(text):
+        match = (_RANGE_TOKEN if in_range else _TOKEN).match(text, position)
+        assert match is not None
+        assert match.lastgroup is not None
+        token = Token(match.lastgroup, match.group(), position)
+        found.append(token)
+        position = match.end()
+        if token.kind == "other" and token.text in "[]":
+            in_range = token.text == "["
+    return found
+
+
+def prepare(text: str) -> Prepared:
+    """Check and rewrite an expression for the parser; raises BadQuery or NotSupported."""
+    if len(text) > EXPRESSION_CHARS_MAX:
+        raise BadQuery(f"the expression has {len(text)} characters, more than {EXPRESSION_CHARS_MAX}")
+    return _Rewriter(text).run()
+
+
+class _Rewriter:
+    """Walks the tokens once, keeping the stack of open brackets."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = tokens(text)
+        self._out: list[str] = []
+        self._at_ms: list[int] = []
+        self._brackets: list[str] = []
+        self._position = 0
+        self._operators = 0
+
+    def run(self) -> Prepared:
+        while self._position < len(self._tokens):
+            token = self._tokens[self._position]
+            self._position += 1
+            self._step(token)
+        return Prepared("".join(self._out), tuple(self._at_ms))
+
+    def _step(self, token: Token) -> None:
+        if (token.kind == "other" and token.text in "+-*/%^=<>") or token.text.lower() in _BINARY_WORDS:
+            self._operators += 1
+            if self._operators > OPERATORS_MAX:
+                raise BadQuery(f"the expression has more than {OPERATORS_MAX} operators")
+        if token.kind == "other" and token.text in "([{":
+            self._brackets.append(token.text)
+            if len(self._brackets) > NESTING_MAX:
+                raise BadQuery(f"the expression is nested deeper than {NESTING_MAX} brackets")
+        elif token.kind == "other" and token.text in ")]}":
+            if self._brackets:
+                self._brackets.pop()
+        elif token.kind == "trim":
+            raise NotSupported(f"the histogram trim operator {token.text!r}")
+        elif token.kind == "other" and token.text == "@":
+            if self._at_number():
+                return
+        elif self._brackets and self._brackets[-1] == "[":
+            self._inside_range(token)
+            return
+        elif token.kind == "word" and self._is_modifier(token):
+            if token.text.lower() == "offset":
+                self._offset(token)
+                return
+            raise NotSupported(f"the {token.text.lower()!r} modifier")
+        self._emit(token)
+
+    def _emit(self, token: Token) -> None:
+        text = token.text
+        if token.kind == "string" and text[0] != "`" and _BYTE_ESCAPE.search(text):
+            text = _with_bytes(text)
+        if token.kind == "number" and "_" in text and not re.search(r"_\b|__|_[.eE]|[.eExX]_", text):
+            text = text.replace("_", "")
+        self._out.append(text)
+
+    def _is_modifier(self, token: Token) -> bool:
+        """Whether a word stands where a modifier may: behind a selector, not as a metric or label name."""
+        word = token.text.lower()
+        if word not in ("offset", "anchored", "smoothed") or (self._brackets and self._brackets[-1] == "{"):
+            return False
+        before = self._beside(-1)
+        if before is None or not (before.kind in ("word", "duration", "number") or before.text in ")]}"):
+            return False
+        # In `by (offset)` and `on (a, offset)` it follows a bracket or a comma, and never comes here.
+        return not (before.kind == "word" and before.text.lower() in _OPERATORS)
+
+    def _offset(self, token: Token) -> None:
+        self._out.append(token.text)
+        self._signed_duration()
+
+    def _signed_duration(self) -> None:
+        """Copy spaces and a sign, rewrite a number to milliseconds, leave anything else to the parser."""
+        while (token := self._peek()) is not None:
+            if token.kind == "space" or token.text in "+-":
+                self._out.append(token.text)
+                self._position += 1
+                continue
+            if token.kind == "number":
+                self._out.append(f"{_milliseconds(token)}ms")
+                self._position += 1
+            elif token.text == "(" or (token.kind == "word" and token.text.lower() in _DURATION_FUNCTIONS):
+                raise NotSupported("a duration expression", "offset ...")
+            return
+
+    def _inside_range(self, token: Token) -> None:
+        if token.kind == "number":
+            self._out.append(f"{_milliseconds(token)}ms")
+        elif token.kind == "duration":
+            self._out.append(token.text)
+        elif token.kind == "word" or token.text in "+-*/%^":
+            if token.kind == "word" and token.text.lower() not in _DURATION_FUNCTIONS:
+                raise BadQuery(f"unexpected {token.text!r} in a range, wanted a duration such as 5m")
+            raise NotSupported("a duration expression in a range")
+        else:
+            self._emit(token)
+
+    def _at_number(self) -> bool:
+        """Rewrite `@ [sign] number` to `@ index`; False when something else follows."""
+        position, sign = self._position, 1.0
+        while position < len(self._tokens):
+            token = self._tokens[position]
+            position += 1
+            if token.kind == "space":
+                continue
+            if token.text in "+-":
+                sign = -sign if token.text == "-" else sign
+                continue
+            if token.kind == "word" and token.text.lower() in ("inf", "nan"):
+                raise BadQuery(f"timestamp out of bounds for @ modifier: {token.text}")
+            if token.kind not in ("number", "duration"):
+                return False
+            seconds = sign * (_number(token) if token.kind == "number" else duration_ms(token.text) / 1000)
+            if not abs(seconds * 1000) < AT_MS_MAX:
+                raise BadQuery(f"timestamp out of bounds for @ modifier: {token.text}")
+            # Prometheus rounds half away from zero.
+            time_ms = int(abs(seconds) * 1000 + 0.5) * (1 if seconds >= 0 else -1)
+            self._out.append(f"@ {len(self._at_ms)}")
+            self._at_ms.append(time_ms)
+            self._position = position
+            return True
+        return False
+
+    def _peek(self) -> Token | None:
+        return self._tokens[self._position] if self._position < len(self._tokens) else None
+
+    def _beside(self, direction: int) -> Token | None:
+        position = self._position - 1 + direction
+        while 0 <= position < len(self._tokens):
+            if self._tokens[position].kind != "space":
+                return self._tokens[position]
+            position += direction
+        return None
+
+
+def _with_bytes(literal: str) -> str:
+    """A string literal with its byte escapes decoded; bytes that are no UTF-8 become BAD_BYTES characters."""
+    out = bytearray()
+    position = 0
+    for escape in _ESCAPED.finditer(literal):
+        out += literal[position : escape.start()].encode()
+        code = escape.group(1) or escape.group(2)
+        number = int(code, 16 if escape.group(1) else 8) if code else 0
+        out += bytes([number]) if number >= 0x80 else escape.group().encode()
+        position = escape.end()
+    out += literal[position:].encode()
+    text = out.decode("utf-8", "surrogateescape")
+    return "".join(
+        chr(ord(char) - 0xDC80 + BAD_BYTES) if 0xDC80 <= ord(char) < 0xDD00 else char for char in text
+    )
+
+
+_OPERATORS = {
+    *("and", "or", "unless", "atan2", "by", "without", "on", "ignoring", "group_left", "group_right", "bool"),
+    *("offset", "sum", "avg", "min", "max", "count", "group", "stddev", "stdvar", "topk", "bottomk"),
+    *("quantile", "count_values", "limitk", "limit_ratio"),
+}
+
+
+def duration_ms(text: str) -> int:
+    """A duration with units, such as `1h30m`, in milliseconds; raises BadQuery."""
+    units = {"y": 31_536_000_000, "w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000}
+    total = 0
+    for count, unit in re.findall(r"([0-9]+)(ms|[ywdhms])", text):
+        total += int(count) * units.get(unit, 1)
+    if total > DURATION_MS_MAX:
+        raise BadQuery(f"duration out of range: {text}")
+    return total
+
+
+def _number(token: Token) -> float:
+    text = token.text.replace("_", "")
+    try:
+        if text[:2].lower() == "0x":
+            return float(int(text, 16))
+        return float(text)
+    except (ValueError, OverflowError):
+        raise BadQuery(f"bad number or duration syntax: {token.text!r}") from None
+
+
+def _milliseconds(token: Token) -> int:
+    value = _number(token) * 1000
+    if not value <= DURATION_MS_MAX:
+        raise BadQuery(f"duration out of range: {token.text}")
+    return int(value)

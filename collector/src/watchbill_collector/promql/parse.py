@@ -1,0 +1,180 @@
+"""Text to tree: the only module that knows promql-parser.
+
+What the parser lets through and we do not evaluate is refused here, by name. Its own panics cannot happen on
+what `lexer.prepare` passes; should one, it is reported as a bad query and not as a crash.
+"""
+
+from typing import Any
+
+import promql_parser as parser
+
+from watchbill_collector.labels import METRIC_NAME
+from watchbill_collector.matching import InvalidRegex, Matcher, MatchOp
+from watchbill_collector.promql import ast
+from watchbill_collector.promql.errors import BadQuery, NotSupported
+from watchbill_collector.promql.lexer import prepare
+
+DEPTH_MAX = 150
+"""Levels of the tree; evaluation takes a few Python frames for each."""
+
+_CARDS = {
+    "OneToOne": ast.Card.ONE_TO_ONE,
+    "ManyToOne": ast.Card.MANY_TO_ONE,
+    "OneToMany": ast.Card.ONE_TO_MANY,
+    "ManyToMany": ast.Card.MANY_TO_MANY,
+}
+_KINDS = {
+    "Scalar": ast.Kind.SCALAR,
+    "Vector": ast.Kind.VECTOR,
+    "Matrix": ast.Kind.MATRIX,
+    "String": ast.Kind.STRING,
+}
+_MATCH_OPS = {
+    "Equal": MatchOp.EQUAL,
+    "NotEqual": MatchOp.NOT_EQUAL,
+    "Re": MatchOp.REGEX,
+    "NotRe": MatchOp.NOT_REGEX,
+}
+
+
+def parse(text: str) -> ast.Expr:
+    """The tree of an expression; raises BadQuery, or NotSupported for what we refuse."""
+    prepared = prepare(text)
+    try:
+        parsed = parser.parse(prepared.text)
+        tree = _Converter(prepared.at_ms).expr(parsed)
+    except ValueError as error:
+        raise BadQuery(f"parse error: {error}", text) from None
+    except BaseException as error:
+        # The binding's PanicException is no Exception and has no importable name.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BadQuery(f"the parser cannot read this expression: {error}", text) from None
+    return tree
+
+
+def _name(member: Any) -> str:
+    """`Equal` of `MatchOp.Equal`: the binding's enums are neither hashable nor iterable."""
+    return str(member).rpartition(".")[2]
+
+
+class _Converter:
+    """Turns the binding's nodes into ours."""
+
+    def __init__(self, at_ms: tuple[int, ...]) -> None:
+        self._at_ms = at_ms
+        self._depth = 0
+
+    def expr(self, node: Any) -> ast.Expr:
+        """Any node."""
+        convert = getattr(self, "_" + type(node).__name__, None)
+        if convert is None:
+            raise NotSupported(f"{type(node).__name__}")
+        self._depth += 1
+        if self._depth > DEPTH_MAX:
+            raise BadQuery(f"the expression has more than {DEPTH_MAX} levels")
+        out: ast.Expr = convert(node)
+        self._depth -= 1
+        return out
+
+    def _NumberLiteral(self, node: Any) -> ast.Expr:  # noqa: N802  # Methods are named after the node's class.
+        return ast.Number(float(node.val))
+
+    def _StringLiteral(self, node: Any) -> ast.Expr:  # noqa: N802
+        return ast.String(node.val)
+
+    def _ParenExpr(self, node: Any) -> ast.Expr:  # noqa: N802
+        return ast.Paren(self.expr(node.expr))
+
+    def _UnaryExpr(self, node: Any) -> ast.Expr:  # noqa: N802
+        return ast.Negation(self.expr(node.expr))
+
+    def _VectorSelector(self, node: Any) -> ast.Selector:  # noqa: N802
+        if node.matchers.or_matchers:
+            raise NotSupported("'or' between label matchers", node.prettify())
+        matchers = [
+            Matcher(matcher.name, _MATCH_OPS[_name(matcher.op)], matcher.value)
+            for matcher in node.matchers.matchers
+        ]
+        for matcher in matchers:
+            if matcher.op in (MatchOp.REGEX, MatchOp.NOT_REGEX):
+                _check_regex(matcher)
+        name = node.name or ""
+        if name and not any(matcher.name == METRIC_NAME for matcher in matchers):
+            matchers.insert(0, Matcher(METRIC_NAME, MatchOp.EQUAL, name))
+        return ast.Selector(name, tuple(matchers), _ms(node.offset), self._at(node.at))
+
+    def _MatrixSelector(self, node: Any) -> ast.Expr:  # noqa: N802
+        return ast.Range(self._VectorSelector(node.vector_selector), _ms(node.range))
+
+    def _SubqueryExpr(self, node: Any) -> ast.Expr:  # noqa: N802
+        step_ms = None if node.step is None else _ms(node.step)
+        return ast.Subquery(
+            self.expr(node.expr), _ms(node.range), step_ms, _ms(node.offset), self._at(node.at)
+        )
+
+    def _Call(self, node: Any) -> ast.Expr:  # noqa: N802
+        args = tuple(self.expr(arg) for arg in node.args)
+        return ast.Call(node.func.name, args, _KINDS[_name(node.func.return_type)])
+
+    def _AggregateExpr(self, node: Any) -> ast.Expr:  # noqa: N802
+        modifier = node.modifier
+        without = modifier is not None and _name(modifier.type) == "Without"
+        labels = () if modifier is None else tuple(modifier.labels)
+        param = None if node.param is None else self.expr(node.param)
+        return ast.Aggregate(str(node.op), self.expr(node.expr), param, without, labels)
+
+    def _BinaryExpr(self, node: Any) -> ast.Expr:  # noqa: N802
+        lhs, rhs = self.expr(node.lhs), self.expr(node.rhs)
+        modifier = node.modifier
+        returns_bool = modifier is not None and bool(modifier.return_bool)
+        if modifier is not None:
+            fill = modifier.fill_values
+            if fill is not None and (fill.lhs is not None or fill.rhs is not None):
+                raise NotSupported("the 'fill' modifier")
+        matching = None
+        op = str(node.op)
+        if lhs.kind is ast.Kind.VECTOR and rhs.kind is ast.Kind.VECTOR:
+            matching = _matching(op, modifier)
+        return ast.Binary(op, lhs, rhs, returns_bool, matching)
+
+    def _at(self, at: Any) -> ast.At | None:
+        if at is None:
+            return None
+        kind = _name(at.type)
+        if kind == "Start":
+            return ast.Side.START
+        if kind == "End":
+            return ast.Side.END
+        # The lexer has replaced the time by its index.
+        index: int = round(at.at.timestamp())
+        return self._at_ms[index]
+
+
+def _matching(op: str, modifier: Any) -> ast.Matching:
+    card = ast.Card.MANY_TO_MANY if op in ("and", "or", "unless") else ast.Card.ONE_TO_ONE
+    if modifier is None:
+        return ast.Matching(card, on=False, labels=())
+    if card is not ast.Card.MANY_TO_MANY:
+        card = _CARDS[_name(modifier.card)]
+    on, labels = False, ()
+    if modifier.matching is not None:
+        on = _name(modifier.matching.type) == "Include"
+        labels = tuple(modifier.matching.labels)
+    return ast.Matching(card, on=on, labels=labels, include=tuple(modifier.group_labels or ()))
+
+
+def _check_regex(matcher: Matcher) -> None:
+    """The parser checks regexes by Rust's syntax; what counts is whether RE2 takes them."""
+    try:
+        matcher.check()
+    except InvalidRegex as error:
+        raise BadQuery(f"parse error: {error}", f"{matcher.name}{matcher.op.value}{matcher.value}") from None
+
+
+def _ms(duration: Any) -> int:
+    """A timedelta in whole milliseconds; None is 0."""
+    if duration is None:
+        return 0
+    total: int = duration.days * 86_400_000 + duration.seconds * 1000 + duration.microseconds // 1000
+    return total
