@@ -5,6 +5,10 @@ import shutil
 
 import pytest
 
+from watchbill.grpc_environment import set_grpc_environment
+
+set_grpc_environment()  # Before any test imports grpc: afterwards it would take TLS 1.2.
+
 IN_CI = os.environ.get("CI") == "true"
 
 

@@ -143,6 +143,7 @@ class EnrollRequest(_message.Message):
     HOSTNAME_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
     token_secret: _builtins.str
     csr: _builtins.bytes
@@ -156,6 +157,8 @@ class EnrollRequest(_message.Message):
     agent_version: _builtins.str
     agent_id: _builtins.str
     """The identity this host holds already, if any: the same token and key again is answered the same way."""
+    instance: _builtins.str
+    """The name this host was configured to have, if any; a token bound to another name is then refused."""
     def __init__(
         self,
         *,
@@ -167,10 +170,11 @@ class EnrollRequest(_message.Message):
         hostname: _builtins.str = ...,
         agent_version: _builtins.str = ...,
         agent_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_version", b"agent_version", "csr", b"csr", "envelope_key", b"envelope_key", "envelope_proof", b"envelope_proof", "hostname", b"hostname", "token_id", b"token_id", "token_secret", b"token_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_version", b"agent_version", "csr", b"csr", "envelope_key", b"envelope_key", "envelope_proof", b"envelope_proof", "hostname", b"hostname", "instance", b"instance", "token_id", b"token_id", "token_secret", b"token_secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1030,7 +1034,10 @@ class Ack(_message.Message):
 
     MARKS_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    SERVER_TIME_MS_FIELD_NUMBER: _builtins.int
     credit_bytes: _builtins.int
+    server_time_ms: _builtins.int
+    """When this was written; keeps the agent's idea of the send grid right."""
     @_builtins.property
     def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamMark]: ...
     def __init__(
@@ -1038,10 +1045,11 @@ class Ack(_message.Message):
         *,
         marks: _abc.Iterable[Global___StreamMark] | None = ...,
         credit_bytes: _builtins.int = ...,
+        server_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "marks", b"marks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "marks", b"marks", "server_time_ms", b"server_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

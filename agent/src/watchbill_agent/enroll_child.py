@@ -1,0 +1,258 @@
+"""The child that enrols: `python -m watchbill_agent.enroll_child`, a JSON request on standard input, a
+JSON answer.
+
+Steps, each safe to be killed after; running again with the same token goes on from there:
+
+1. `begun`      the lock is ours; an identity made by this token means we are done. 2. `drafted`    keys
+are made and on the disk (`enrolling.json`, 0600), before anybody hears of them. 3. `pinned`     the server
+presented the authority that the token names, and a certificate by it for its address. 4. `answered`   the
+collector committed the host and its certificate; asked again by the same key it says the same. 5. `saved`
+`identity.json` is on the disk, whole. 6. `done`       the draft is gone.
+
+Nothing secret leaves the host before step 3. There is no trust on first use.
+"""
+
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import nacl.signing
+
+from watchbill.clock import Clock, SystemClock
+from watchbill.errors import Refused, Unreadable, WatchbillError
+from watchbill.files import FileMissing, Lock, make_directory, read_bounded, sync_directory, write_atomic
+from watchbill.identity import (
+    AgentIdentity,
+    AgentUri,
+    EnrolmentToken,
+    IdentityFile,
+    IdentityRefused,
+    fingerprint,
+    parse_endpoint,
+    parse_token,
+)
+from watchbill.tls import channel_options, served_chain, server_only_credentials
+from watchbill_agent import identity_keys
+from watchbill_agent.enroll import DRAFT_FILE, EnrolRequest, describe_error, refusal
+
+if TYPE_CHECKING:
+    from watchbill.v1 import link_pb2 as pb
+
+LOCK_FILE: Final = "enrolling.lock"
+DRAFT_BYTES_MAX: Final = 64 * 1024
+REQUEST_BYTES_MAX: Final = 64 * 1024
+CALL_TIMEOUT_S: Final = 30.0
+RETRY_FIRST_S: Final = 0.5
+RETRY_MOST_S: Final = 10.0
+
+
+class Step(StrEnum):
+    """Where an enrolment is; see above."""
+
+    BEGUN = "begun"
+    DRAFTED = "drafted"
+    PINNED = "pinned"
+    ANSWERED = "answered"
+    SAVED = "saved"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What an enrolment makes before it asks."""
+
+    token_id: str
+    key_pem: bytes = field(repr=False)
+    envelope_seed: bytes = field(repr=False)
+    csr: bytes
+
+
+Progress = Callable[[Step], None]
+
+
+def enrol(request: EnrolRequest, clock: Clock, progress: Progress = lambda _: None) -> dict[str, Any]:
+    """Do it. The answer as `enroll.enroll` reads it. Raises what `enroll.enroll` says."""
+    token = parse_token(request.token)
+    state = Path(request.state_directory)
+    make_directory(state)
+    with Lock(state / LOCK_FILE):
+        file = IdentityFile(state)
+        identity = file.load()
+        if identity is not None:
+            return _already(identity, token, state)
+        progress(Step.BEGUN)
+        draft = _draft(state, token.token_id)
+        key = identity_keys.read_key(draft.key_pem)
+        shown = fingerprint(identity_keys.public_der(key))
+        progress(Step.DRAFTED)
+        trust_pem = _pin(token, request.proxy, clock)
+        progress(Step.PINNED)
+        reply = _ask(token, draft, request, trust_pem)
+        if reply.pending:
+            return {
+                "outcome": "pending",
+                "instance": reply.instance,
+                "fingerprint": shown,
+                "retry_after_s": reply.retry_after_ms / 1000,
+            }
+        progress(Step.ANSWERED)
+        file.save(_identity(token, draft, key, reply, clock))
+        progress(Step.SAVED)
+        _drop_draft(state)
+        progress(Step.DONE)
+        return {"outcome": "enrolled", "fingerprint": shown}
+
+
+def _already(identity: AgentIdentity, token: EnrolmentToken, state: Path) -> dict[str, Any]:
+    if identity.token_id != token.token_id:
+        raise Refused(
+            f"this host is enrolled already, as {identity.instance}; to enrol it anew: watchbill-agent seal"
+        )
+    _drop_draft(state)  # Killed between the last two steps.
+    key = identity_keys.read_key(identity.key_pem)
+    return {"outcome": "already", "fingerprint": fingerprint(identity_keys.public_der(key))}
+
+
+def _draft(state: Path, token_id: str) -> Draft:
+    """The keys of this enrolment: those of the last attempt with the same token, or new ones, on the disk."""
+    path = state / DRAFT_FILE
+    with suppress(FileMissing):
+        try:
+            draft = msgspec.json.decode(read_bounded(path, DRAFT_BYTES_MAX), type=Draft)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise Unreadable(f"{path} cannot be read; remove it to begin anew") from exc
+        if draft.token_id == token_id:
+            return draft
+    key = identity_keys.new_key()
+    draft = Draft(
+        token_id=token_id,
+        key_pem=identity_keys.key_pem(key),
+        envelope_seed=bytes(nacl.signing.SigningKey.generate()),
+        csr=identity_keys.signing_request(key),
+    )
+    write_atomic(path, msgspec.json.encode(draft))
+    return draft
+
+
+def _drop_draft(state: Path) -> None:
+    with suppress(FileNotFoundError):
+        (state / DRAFT_FILE).unlink()
+        sync_directory(state)
+
+
+def _pin(token: EnrolmentToken, proxy: str, clock: Clock) -> bytes:
+    """The authority that the token names, PEM, after the server has presented it and a certificate by it."""
+    endpoint = parse_endpoint(token.endpoint)
+    chain = served_chain(endpoint, proxy)
+    authority = identity_keys.pinned_authority(chain[1:], token.ca_sha256)
+    identity_keys.check_server(chain[0], authority, endpoint, clock.wall_ms())
+    return identity_keys.certificate_pem(authority)
+
+
+def _ask(token: EnrolmentToken, draft: Draft, request: EnrolRequest, trust_pem: bytes) -> "pb.EnrollReply":
+    import grpc
+
+    from watchbill.v1 import link_pb2 as pb
+    from watchbill.v1 import link_pb2_grpc
+
+    message = b"watchbill/enroll/v1\0" + token.token_id.encode() + b"\0" + hashlib.sha256(draft.csr).digest()
+    signing_key = nacl.signing.SigningKey(draft.envelope_seed)
+    asked = pb.EnrollRequest(
+        token_id=token.token_id,
+        token_secret=token.secret.hex(),
+        csr=draft.csr,
+        envelope_key=bytes(signing_key.verify_key),
+        envelope_proof=signing_key.sign(message).signature,
+        hostname=request.hostname,
+        instance=request.instance,
+        agent_version=request.agent_version,
+    )
+    deadline = time.monotonic() + request.patience_s
+    wait_s = RETRY_FIRST_S
+    with grpc.secure_channel(
+        token.endpoint, server_only_credentials(trust_pem), channel_options(request.proxy)
+    ) as channel:
+        stub = link_pb2_grpc.LinkStub(channel)
+        while True:
+            try:
+                reply: pb.EnrollReply = stub.Enroll(asked, timeout=CALL_TIMEOUT_S)
+            except grpc.RpcError as exc:
+                pairs = [(one.key, one.value) for one in exc.trailing_metadata() or ()]
+                error = refusal(exc.code().name, exc.details() or "", pairs, token.endpoint)
+                left_s = deadline - time.monotonic()
+                if isinstance(error, IdentityRefused) or left_s <= 0:
+                    raise error from exc
+                # Full jitter: hundreds of hosts may have been told to enrol in the same second.
+                time.sleep(min(left_s, random.uniform(0, wait_s)))  # noqa: S311
+                wait_s = min(RETRY_MOST_S, wait_s * 2)
+            else:
+                return reply
+
+
+def _identity(
+    token: EnrolmentToken, draft: Draft, key: identity_keys.Key, reply: "pb.EnrollReply", clock: Clock
+) -> AgentIdentity:
+    uri = AgentUri(reply.site, reply.agent_id)
+    not_before_ms, not_after_ms, chain_pem, trust_pem = identity_keys.check_certificate(
+        reply.certificate_chain, reply.trust_bundle, key, uri
+    )
+    identity_keys.pinned_authority(reply.trust_bundle, token.ca_sha256)
+    return AgentIdentity(
+        agent_id=reply.agent_id,
+        instance=reply.instance,
+        site=reply.site,
+        labels=dict(reply.labels),
+        key_pem=draft.key_pem,
+        chain_pem=chain_pem,
+        trust_pem=trust_pem,
+        not_before_ms=not_before_ms,
+        not_after_ms=not_after_ms,
+        stream_endpoint=reply.stream_endpoint,
+        enrol_endpoint=token.endpoint,
+        envelope_seed=draft.envelope_seed,
+        collector_envelope_key=reply.collector_envelope_key,
+        command_key=reply.command_key,
+        token_id=token.token_id,
+        enrolled_ms=clock.wall_ms(),
+    )
+
+
+def become_owner(state: Path) -> None:
+    """Go on as the user whose state directory it is, when root enrols for the daemon's user.
+
+    The identity then belongs to whom it is for, and root never writes in a directory that somebody else
+    controls.
+    """
+    if os.geteuid() != 0 or not state.is_dir():
+        return
+    owner = state.stat()
+    if owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+
+
+def main() -> int:
+    """The child: read, enrol, answer."""
+    request = EnrolRequest(**json.loads(sys.stdin.buffer.read(REQUEST_BYTES_MAX)))
+    try:
+        become_owner(Path(request.state_directory))
+        answer = enrol(request, SystemClock())
+    except WatchbillError as exc:
+        answer = describe_error(exc)
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The next certificate, before the present one ends.
+
+At 40 % to 60 % of a certificate's life the agent asks for the next, with the present one, on the streams'
+port; the session goes on meanwhile, and the new identity serves the next connection. A host that was away
+until its certificate had expired proves its key on the enrolment port instead. Every second renewal makes
+a new key.
+
+A child makes the request, this process carries it to the collector, the child checks the answer and
+replaces `identity.json`: whoever reads that file finds the old identity or the new one.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import random
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from watchbill.clock import Clock
+from watchbill.errors import Refused, Unreachable, WatchbillError
+from watchbill.identity import AgentIdentity, IdentityFile, IdentityRefused, RefusalReason
+from watchbill.tls import channel_credentials, channel_options, server_only_credentials
+from watchbill_agent.enroll import read_answer, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import grpc.aio
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S: Final = 30.0
+CHILD_TIMEOUT_S: Final = 30.0
+RETRY_SHARE: Final = 1 / 50
+"""After a failure the next attempt comes within this share of the certificate's life: about 3 h of 7 d."""
+RETRY_MIN_S: Final = 1.0
+LINE_BYTES_MAX: Final = 1 << 20
+
+Renewed = Callable[[AgentIdentity], None]
+
+
+async def renew(
+    state_directory: Path, clock: Clock, proxy: str = "", stream_endpoint: str = ""
+) -> AgentIdentity:
+    """Renew now; returns the new identity, which is on the disk. The collector's clock is not asked:
+    whether the present certificate has expired is judged by ours, and when the streams' port does not take
+    it, the other is tried.
+
+    Raises IdentityRefused with the reason, Unreachable, Refused when this host is not enrolled,
+    StorageError.
+    """
+    file = IdentityFile(state_directory)
+    identity = file.load()
+    if identity is None:
+        raise Refused("this host is not enrolled: watchbill-agent enroll --token-file F")
+    if clock.wall_ms() < identity.not_after_ms:
+        try:
+            return await _renew(file, identity, clock, proxy, stream_endpoint or identity.stream_endpoint)
+        except Unreachable:
+            # A collector that takes the certificate for expired closes the handshake like one that is not
+            # there.
+            if clock.wall_ms() < identity.renewal_due_ms():
+                raise
+    return await _renew(file, identity, clock, proxy, "")
+
+
+async def _renew(
+    file: IdentityFile, identity: AgentIdentity, clock: Clock, proxy: str, stream_endpoint: str
+) -> AgentIdentity:
+    """With the present certificate at `stream_endpoint`; without one, proved by its key, where that is
+    empty.
+    """
+    wall_ms = clock.wall_ms()
+    begin = {
+        "identity": str(file.path),
+        "new_key": identity.renewals % 2 == 1,
+        "wall_ms": None if stream_endpoint else wall_ms,
+    }
+    async with _child() as ask:
+        made = await ask(begin)
+        reply = await _call(identity, made, wall_ms, proxy, stream_endpoint)
+        await ask(reply)
+    renewed = file.load()
+    assert renewed is not None, "the child has just written it"
+    return renewed
+
+
+async def _call(
+    identity: AgentIdentity, made: dict[str, Any], wall_ms: int, proxy: str, stream_endpoint: str
+) -> dict[str, Any]:
+    import grpc.aio
+
+    from watchbill.v1 import link_pb2 as pb
+    from watchbill.v1 import link_pb2_grpc
+
+    request = pb.RenewRequest(agent_id=identity.agent_id, csr=base64.b64decode(made["csr"]))
+    endpoint, credentials = stream_endpoint, channel_credentials(identity)
+    if not stream_endpoint:
+        endpoint, credentials = identity.enrol_endpoint, server_only_credentials(identity.trust_pem)
+        request.wall_ms = wall_ms
+        request.proof = base64.b64decode(made["proof"])
+    async with grpc.aio.secure_channel(endpoint, credentials, channel_options(proxy)) as channel:
+        try:
+            reply = await link_pb2_grpc.LinkStub(channel).Renew(request, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as exc:
+            raise refusal(exc.code().name, exc.details() or "", _pairs(exc), endpoint) from exc
+    return {
+        "chain": [base64.b64encode(one).decode() for one in reply.certificate_chain],
+        "trust": [base64.b64encode(one).decode() for one in reply.trust_bundle],
+    }
+
+
+def _pairs(error: "grpc.aio.AioRpcError") -> Iterator[tuple[str, str | bytes]]:
+    yield from error.trailing_metadata() or ()
+
+
+# ---------------------------------------------------------------- the child
+
+Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+@asynccontextmanager
+async def _child() -> "AsyncIterator[Ask]":
+    """A child that answers one line of JSON to each line of JSON; it does not outlive the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-m",
+        "watchbill_agent.renew_child",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=LINE_BYTES_MAX,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    writer, reader = process.stdin, process.stdout
+
+    async def ask(question: dict[str, Any]) -> dict[str, Any]:
+        writer.write(json.dumps(question).encode() + b"\n")
+        try:
+            await writer.drain()
+            line = await asyncio.wait_for(reader.readline(), CHILD_TIMEOUT_S)
+        except (ConnectionError, TimeoutError) as exc:
+            raise Unreachable(f"the child that renews did not answer: {type(exc).__name__}") from exc
+        return read_answer(line, process.returncode or 0)
+
+    try:
+        yield ask
+    finally:
+        writer.close()
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+# ---------------------------------------------------------------- the loop
+
+
+class Renewer:
+    """Keeps an agent's certificate fresh. `now_ms` is the time by the collector's clock as well as the
+    agent knows it; `renewed` is told of each new identity, on the event loop.
+    """
+
+    def __init__(
+        self,
+        state_directory: Path,
+        clock: Clock,
+        renewed: Renewed,
+        *,
+        proxy: str = "",
+        stream_endpoint: str = "",
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self._state_directory = state_directory
+        self._clock = clock
+        self._renewed = renewed
+        self._proxy = proxy
+        self._stream_endpoint = stream_endpoint
+        self._now_ms = now_ms or clock.wall_ms
+        self.failures = 0
+        """Attempts that failed since the last success."""
+        self.last_error: WatchbillError | None = None
+
+    async def run(self, identity: AgentIdentity) -> None:
+        """Renew for ever; ends when the collector says that this host may not any more. Cancel to stop."""
+        while True:
+            await asyncio.sleep(self.wait_s(identity))
+            try:
+                identity = await renew(self._state_directory, self._clock, self._proxy, self._stream_endpoint)
+            except WatchbillError as exc:
+                self._failed(exc)
+                if isinstance(exc, IdentityRefused) and exc.reason in _FINAL:
+                    return
+            else:
+                self._succeeded(identity)
+
+    def wait_s(self, identity: AgentIdentity) -> float:
+        """Seconds until the next attempt is due: the certificate's own moment, or after a failure sooner."""
+        due_s = max(0.0, (identity.renewal_due_ms() - self._now_ms()) / 1000)
+        if not self.failures:
+            return due_s
+        life_s = (identity.not_after_ms - identity.not_before_ms) / 1000
+        return max(due_s, RETRY_MIN_S) + random.uniform(0, life_s * RETRY_SHARE)  # noqa: S311
+
+    def _failed(self, error: WatchbillError) -> None:
+        self.failures += 1
+        self.last_error = error
+        if self.failures == 1:
+            log.warning("certificate not renewed: %s", error)
+
+    def _succeeded(self, identity: AgentIdentity) -> None:
+        if self.failures:
+            log.warning("certificate renewed after %d failures", self.failures)
+        self.failures = 0
+        self.last_error = None
+        self._renewed(identity)
+
+
+_FINAL: Final = {
+    RefusalReason.REVOKED,
+    RefusalReason.RETIRED,
+    RefusalReason.TOO_LONG_EXPIRED,
+}

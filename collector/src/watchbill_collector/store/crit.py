@@ -1,0 +1,79 @@
+"""The crit stream: events that must never be lost, with the watermark that says how far each spool has
+come.
+
+Records and watermark are written in one transaction, so an acknowledged record is there, once. A record
+that comes again under another number (an agent whose spool was forked) is told by its event id.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from watchbill_collector.store.schema import CRIT_MARKS, CRIT_RECORDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CritRecord:
+    """One event of a host; `payload` is the canonical JSON it sent."""
+
+    seq: int
+    event_id: bytes
+    kind: str
+    boottime_ms: int
+    wall_ms: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CritMark:
+    """How far a spool's crit stream is committed. `digest` is an unsigned 64-bit number."""
+
+    agent_id: str
+    spool_id: bytes
+    seq: int
+    digest: int
+
+
+def commit(
+    connection: sa.Connection, site: str, mark: CritMark, records: Sequence[CritRecord], now_ms: int
+) -> int:
+    """Write records and move the mark to `mark.seq`; how many were new. Numbers not above the mark are
+    left out.
+    """
+    where = (CRIT_MARKS.c.agent_id == mark.agent_id) & (CRIT_MARKS.c.spool_id == mark.spool_id)
+    before = connection.execute(sa.select(CRIT_MARKS.c.seq).where(where)).scalar()
+    new = 0
+    for record in records:
+        if (before is None or record.seq > before) and not _known(connection, mark.agent_id, record.event_id):
+            connection.execute(CRIT_RECORDS.insert().values(**_values(site, mark, record, now_ms)))
+            new += 1
+    moved = {"seq": mark.seq, "digest": mark.digest.to_bytes(8), "changed_ms": now_ms}
+    if before is None:
+        key = {"agent_id": mark.agent_id, "spool_id": mark.spool_id, "site": site}
+        connection.execute(CRIT_MARKS.insert().values(**key, **moved))
+    elif mark.seq > before:
+        connection.execute(CRIT_MARKS.update().where(where).values(**moved))
+    return new
+
+
+def marks(connection: sa.Connection, site: str) -> list[CritMark]:
+    """Every watermark."""
+    rows = connection.execute(sa.select(CRIT_MARKS).where(CRIT_MARKS.c.site == site))
+    return [CritMark(row.agent_id, row.spool_id, row.seq, int.from_bytes(row.digest)) for row in rows]
+
+
+def _known(connection: sa.Connection, agent_id: str, event_id: bytes) -> bool:
+    table = CRIT_RECORDS.c
+    query = sa.select(sa.literal(1)).where(table.agent_id == agent_id, table.event_id == event_id)
+    return connection.execute(query).first() is not None
+
+
+def _values(site: str, mark: CritMark, record: CritRecord, now_ms: int) -> dict[str, object]:
+    values: dict[str, object] = {name: getattr(record, name) for name in CritRecord.__slots__}
+    return values | {
+        "agent_id": mark.agent_id,
+        "spool_id": mark.spool_id,
+        "site": site,
+        "received_ms": now_ms,
+    }

@@ -1,0 +1,239 @@
+"""The tables of the control state, as both databases have them.
+
+Times are UTC milliseconds. Every row carries its `site`. Text that holds JSON is canonical (sorted keys,
+no spaces). Secrets are never here: tokens, codes and cookies are kept as SHA-256 of 160 random bits or
+more, which needs no slow hash. `events` is append-only, held by triggers; `prev_hash` and `hash` wait for
+the hash chain.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+REVISION: Final = "0001"
+"""What `alembic_version` says in a store this code can use."""
+
+LIVE_STATES: Final = ("pending", "active")
+"""The states of hosts whose instance name is taken."""
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up INTEGER keys alone.
+
+
+def _site() -> "sa.Column[str]":
+    return sa.Column("site", sa.String(63), nullable=False)
+
+
+def _agent(**more: bool) -> "sa.Column[str]":
+    return sa.Column("agent_id", sa.String(36), sa.ForeignKey("hosts.agent_id"), nullable=False, **more)  # type: ignore[arg-type]
+
+
+def _user() -> "sa.Column[str]":
+    return sa.Column("user_id", sa.String(36), sa.ForeignKey("users.user_id"), nullable=False)
+
+
+FACTS = sa.Table(
+    "facts",
+    METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    _site(),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+HOSTS = sa.Table(
+    "hosts",
+    METADATA,
+    sa.Column("agent_id", sa.String(36), primary_key=True),
+    _site(),
+    sa.Column("instance", sa.String(253), nullable=False),
+    sa.Column("instance_key", sa.String(253), nullable=False),  # Lower case: Web01 and web01 are one name.
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("ephemeral", sa.Boolean, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False),  # SubjectPublicKeyInfo of the enrolled key.
+    sa.Column("envelope_key", sa.LargeBinary, nullable=False),
+    sa.Column("hostname", sa.String(253), nullable=False),
+    sa.Column("agent_version", sa.String(64), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("enrolled_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+sa.Index(
+    "uq_hosts_live_instance",
+    HOSTS.c.site,
+    HOSTS.c.instance_key,
+    unique=True,
+    sqlite_where=sa.text("state IN ('pending', 'active')"),
+    postgresql_where=sa.text("state IN ('pending', 'active')"),
+)
+
+PRESENCE = sa.Table(
+    "presence",
+    METADATA,
+    _agent(primary_key=True),
+    _site(),
+    sa.Column("labels", sa.Text, nullable=False),  # What its series carry.
+    sa.Column("since_ms", sa.BigInteger, nullable=False),
+)
+
+CERTIFICATES = sa.Table(
+    "certificates",
+    METADATA,
+    sa.Column("serial", sa.String(40), primary_key=True),  # Hexadecimal.
+    _site(),
+    _agent(index=True),
+    sa.Column("public_key", sa.LargeBinary, nullable=False),
+    sa.Column("key_sha256", sa.LargeBinary, nullable=False, index=True),
+    sa.Column("csr_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("how", sa.String(16), nullable=False),
+    sa.Column("issued_ms", sa.BigInteger, nullable=False),
+    sa.Column("not_before_ms", sa.BigInteger, nullable=False),
+    sa.Column("not_after_ms", sa.BigInteger, nullable=False, index=True),
+    sa.Column("der", sa.LargeBinary, nullable=False),
+)
+
+ENROLMENTS = sa.Table(
+    "enrolments",
+    METADATA,
+    sa.Column("enrolment_id", sa.String(12), primary_key=True),
+    _site(),
+    sa.Column("kind", sa.String(8), nullable=False),  # name, match
+    sa.Column("pattern", sa.String(253), nullable=False),
+    sa.Column("secret_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("uses_max", sa.Integer, nullable=False),
+    sa.Column("uses", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("cidr", sa.String(64), nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("ephemeral", sa.Boolean, nullable=False),
+    sa.Column("approve", sa.Boolean, nullable=False),
+    sa.Column("replace", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # open, dead, withdrawn
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+)
+
+ENROLMENT_USES = sa.Table(
+    "enrolment_uses",
+    METADATA,
+    sa.Column("enrolment_id", sa.String(12), sa.ForeignKey("enrolments.enrolment_id"), primary_key=True),
+    sa.Column("key_sha256", sa.LargeBinary, primary_key=True),
+    _site(),
+    _agent(index=True),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
+USERS = sa.Table(
+    "users",
+    METADATA,
+    sa.Column("user_id", sa.String(36), primary_key=True),
+    _site(),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("name_key", sa.String(128), nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("site", "name_key"),
+)
+
+GRANTS = sa.Table(
+    "grants",
+    METADATA,
+    sa.Column("user_id", sa.String(36), sa.ForeignKey("users.user_id"), primary_key=True),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("scope", sa.String(512), primary_key=True),  # A label selector; empty: everything.
+    _site(),
+)
+
+BEARER_TOKENS = sa.Table(
+    "bearer_tokens",
+    METADATA,
+    sa.Column("token_id", sa.String(12), primary_key=True),
+    _site(),
+    _user(),
+    sa.Column("secret_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=True),
+    sa.Column("revoked_ms", sa.BigInteger, nullable=True),
+)
+
+LOGINS = sa.Table(
+    "logins",
+    METADATA,
+    sa.Column("login_id", sa.String(12), primary_key=True),
+    _site(),
+    _user(),
+    sa.Column("secret_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+)
+
+SESSIONS = sa.Table(
+    "sessions",
+    METADATA,
+    sa.Column("session_id", sa.String(12), primary_key=True),
+    _site(),
+    _user(),
+    sa.Column("secret_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("csrf_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+)
+
+EVENTS = sa.Table(
+    "events",
+    METADATA,
+    sa.Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    _site(),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("boottime_ms", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String(128), nullable=False),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("verb", sa.String(64), nullable=False),
+    sa.Column("object", sa.String(300), nullable=False),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("prev_hash", sa.LargeBinary, nullable=True),
+    sa.Column("hash", sa.LargeBinary, nullable=True),
+    sqlite_autoincrement=True,
+)
+
+CRIT_RECORDS = sa.Table(
+    "crit_records",
+    METADATA,
+    sa.Column("agent_id", sa.String(36), sa.ForeignKey("hosts.agent_id"), primary_key=True),
+    sa.Column("spool_id", sa.LargeBinary, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    _site(),
+    sa.Column("event_id", sa.LargeBinary, nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("boottime_ms", sa.BigInteger, nullable=False),
+    sa.Column("wall_ms", sa.BigInteger, nullable=False),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint(
+        "agent_id", "event_id"
+    ),  # After a spool fork the same event comes under a new number.
+)
+
+CRIT_MARKS = sa.Table(
+    "crit_marks",
+    METADATA,
+    sa.Column("agent_id", sa.String(36), sa.ForeignKey("hosts.agent_id"), primary_key=True),
+    sa.Column("spool_id", sa.LargeBinary, primary_key=True),
+    _site(),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # Eight bytes, big endian.
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+)
