@@ -36,13 +36,13 @@ export type Labels = Record<string, string>;
 
 export interface Host {
   agent_id: string;
-  instance: string;
+  name: string;
   state: "up" | "down" | "never" | "retired" | "revoked" | "pending";
   since: string | null;
   last_seen: string | null;
   series: number;
   agent_version: string | null;
-  clock_skew_seconds: number | null;
+  clock_skew_s: number | null;
   labels: Labels;
 }
 
@@ -100,12 +100,18 @@ export async function fetchLines(
   }));
 }
 
+const LOGIN_CODE_PREFIX = "wbl1.";
+
 /** Exchange a one-time code or a bearer token for a session. */
 export async function login(secret: string): Promise<void> {
+  if (secret.startsWith(LOGIN_CODE_PREFIX)) {
+    location.assign(`/login?${new URLSearchParams({ code: secret })}`);
+    return;
+  }
   const answer = await fetch("/login", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ code: secret }),
+    body: JSON.stringify({ token: secret }),
     signal: AbortSignal.timeout(TIMEOUT_MS),
   });
   if (!answer.ok) throw new ApiError(answer.status, "The collector did not accept that.");

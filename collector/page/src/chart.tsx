@@ -10,6 +10,8 @@ const LINES_MAX = 12;
 const POINTS_WANTED = 240;
 const REFRESH_MS = 10_000;
 const HEIGHT_PX = 150;
+const AXIS_PX = 72;
+const DAY_S = 86_400;
 const COLOURS = ["#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#65a30d"];
 
 export interface ChartSpec {
@@ -27,6 +29,25 @@ export function columns(lines: Line[], start: number, end: number, step: number)
   return [times, ...lines.map((line) => times.map((time) => line.points.get(time) ?? null))];
 }
 
+/** The last place at which any line has a point. */
+function newest(data: uPlot.AlignedData): number {
+  for (let place = data[0].length - 1; place > 0; place -= 1) {
+    if (data.slice(1).some((line) => line?.[place] != null)) return place;
+  }
+  return 0;
+}
+
+/** Times on the axis: the clock, and over days the date. */
+function moments(seconds: number[], span: number): string[] {
+  const format = new Intl.DateTimeFormat(
+    undefined,
+    span > DAY_S
+      ? { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }
+      : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
+  );
+  return seconds.map((second) => format.format(new Date(second * 1000)));
+}
+
 function options(spec: ChartSpec, lines: Line[], width: number, dark: boolean): uPlot.Options {
   const ink = dark ? "#a1a1aa" : "#52525b";
   const grid = { stroke: dark ? "#27272a" : "#e4e4e7", width: 1 };
@@ -37,8 +58,14 @@ function options(spec: ChartSpec, lines: Line[], width: number, dark: boolean): 
     cursor: { y: false },
     scales: { y: { range: (_chart, low, high) => [Math.min(0, low), spec.fixedTop ?? (high > 0 ? high * 1.1 : 1)] } },
     axes: [
-      { stroke: ink, grid, ticks: grid },
-      { stroke: ink, grid, ticks: grid, size: 56, values: (_chart, values) => values.map((v) => short(v) + spec.unit) },
+      {
+        stroke: ink,
+        grid,
+        ticks: grid,
+        space: 90,
+        values: (chart, times) => moments(times, (chart.scales.x?.max ?? 0) - (chart.scales.x?.min ?? 0)),
+      },
+      { stroke: ink, grid, ticks: grid, size: AXIS_PX, values: (_chart, values) => values.map((v) => short(v) + spec.unit) },
     ],
     series: [
       {},
@@ -79,6 +106,8 @@ export function Chart({ spec, seconds }: { spec: ChartSpec; seconds: number }) {
           drawn = names;
           chart = lines.length ? new uPlot(options(spec, lines, box.current.clientWidth, dark), data, box.current) : undefined;
         }
+        // While nobody points at a moment, the legend says how it is now.
+        if (chart !== undefined && chart.cursor.idx == null) chart.setLegend({ idx: newest(data) });
       } catch (error) {
         if (!stopped) setNote(error instanceof Error ? error.message : String(error));
       }

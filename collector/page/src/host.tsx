@@ -57,7 +57,7 @@ function charts(instance: string): ChartSpec[] {
 
 export function HostPage({ instance }: { instance: string }) {
   const [seconds, setSeconds] = useState(900);
-  const host = hosts.value.find((candidate) => candidate.instance === instance);
+  const host = hosts.value.find((candidate) => candidate.name === instance);
   const own = alerts.value.filter((alert) => alert.labels.instance === instance);
   return (
     <main>

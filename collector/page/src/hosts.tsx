@@ -9,7 +9,7 @@ const ROWS_MAX = 300;
 const STATES: Host["state"][] = ["down", "pending", "never", "up", "retired", "revoked"];
 
 function trouble(host: Host): number {
-  const alert = worst.value.get(host.instance);
+  const alert = worst.value.get(host.name);
   return STATES.indexOf(host.state) * 1000 + (alert === undefined ? 900 : rank(alert));
 }
 
@@ -24,12 +24,12 @@ function Meter({ value }: { value: number | undefined }) {
 }
 
 function Row({ host }: { host: Host }) {
-  const used = usage.value.get(host.instance);
-  const alert = worst.value.get(host.instance);
+  const used = usage.value.get(host.name);
+  const alert = worst.value.get(host.name);
   return (
     <tr>
       <td>
-        <a href={`#/host/${encodeURIComponent(host.instance)}`}>{host.instance}</a>
+        <a href={`#/host/${encodeURIComponent(host.name)}`}>{host.name}</a>
       </td>
       <td>
         <span class={`state ${host.state}`}>{host.state}</span>
@@ -47,8 +47,8 @@ function Row({ host }: { host: Host }) {
 export function HostsPage() {
   const [filter, setFilter] = useState("");
   const wanted = hosts.value
-    .filter((host) => host.instance.toLowerCase().includes(filter.toLowerCase()))
-    .sort((a, b) => trouble(a) - trouble(b) || a.instance.localeCompare(b.instance, undefined, { numeric: true }));
+    .filter((host) => host.name.toLowerCase().includes(filter.toLowerCase()))
+    .sort((a, b) => trouble(a) - trouble(b) || a.name.localeCompare(b.name, undefined, { numeric: true }));
   const down = hosts.value.filter((host) => host.state === "down").length;
   return (
     <main>

@@ -1,0 +1,158 @@
+"""What collector.toml may say."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchbill.config import Address, ByteSize, Duration, Homes, Table, Wrong, load, option
+
+DAY_S = 86_400
+_SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+
+
+def _site(value: str) -> str | None:
+    if _SITE.fullmatch(value):
+        return None
+    return "1 to 63 lower-case letters, digits and hyphens: it is part of identities and topics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grpc:
+    """Where agents stream and enrol."""
+
+    listen: Address = option(
+        Address("0.0.0.0", 7443),  # noqa: S104  Agents come from elsewhere; they need a certificate.
+        help="Streams of agents: mutual TLS 1.3.",
+    )
+    enroll_listen: Address = option(
+        Address("0.0.0.0", 7444),  # noqa: S104  Hosts come from elsewhere; they need a token.
+        help="Enrolment, and renewal of expired certificates: TLS 1.3, without a client certificate.",
+    )
+    agents_max: int = option(10_000, at_least=1, at_most=100_000, help="Streams open at once.")
+
+    def check(self) -> Iterator[Wrong]:
+        """Tokens name the enrolment port, so it cannot be any."""
+        if self.enroll_listen.port == 0:
+            yield Wrong("enroll_listen", "port 0", "a fixed port: enrolment tokens name it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """The page, the API, the metrics."""
+
+    listen: Address = option(
+        Address("127.0.0.1", 7480), help="Beyond loopback only with TLS, or behind a proxy that has it."
+    )
+    anonymous_read: bool = option(default=False, help="Reading without a token; on loopback only.")
+    behind_proxy: bool = option(default=False, help="A proxy in front speaks TLS to the outside.")
+    certificate: Path | None = option(None, help="PEM file with the certificate chain, for TLS.")
+    key: Path | None = option(None, help="PEM file with its private key.")
+
+    def check(self) -> Iterator[Wrong]:
+        """Credentials must not travel in the clear."""
+        tls = self.certificate is not None and self.key is not None
+        if (self.certificate is None) != (self.key is None):
+            missing = "certificate" if self.certificate is None else "key"
+            yield Wrong(missing, "nothing", "both certificate and key, or neither")
+        if not self.listen.loopback and not tls and not self.behind_proxy:
+            yield Wrong(
+                "listen", f'"{self.listen}"', "loopback, or certificate and key, or behind_proxy = true"
+            )
+        if self.anonymous_read and not self.listen.loopback:
+            yield Wrong("anonymous_read", "true", "false, when the API listens beyond loopback")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The control state: hosts, tokens, alerts' state."""
+
+    url: str = option("", help="PostgreSQL, when SQLite is outgrown: postgresql://user@host/database.")
+    password_file: Path | None = option(None, help="File with the database password; never in the URL.")
+
+    def check(self) -> Iterator[Wrong]:
+        """One of two kinds, and no secret in it."""
+        if self.url and not self.url.startswith("postgresql://"):
+            yield Wrong(
+                "url", f'"{self.url.split(":")[0]}:..."', 'a URL that starts with "postgresql://", or ""'
+            )
+        if re.match(r"postgresql://[^/@]*:[^/@]*@", self.url):
+            yield Wrong("url", "a password", "none in the URL: put it into a file and name password_file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long history is kept, at which grain."""
+
+    raw: Duration = option(Duration(15 * DAY_S), at_least=DAY_S, help="Samples as they came.")
+    minute: Duration = option(Duration(90 * DAY_S), at_least=DAY_S, help="One value a minute.")
+    hour: Duration = option(Duration(730 * DAY_S), at_least=DAY_S, help="One value an hour.")
+    size: ByteSize | None = option(None, help="Bytes of history at most; the oldest days go first.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Bounds on what one query may cost."""
+
+    samples_max: int = option(50_000_000, at_least=1_000, help="Samples one query may read.")
+    timeout: Duration = option(Duration(60), at_least=1, at_most=3_600, help="How long one query may run.")
+    lookback: Duration = option(
+        Duration(300), at_least=1, at_most=DAY_S, help="How old an instant value may be."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Thresholds."""
+
+    interval: Duration = option(
+        Duration(15), at_least=1, at_most=3_600, help="How often groups without an interval are evaluated."
+    )
+    stock: bool = option(default=True, help="Whether the pack that comes with the collector is loaded.")
+    stock_off: list[str] = option([], help="Files of the stock pack to leave out, such as \"network\".")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """What the collector's own authority issues to agents."""
+
+    lifetime: Duration = option(
+        Duration(7 * DAY_S), at_least=60, at_most=90 * DAY_S, help="Renewed at half of it."
+    )
+    expired_grace: Duration = option(
+        Duration(30 * DAY_S),
+        at_most=365 * DAY_S,
+        help="How long an expired certificate may still be renewed.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectorConfig:
+    """collector.toml and collector.d/*.toml."""
+
+    site: str = option("main", check=_site, help="The name of this collector's site; every identity has it.")
+    address: str = option(
+        "", help="The name under which agents reach this machine; its own host name if empty."
+    )
+    names: list[str] = option([], help="Further names and addresses for the server's certificate.")
+    grpc: Grpc = option(Grpc())
+    http: Http = option(Http())
+    store: Store = option(Store())
+    retention: Retention = option(Retention())
+    query: Query = option(Query())
+    rules: Rules = option(Rules())
+    certificates: Certificates = option(Certificates())
+    channel: list[Table] = option([], help="Where notifications go. Not built yet.")
+    route: list[Table] = option([], help="Which alerts go to which channel. Not built yet.")
+
+    def check(self) -> Iterator[Wrong]:
+        """Refuse by name what is planned and not there: a page never sent must not look configured."""
+        if self.channel:
+            yield Wrong("channel", "a channel", "none: notifications are not built yet")
+        if self.route:
+            yield Wrong("route", "a route", "none: notifications are not built yet")
+
+
+def load_config(homes: Homes) -> CollectorConfig:
+    """Read collector.toml and its drop-ins; a missing file means the defaults. Raises ConfigError."""
+    return load(CollectorConfig, homes.etc / "collector.toml", homes.etc / "collector.d", main_required=False)

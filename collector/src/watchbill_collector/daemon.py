@@ -1,0 +1,170 @@
+"""The command `watchbill-collector`: the central daemon, and what is done on its own machine.
+
+Starts fast: each command imports what it needs. Exit codes are the house's.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from watchbill.commandline import OK, USAGE, Command, Parser, Version, home_option, run, say
+
+if TYPE_CHECKING:
+    from watchbill.config import Homes
+    from watchbill_collector.config import CollectorConfig
+
+PROGRAM = "watchbill-collector"
+
+LATER = {
+    "backup": "write the collector's state to a file",
+    "restore": "bring the collector's state back from a file",
+    "user": "add users with roles and scopes",
+    "pki": "show and roll the certificate authority",
+    "runbooks": "check a runbook file",
+}
+"""Commands that exist and are not built yet."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run(_parser(), argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = home_option()
+    parser = Parser(
+        prog=PROGRAM,
+        parents=[shared],
+        description="Takes what agents send, keeps it, judges it, and answers for it.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage or configuration, 5 not reachable, 6 refused.",
+    )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, help_: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[shared], help=help_, description=help_.capitalize() + ".")
+        added.set_defaults(command=command)
+        return added
+
+    add("init", _init, "make the certificate authority, the keys, the store and the first administrator")
+    start = add("run", _run, "run the collector until it is stopped")
+    start.add_argument("-v", "--verbose", action="store_true", help="log more")
+    check = add("check-config", _check_config, "read the configuration and the rules, print every problem")
+    printing = check.add_mutually_exclusive_group()
+    printing.add_argument("--print-sample", action="store_true", help="print a commented collector.toml")
+    printing.add_argument("--print-reference", action="store_true", help="print what may be configured")
+    doctor = add("doctor", _doctor, "find out why the collector does not do what it should")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    add("migrate", _migrate, "bring the store to this version's schema")
+    rules = add("rules", _rules, "check a rule file")
+    rules.add_argument("action", choices=["check"], help="what to do with it")
+    rules.add_argument("file", nargs="+", type=Path, help="rule files, as Prometheus has them")
+    promql = add("promql", _promql, "evaluate PromQL over data given on standard input")
+    promql.add_argument("--json-lines", action="store_true", required=True, help="one JSON object a line")
+    for name, help_ in LATER.items():
+        later = add(name, _later, f"{help_} (not built yet)")
+        later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        later.set_defaults(name=name)
+    return parser
+
+
+def _homes(arguments: argparse.Namespace) -> "Homes":
+    from watchbill.config import Homes
+
+    return Homes.resolve("collector", getattr(arguments, "home", None))
+
+
+def _config(arguments: argparse.Namespace) -> "tuple[Homes, CollectorConfig]":
+    from watchbill_collector.config import load_config
+
+    homes = _homes(arguments)
+    return homes, load_config(homes)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from watchbill.clock import SystemClock
+    from watchbill_collector.app import store_password
+    from watchbill_collector.init import default_names, initialise
+
+    homes, config = _config(arguments)
+    homes.etc.mkdir(parents=True, exist_ok=True)
+    made = initialise(
+        homes.var,
+        config.site,
+        default_names(config.address, config.names),
+        SystemClock(),
+        store_url=config.store.url,
+        store_password=store_password(config),
+    )
+    for what in made.made or ("nothing: everything was there already",):
+        print(f"made      {what}")
+    print(f"authority sha256:{made.ca_sha256}")
+    if made.token_file.exists():
+        print(f"token     {made.token_file}: log in with it, then keep it somewhere safe")
+    print(f"next      {PROGRAM} run, or systemctl enable --now {PROGRAM}")
+    return OK
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from watchbill import logs
+    from watchbill_collector.app import serve
+
+    homes, config = _config(arguments)
+    logs.setup(logging.DEBUG if arguments.verbose else logging.INFO)
+    return serve(homes, config)
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    from watchbill.config.printer import reference, sample_file
+    from watchbill_collector.config import CollectorConfig
+
+    if arguments.print_sample or arguments.print_reference:
+        print((sample_file if arguments.print_sample else reference)(CollectorConfig), end="")
+        return OK
+    from watchbill_collector.app import check_rules
+
+    homes, config = _config(arguments)
+    check_rules(homes, config)
+    print("ok")
+    return OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from watchbill_collector.doctor import examine
+
+    return examine(_homes(arguments), as_json=arguments.json)
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from watchbill_collector.app import store_password
+    from watchbill_collector.store import Store
+
+    homes, config = _config(arguments)
+    with Store.open(homes.var, config.site, config.store.url, store_password(config)):
+        print("the store has this version's schema")
+    return OK
+
+
+def _rules(arguments: argparse.Namespace) -> int:
+    from watchbill_collector.app import check_rule_files
+
+    for line in check_rule_files(arguments.file):
+        print(line)
+    return OK
+
+
+def _promql(arguments: argparse.Namespace) -> int:
+    assert arguments.json_lines, "the only form there is"
+    from watchbill_collector.promql.jsonlines import serve
+
+    serve(sys.stdin, sys.stdout)
+    return OK
+
+
+def _later(arguments: argparse.Namespace) -> int:
+    say(PROGRAM, f"{arguments.name} is not built yet")
+    return USAGE

@@ -1,0 +1,117 @@
+"""The hosts, for the HTTP side: what the registry, the link and the history know of each, put together."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+
+from watchbill import __version__
+from watchbill.errors import Refused, UsageError
+from watchbill_collector.api.ports import Caller, GapSummary, Host, HostState, NoSuch, at
+from watchbill_collector.hosts import HostRegistry
+from watchbill_collector.ingest.ingest import Ingest
+from watchbill_collector.services.accounts import AccountsService
+from watchbill_collector.store.hosts import Host as HostRow
+from watchbill_collector.store.hosts import HostState as RowState
+
+
+class FleetService:
+    """`api.ports.HostsService`."""
+
+    def __init__(self, registry: HostRegistry, ingest: Ingest, accounts: AccountsService) -> None:
+        self._registry = registry
+        self._ingest = ingest
+        self._accounts = accounts
+
+    async def hosts(self) -> Sequence[Host]:
+        """All of them, by name."""
+        gaps = await asyncio.to_thread(self._accounts.summaries)
+        return [self.shown(row, gaps.get(row.agent_id, GapSummary())) for row in self._registry.hosts()]
+
+    async def host(self, name: str) -> Host:
+        """One of them."""
+        return await self._shown(self._find(name))
+
+    async def rename(self, name: str, to: str, by: Caller) -> Host:
+        """Another instance name."""
+        row = self._find(name)
+        return await self._shown(await _answered(self._registry.rename(row.agent_id, to, actor=by.name)))
+
+    async def retire(self, name: str, by: Caller) -> Host:
+        """Out of service."""
+        row = self._find(name)
+        return await self._shown(await _answered(self._registry.retire(row.agent_id, actor=by.name)))
+
+    async def revoke(self, name: str, reason: str, by: Caller) -> Host:
+        """Shut out."""
+        row = self._find(name)
+        done = self._registry.revoke(row.agent_id, actor=by.name, reason=reason)
+        return await self._shown(await _answered(done))
+
+    async def approve(self, name: str, by: Caller) -> Host:
+        """Let in."""
+        row = self._find(name)
+        return await self._shown(await _answered(self._registry.approve(row.agent_id, actor=by.name)))
+
+    async def forget(self, name: str, by: Caller) -> None:
+        """No longer listed."""
+        row = self._find(name)
+        await _answered(self._registry.forget(row.agent_id, actor=by.name))
+
+    def _find(self, name: str) -> HostRow:
+        try:
+            return self._registry.find(name)
+        except UsageError as exc:
+            raise NoSuch(str(exc)) from exc
+
+    async def _shown(self, row: HostRow) -> Host:
+        gaps = await asyncio.to_thread(self._accounts.summaries)
+        return self.shown(row, gaps.get(row.agent_id, GapSummary()))
+
+    def shown(self, row: HostRow, gaps: GapSummary) -> Host:
+        """A host as the API shows it."""
+        facts = self._ingest.facts(row.agent_id)
+        state, since_ms = _STATES.get(row.state), row.changed_ms
+        if state is None:
+            state = HostState.NEVER
+            if facts is not None and facts.up is not None:
+                state, since_ms = (HostState.UP if facts.up else HostState.DOWN), facts.since_ms
+        version = facts.agent_version if facts is not None and facts.agent_version else row.agent_version
+        expires_ms = self._registry.valid_until_ms(row.agent_id)
+        return Host(
+            name=row.instance,
+            agent_id=row.agent_id,
+            site=row.site,
+            state=state,
+            since=at(since_ms) if since_ms else None,
+            last_seen=at(facts.heard_ms) if facts is not None and facts.heard_ms else None,
+            agent_version=version,
+            interval_s=facts.interval_ms / 1000 if facts is not None and facts.interval_ms else None,
+            series=facts.series if facts is not None else 0,
+            clock_skew_s=facts.skew_s if facts is not None and facts.connected else None,
+            labels=row.labels,
+            gaps=gaps,
+            certificate_expires=at(expires_ms) if expires_ms else None,
+            outdated=_older(version, __version__),
+        )
+
+
+_STATES = {
+    RowState.PENDING: HostState.PENDING,
+    RowState.RETIRED: HostState.RETIRED,
+    RowState.REVOKED: HostState.REVOKED,
+}
+
+
+def _older(version: str, than: str) -> bool:
+    """Whether a version is older; what is no version is not."""
+    try:
+        return tuple(map(int, version.split("."))) < tuple(map(int, than.split(".")))
+    except ValueError:
+        return False
+
+
+async def _answered(change: Coroutine[object, object, HostRow]) -> HostRow:
+    """A change that cannot be made is a refusal, not a mistake in the request."""
+    try:
+        return await change
+    except UsageError as exc:
+        raise Refused(str(exc)) from exc

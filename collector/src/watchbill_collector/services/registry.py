@@ -1,0 +1,93 @@
+"""The host registry and the store, as ingest sees them."""
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from watchbill.clock import Clock
+from watchbill.identity import RefusalReason
+from watchbill.protocol.frames import Stream
+from watchbill_collector.hosts import HostRegistry
+from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Standing
+from watchbill_collector.store import Store, crit
+from watchbill_collector.store.hosts import Host as HostRow
+from watchbill_collector.store.hosts import HostState
+
+_STANDINGS = {
+    HostState.ACTIVE: Standing.ACTIVE,
+    HostState.PENDING: Standing.PENDING,
+    HostState.RETIRED: Standing.RETIRED,
+    HostState.REVOKED: Standing.REVOKED,
+    HostState.FORGOTTEN: Standing.REVOKED,
+}
+
+
+class RegistryAdmission:
+    """`ingest.ports.Admission` over `hosts.HostRegistry`."""
+
+    def __init__(self, registry: HostRegistry) -> None:
+        self._registry = registry
+
+    def host(self, agent_id: str) -> Host | None:
+        """The host with this identity; one whose last certificate has expired may not go on."""
+        row = self._registry.get(agent_id)
+        if row is None:
+            return None
+        host = _host(row)
+        if (
+            host.standing is Standing.ACTIVE
+            and self._registry.standing(agent_id) is RefusalReason.UNKNOWN_AGENT
+        ):
+            return None
+        return host
+
+    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
+        """A session began."""
+        self._registry.seen(agent_id, labels)
+
+    def left(self, agent_id: str) -> None:
+        """The host announced its stop."""
+        self._registry.left(agent_id)
+
+    def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
+        """Active hosts that came and did not say goodbye."""
+        return [(_host(row), labels) for row, labels in self._registry.expected()]
+
+
+def _host(row: HostRow) -> Host:
+    return Host(row.agent_id, row.instance, row.labels, _STANDINGS[row.state])
+
+
+class StoreCritSink:
+    """`ingest.ports.CritSink` over the control store. Called by the committing thread."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def commit(self, marks: Sequence[Mark], events: Mapping[str, Sequence[CritEvent]]) -> None:
+        """Write events and watermarks in one transaction. Raises StorageError."""
+        now_ms = self._clock.wall_ms()
+
+        def work(connection: sa.Connection) -> None:
+            for mark in marks:
+                records = [
+                    crit.CritRecord(
+                        seq=event.seq,
+                        event_id=event.event_id,
+                        kind=event.kind,
+                        boottime_ms=event.boottime_ms,
+                        wall_ms=event.wall_ms,
+                        payload=event.payload,
+                    )
+                    for event in events.get(mark.agent_id, ())
+                ]
+                at = crit.CritMark(mark.agent_id, mark.spool_id, mark.seq, mark.digest)
+                crit.commit(connection, self._store.site, at, records, now_ms)
+
+        self._store.write_blocking(work)
+
+    def marks(self) -> list[Mark]:
+        """Every watermark of the crit stream."""
+        rows = self._store.read(lambda connection: crit.marks(connection, self._store.site))
+        return [Mark(row.agent_id, row.spool_id, int(Stream.CRIT), row.seq, row.digest) for row in rows]

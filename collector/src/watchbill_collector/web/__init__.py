@@ -1,0 +1,1 @@
+"""The page: bundled from collector/page at build, served as files."""
