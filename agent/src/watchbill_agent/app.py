@@ -1,0 +1,417 @@
+"""The running agent: the only module that knows every part and puts them together.
+
+    clock -> sampling (samplers, batch) -> spool -> sender -> transport -> collector
+
+Order at the start: configuration, directories and lock, identity, the first reading (which starts the
+children that probe mounts), and only then gRPC: its threads and a fork do not agree, and the first reading
+then waits for nothing but the handshake. At a stop: no more sampling, what is collected goes to the spool,
+the sender delivers it and says goodbye within the deadline, and the rest is written down for the next run.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchbill import __version__
+from watchbill.clock import Clock, SystemClock
+from watchbill.codec import encode_ticks, require_fast_protobuf
+from watchbill.config import Homes
+from watchbill.daemon import Daemon, Stamp
+from watchbill.errors import ConfigError, Problem, UsageError
+from watchbill.files import Lock, make_directory
+from watchbill.identity import AgentIdentity, IdentityFile
+from watchbill.logs import RateLimit, fields
+from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, Stream
+from watchbill_agent import exposition, lastrun
+from watchbill_agent.batch import Message
+from watchbill_agent.config import AgentConfig, load_config
+from watchbill_agent.metrics_page import MetricsPage
+from watchbill_agent.renew import Renewer
+from watchbill_agent.report import gaps_document, status_document
+from watchbill_agent.sampling import Sampling, prepare
+from watchbill_agent.scheduler import Slept
+from watchbill_agent.selfstats import Facts, SelfStats, started_s
+from watchbill_agent.sender import About, Sender
+from watchbill_agent.spool import Draft, MemorySpool
+from watchbill_agent.status import SOCKET_NAME, StatusSocket
+
+log = logging.getLogger(__name__)
+
+LOCK_NAME = "agent.lock"
+DRAIN_S = 10.0
+GOODBYE_SHARE = 0.8
+"""Of the drain, for the sender; the rest is for closing."""
+LINK_LOOK_S = 5.0
+LINK_SILENT_S_MAX = 60.0
+"""A sender with a session that sends nothing for this long is wedged: a beat is due every 10 s."""
+TURN_SILENT_S_MIN = 60.0
+
+
+@dataclass(slots=True)
+class Link:
+    """What serves the way to the collector: when the configuration of it changes, another takes its place."""
+
+    sender: Sender
+    sending: "asyncio.Task[object]"
+    renewer: Renewer
+    renewing: "asyncio.Task[object]"
+
+    def cancel(self) -> None:
+        """End both tasks, without a goodbye."""
+        self.sending.cancel()
+        self.renewing.cancel()
+
+
+class Agent:
+    """One agent in one process."""
+
+    def __init__(
+        self,
+        homes: Homes,
+        config: AgentConfig,
+        limit: RateLimit | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.homes = homes
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.started_s = started_s()
+        self.boot_id = boot_id()
+        self._run_id = os.urandom(RUN_ID_BYTES)
+        self._limit = limit
+        self._link: Link | None = None
+        self._page: MetricsPage | None = None
+        self._house: Daemon | None = None
+        make_directory(homes.var)
+        self._lock = Lock(homes.var / LOCK_NAME)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        """Everything that may turn out to be unusable, before anything runs."""
+        homes, config = self.homes, self.config
+        self.identity = self._load_identity()
+        last = lastrun.load(homes.var)
+        self.spool = MemorySpool(config.spool.bytes, last.retired if last is not None else ())
+        if last is not None and last.boot_id == self.boot_id:
+            self.spool.notice(GapReason.RESTART, last.last_boottime_ms, self.clock.boottime_ms())
+        self.sampling = Sampling(
+            prepare(config, self.clock), self.clock, phase_of(self.identity), self._deliver, self._on_slept
+        )
+        self.sampling.selfstats = SelfStats(self.facts, self.sampling.punctuality, self.started_s)
+
+    def _load_identity(self) -> AgentIdentity | None:
+        identity = IdentityFile(self.homes.var).load()
+        if identity is None and self.config.prometheus.listen is None:
+            raise UsageError(
+                f"this host is not enrolled ({self.homes.var} has no identity): "
+                "watchbill-agent enroll --token-file FILE"
+            )
+        return identity
+
+    # ------------------------------------------------------------ life
+
+    async def run(self, house: Daemon) -> None:
+        """The work of the daemon: until a stop was asked for and drained."""
+        self._house = house
+        socket_ = StatusSocket(self.homes.run / SOCKET_NAME, {"status": self.status, "gaps": self.gaps})
+        try:
+            self.sampling.tick()
+            await socket_.start()
+            self._page = await self._start_page(self.config)
+            self._start_link(house)
+            stamp = house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
+            loop = house.spawn("sampling", self._sample_for_ever(stamp))
+            house.spawn("link watch", self._watch_link(house))
+            house.on_reload(self.reload)
+            house.ready(self._summary())
+            log.info("watching", extra=fields(series=self.sampling.batcher.series, version=__version__))
+            await house.stopping.wait()
+            loop.cancel()
+            house.progress.forget("sampling")
+            await self._drain(house)
+        finally:
+            await socket_.stop()
+            if self._page is not None:
+                await self._page.stop()
+            self.sampling.close()
+            self._lock.release()
+
+    async def _sample_for_ever(self, stamp: Stamp) -> None:
+        while True:
+            await self.sampling.turn()
+            stamp.made()
+
+    async def _drain(self, house: Daemon) -> None:
+        self.sampling.flush()
+        if self._link is not None:
+            self._link.renewing.cancel()
+            everything = await self._link.sender.stop("shutdown", house.drain_s * GOODBYE_SHARE)
+            facts = self.spool.facts()
+            log.info(
+                "stopped", extra=fields(delivered=everything, records_left=0 if everything else facts.records)
+            )
+        last_ms = self.sampling.batcher.boottime_ms()
+        lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, last_ms, self.spool.farewell()))
+
+    # ------------------------------------------------------------ the way of a sample
+
+    def _deliver(self, message: Message) -> None:
+        """A message becomes a record in the spool."""
+        schemas = tuple({block.schema.schema_id: block.schema for block in message.blocks}.values())
+        draft = Draft(
+            encode_ticks(message.blocks),
+            message.samples,
+            message.first_boottime_ms,
+            message.last_boottime_ms,
+            schemas,
+        )
+        self.spool.append(Stream.BULK, draft)
+        if self._link is not None:
+            self._link.sender.wake()
+
+    def _on_slept(self, slept: Slept) -> None:
+        log.info("the machine was suspended", extra=fields(seconds=(slept.to_ms - slept.from_ms) / 1000))
+        self.spool.notice(GapReason.SUSPENDED, slept.from_ms, slept.to_ms)
+        if self._link is not None and self._house is not None and not self._link.renewing.done():
+            # Timers stood still while the certificate aged.
+            self._link.renewing.cancel()
+            self._link.renewing = self._start_renewing(self._house, self._link.renewer)
+
+    # ------------------------------------------------------------ the link
+
+    def _start_link(self, house: Daemon) -> None:
+        if self.identity is None:
+            log.warning("not enrolled: only the metrics page is served")
+            return
+        require_fast_protobuf()
+        from watchbill_agent.transports.over_grpc import GrpcTransport
+
+        transport = GrpcTransport(
+            self._current_identity,
+            self.clock,
+            endpoint=str(self.config.collector) if self.config.collector is not None else "",
+            proxy=self.config.proxy,
+        )
+        jitter = random.Random()  # noqa: S311 - Waits are spread with it, nothing is kept secret.
+        sender = Sender(transport, self.spool, self._about, self.clock, jitter, newest=self.sampling.batcher)
+        renewer = Renewer(
+            self.homes.var,
+            self.clock,
+            self._renewed,
+            proxy=self.config.proxy,
+            stream_endpoint=str(self.config.collector or ""),
+            now_ms=self._collector_ms,
+        )
+        self._link = Link(
+            sender,
+            house.spawn("sender", sender.run()),
+            renewer,
+            self._start_renewing(house, renewer),
+        )
+
+    def _start_renewing(self, house: Daemon, renewer: Renewer) -> "asyncio.Task[object]":
+        return house.spawn("renewal", renewer.run(self._current_identity()))
+
+    def _renewed(self, identity: AgentIdentity) -> None:
+        """The session goes on; the next connection uses the new certificate."""
+        self.identity = identity
+        log.info("certificate renewed", extra=fields(renewals=identity.renewals))
+
+    def _collector_ms(self) -> int:
+        """The time by the collector's clock as well as it is known."""
+        time = None if self._link is None else self._link.sender.facts.collector_time
+        return self.clock.wall_ms() if time is None else round(time.ms(self.clock.monotonic_s()))
+
+    def _current_identity(self) -> AgentIdentity:
+        assert self.identity is not None, "there is no link without an identity"
+        return self.identity
+
+    def _about(self) -> About:
+        identity = self._current_identity()
+        return About(
+            agent_version=__version__,
+            run_id=self._run_id,
+            boot_id=self.boot_id,
+            instance=self.config.instance or identity.instance,
+            job=self.config.job,
+            labels=self.config.labels,
+            interval_ms=self.config.interval_ms,
+            ticks_per_message=self.config.ticks_per_message,
+        )
+
+    async def _watch_link(self, house: Daemon) -> None:
+        """Progress of the sender, seen from outside, and the line in `systemctl status`."""
+        stamp = house.progress.watch("sender", LINK_SILENT_S_MAX)
+        seen, said = (-1, -1), ""
+        while True:
+            facts = None if self._link is None else self._link.sender.facts
+            now = (0, 0) if facts is None else (facts.messages_sent, facts.sessions)
+            if facts is None or not facts.connected or now != seen:
+                stamp.made()
+            seen = now
+            summary = self._summary()
+            if summary != said:
+                house.notifier.status(summary)
+                said = summary
+            await asyncio.sleep(LINK_LOOK_S)
+
+    def _summary(self) -> str:
+        series = self.sampling.batcher.series
+        if self._link is None:
+            return f"{series} series; not enrolled"
+        facts = self._link.sender.facts
+        if facts.connected:
+            return f"{series} series; linked as {facts.instance}"
+        return f"{series} series; no link: {facts.reason}"
+
+    # ------------------------------------------------------------ reload
+
+    async def reload(self) -> None:
+        """Read the files anew and swap everything, or raise and change nothing."""
+        assert self._house is not None, "reloads come after the start"
+        config = load_config(self.homes)
+        if config.spool.bytes != self.config.spool.bytes:
+            raise ConfigError([self._needs_restart("spool.bytes", config.spool.bytes.to_config())])
+        prepared = prepare(config, self.clock, self.sampling.prepared)
+        page = self._page
+        if config.prometheus.listen != self.config.prometheus.listen:
+            try:
+                page = await self._start_page(config)
+            except BaseException:
+                prepared.close_others(self.sampling.prepared)
+                raise
+        # From here on nothing fails.
+        before, self.config = self.config, config
+        if page is not self._page and self._page is not None:
+            await self._page.stop()
+        self._page = page
+        self.sampling.adopt(prepared)
+        self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
+        if _link_key(before) != _link_key(config):
+            self._restart_link(self._house)
+
+    def _needs_restart(self, key: str, got: str) -> Problem:
+        wanted = "the value in use; a change of it needs a restart"
+        return Problem(str(self.homes.etc / "agent.toml"), 0, key, got, wanted)
+
+    def _restart_link(self, house: Daemon) -> None:
+        """Another sender on the same spool: the new Hello says what changed. No goodbye, nothing ends."""
+        if self._link is not None:
+            self._link.cancel()
+        self._start_link(house)
+
+    # ------------------------------------------------------------ what it says of itself
+
+    async def _start_page(self, config: AgentConfig) -> MetricsPage | None:
+        if config.prometheus.listen is None:
+            return None
+        page = MetricsPage(config.prometheus.listen, self._render, self.clock)
+        await page.start()
+        log.info("metrics page is served", extra=fields(host=config.prometheus.listen.host, port=page.port))
+        return page
+
+    def _render(self) -> bytes:
+        return exposition.render(self.sampling.read_anew()).encode("utf-8", "replace")
+
+    def status(self) -> dict[str, object]:
+        """The document behind `watchbill-agent status`."""
+        return status_document(self)
+
+    def gaps(self) -> dict[str, object]:
+        """The document behind `watchbill-agent gaps`."""
+        return gaps_document(self.spool, self.clock)
+
+    @property
+    def house(self) -> Daemon | None:
+        """The daemon it runs in."""
+        return self._house
+
+    @property
+    def renewal_error(self) -> str:
+        """Why the certificate could not be renewed at the last attempt; empty when it could."""
+        error = None if self._link is None else self._link.renewer.last_error
+        return "" if error is None else str(error)
+
+    @property
+    def sender(self) -> Sender | None:
+        """The sender in use, None when this host is not enrolled."""
+        return None if self._link is None else self._link.sender
+
+    def facts(self) -> Facts:
+        """Everything counted, for self-metrics."""
+        sampling, queue = self.sampling, self.spool.facts()
+        link = None if self._link is None else self._link.sender.facts
+        house = self._house
+        return Facts(
+            series=sampling.batcher.series,
+            series_refused=sampling.batcher.refused,
+            dictionaries=sampling.batcher.dictionaries,
+            readings_broken=sampling.batcher.broken_readings,
+            tick_duration_s=sampling.tick_duration_s,
+            suspended_s=sampling.suspended_s,
+            queue_records=queue.records,
+            queue_bytes=queue.bytes,
+            queue_bytes_max=queue.bytes_max,
+            dropped_records=queue.dropped_records,
+            dropped_samples=queue.dropped_samples,
+            acked_records=queue.acked,
+            connected=link is not None and link.connected,
+            attempts=0 if link is None else link.attempts,
+            sessions=0 if link is None else link.sessions,
+            messages_sent=0 if link is None else link.messages_sent,
+            bytes_sent=0 if link is None else link.bytes_sent,
+            records_sent=0 if link is None else link.records_sent,
+            records_sent_again=0 if link is None else link.records_sent_again,
+            beats_sent=0 if link is None else link.beats_sent,
+            in_flight_bytes=0 if link is None else link.in_flight_bytes,
+            collector_refused={} if link is None else link.refused,
+            clock_offset_s=self.clock_offset_s() or 0.0,
+            certificate_expires_s=0.0 if self.identity is None else self.identity.not_after_ms / 1000,
+            reloads=0 if house is None else house.reloads,
+            reloads_refused=0 if house is None else house.reloads_refused,
+            last_reload_ok=house is None or not house.reload_error,
+            log_lines_suppressed=0 if self._limit is None else self._limit.suppressed_total,
+        )
+
+    def clock_offset_s(self) -> float | None:
+        """How far this host's wall clock is ahead of the collector's; None before the first session."""
+        time = None if self._link is None else self._link.sender.facts.collector_time
+        if time is None:
+            return None
+        return (self.clock.wall_ms() - time.ms(self.clock.monotonic_s())) / 1000
+
+
+def _link_key(config: AgentConfig) -> tuple[object, ...]:
+    """What the link or its Hello is made from."""
+    return (
+        config.collector,
+        config.proxy,
+        config.instance,
+        config.job,
+        config.labels,
+        config.interval_ms,
+        config.ticks_per_message,
+    )
+
+
+def phase_of(identity: AgentIdentity | None) -> float:
+    """The host's own share of the interval, the same after a restart: agents must not all sample at once."""
+    name = identity.agent_id if identity is not None else socket.gethostname()
+    return zlib.crc32(name.encode("utf-8", "replace")) / 2**32
+
+
+def boot_id(path: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
+    """The kernel's name for this boot; one made up, where it does not say."""
+    try:
+        return path.read_text("ascii").strip()[:64]
+    except (OSError, UnicodeDecodeError):
+        return os.urandom(16).hex()

@@ -1,0 +1,387 @@
+"""The command `watchbill-agent`.
+
+Starts fast: nothing beyond the standard library's smallest is imported before the command is known, and each
+command imports what it needs. Errors go to standard error and end with the next thing to type; exit codes are
+the house's.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from watchbill.config import Homes
+
+PROGRAM = "watchbill-agent"
+
+USER = "watchbill-agent"
+SYSTEM_STATE = Path("/var/lib/watchbill")
+
+OK, FAILED, USAGE, WAITING = 0, 1, 2, 4
+
+LATER = {
+    "spool": "inspect, verify or repair the durable spool",
+    "checks": "run a check once",
+    "backup": "list jobs, wrap a backup command, report a result",
+    "actions": "check and list what this host allows",
+    "act": "run a runbook step without the collector",
+    "heartbeat": "send a ping to the collector",
+}
+"""Commands that exist and are not built yet."""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        code = int(arguments.command(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has enough; the interpreter must not find out again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return 130
+    except Exception as exc:  # noqa: BLE001 - Sorted there; what is not ours is raised again.
+        return _failed(exc)
+    return code
+
+
+def _failed(error: Exception) -> int:
+    """What we raise on purpose is a message and a code; the rest is a bug and stays one."""
+    from watchbill.daemon import exit_code
+    from watchbill.errors import WatchbillError
+
+    if not isinstance(error, WatchbillError):
+        raise error
+    for line in str(error).splitlines():
+        _say(line)
+    return int(exit_code(error))
+
+
+def _say(line: str) -> None:
+    from watchbill.logs import escape
+
+    print(f"{PROGRAM}: {escape(line)}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------- the parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors that say where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from watchbill import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = _Parser(add_help=False)
+    shared.add_argument(
+        "--home",
+        metavar="DIR",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="keep etc/, var/ and run/ under DIR instead of the system's directories (WATCHBILL_HOME)",
+    )
+    parser = _Parser(
+        prog=PROGRAM,
+        parents=[shared],
+        description="Samples this host and streams what it sees to the collector.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage or configuration, 5 not reachable, 6 refused.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, help_: str, *, json: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[shared], help=help_, description=help_.capitalize() + ".")
+        added.set_defaults(command=command)
+        if json:
+            added.add_argument("--json", action="store_true", help="print one JSON document")
+        return added
+
+    run = add("run", _run, "run the agent until it is stopped")
+    run.add_argument("-v", "--verbose", action="store_true", help="log more")
+    check = add(
+        "check-config", _check_config, "read the configuration and print every problem in it", json=True
+    )
+    printing = check.add_mutually_exclusive_group()
+    printing.add_argument("--print-sample", action="store_true", help="print a commented agent.toml")
+    printing.add_argument("--print-reference", action="store_true", help="print what may be configured")
+    _add_enroll(add("enroll", _enroll, "make this host known to a collector"))
+    add("seal", _seal, "forget this host's identity, before an image is made of it")
+    _add_sample(add("sample", _sample, "read everything once and print it as Prometheus text"))
+    add("status", _status, "say how the running agent is", json=True)
+    add("doctor", _doctor, "find out why this host does not report", json=True)
+    add("gaps", _gaps, "list what was lost and waits to be reported", json=True)
+    for name, help_ in LATER.items():
+        later = add(name, _later, f"{help_} (not built yet)")
+        later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        later.set_defaults(name=name)
+    return parser
+
+
+def _add_enroll(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "token", nargs="?", help="the token; better in a file, where other users do not see it"
+    )
+    parser.add_argument("--token-file", metavar="FILE", help="file with the token, - for standard input")
+    parser.add_argument("--proxy", default=None, help="as proxy in agent.toml, which it overrides")
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    for name, default in (("procfs", "/proc"), ("sysfs", "/sys"), ("rootfs", "/")):
+        parser.add_argument(
+            f"--{name}", metavar="DIR", type=Path, default=Path(default), help=f"default {default}"
+        )
+    parser.add_argument(
+        "--collector", metavar="NAME", action="append", default=[], help="only this sampler; may be repeated"
+    )
+    parser.add_argument("--all", action="store_true", help="also the families that are off by default")
+
+
+def _homes(arguments: argparse.Namespace) -> "Homes":
+    from watchbill.config import Homes
+
+    return Homes.resolve("agent", getattr(arguments, "home", None))
+
+
+def _print_json(document: object) -> None:
+    import json
+
+    print(json.dumps(document, indent=2))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from watchbill import daemon, logs
+
+    limit = logs.setup(logging.DEBUG if arguments.verbose else logging.INFO)
+    from watchbill_agent.config import load_config
+
+    homes = _homes(arguments)
+    config = load_config(homes)
+    from watchbill_agent.app import DRAIN_S, Agent
+
+    agent = Agent(homes, config, limit)
+    return daemon.run(agent.run, drain_s=DRAIN_S)
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.config import AgentConfig, load_config
+
+    if arguments.print_sample or arguments.print_reference:
+        from watchbill.config.printer import reference, sample_file
+        from watchbill_agent.samplers import discover
+
+        options = {"samplers": {name: kind.options_type for name, kind in discover().items()}}
+        print((sample_file if arguments.print_sample else reference)(AgentConfig, options), end="")
+        return OK
+    from watchbill.errors import ConfigError
+
+    try:
+        load_config(_homes(arguments))
+    except ConfigError as exc:
+        if arguments.json:
+            from dataclasses import asdict
+
+            _print_json({"ok": False, "problems": [asdict(problem) for problem in exc.problems]})
+        else:
+            for problem in exc.problems:
+                print(problem, file=sys.stderr)
+        return USAGE
+    if arguments.json:
+        _print_json({"ok": True, "problems": []})
+    else:
+        print("ok")
+    return OK
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.exposition import render
+    from watchbill_agent.hostpaths import HostPaths
+    from watchbill_agent.samplers import Round, build, discover
+
+    kinds = discover()
+    unknown = [name for name in arguments.collector if name not in kinds]
+    if unknown:
+        _say(f"no sampler {', '.join(unknown)}; there are: {', '.join(kinds)}")
+        return USAGE
+    names = list(dict.fromkeys(arguments.collector)) or (list(kinds) if arguments.all else None)
+    host = HostPaths(arguments.procfs, arguments.sysfs, arguments.rootfs)
+    samplers = build(host, names)
+    try:
+        one = Round(samplers)
+        sys.stdout.write(render(one.run()))
+        failing = [state for state in one.states.values() if state.reason and not state.absent]
+    finally:
+        for sampler in samplers:
+            sampler.close()
+        host.close()
+    for state in failing:
+        _say(f"sampler {state.name}: {state.reason}")
+    return FAILED if failing and len(failing) == len(samplers) else OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.status import SOCKET_NAME, ask
+
+    document = ask(_homes(arguments).run / SOCKET_NAME, "status")
+    if arguments.json:
+        _print_json(document)
+        return OK
+    from watchbill_agent.report import status_lines
+
+    _print_lines(status_lines(document))
+    return OK
+
+
+def _gaps(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.status import SOCKET_NAME, ask
+
+    document = ask(_homes(arguments).run / SOCKET_NAME, "gaps")
+    if arguments.json:
+        _print_json(document)
+        return OK
+    from watchbill_agent.report import gaps_lines
+
+    _print_lines(gaps_lines(document))
+    return OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from watchbill.logs import escape
+    from watchbill_agent import doctor
+
+    findings = []
+    for finding in doctor.examine(_homes(arguments)):
+        findings.append(finding)
+        if not arguments.json:
+            _print_lines(doctor.lines(finding, escape))
+    if arguments.json:
+        _print_json({"findings": doctor.as_documents(findings)})
+    return FAILED if any(finding.verdict is doctor.Verdict.FAILED for finding in findings) else OK
+
+
+def _seal(arguments: argparse.Namespace) -> int:
+    from watchbill.files import Lock
+    from watchbill_agent import lastrun
+    from watchbill_agent.enroll import seal
+
+    homes = _homes(arguments)
+    if not homes.var.is_dir():
+        print("this host has no identity")
+        return OK
+    # A running agent would go on with what it has in memory.
+    with Lock(homes.var / "agent.lock"):
+        forgotten = seal(homes.var)
+        lastrun.forget(homes.var)
+    print(
+        "the identity is gone; enrol each host made from this image"
+        if forgotten
+        else "this host has no identity"
+    )
+    return OK
+
+
+def _enroll(arguments: argparse.Namespace) -> int:
+    from watchbill.errors import UsageError
+
+    if (arguments.token is None) == (arguments.token_file is None):
+        raise UsageError("give the token once: --token-file FILE, or --token-file - to paste it")
+    import socket
+
+    from watchbill import __version__
+    from watchbill_agent.config import load_config
+    from watchbill_agent.enroll import AwaitsApproval, EnrolRequest, enroll, read_token
+
+    homes = _homes(arguments)
+    config = load_config(homes)
+    if arguments.token is not None:
+        _say("other users can see a token on a command line; --token-file does not show it")
+        token = str(arguments.token)
+    else:
+        from_stdin = arguments.token_file == "-"  # noqa: S105 - The usual name for standard input.
+        token = read_token(None if from_stdin else Path(arguments.token_file))
+    _become_owner(homes)
+    request = EnrolRequest(
+        token=token,
+        state_directory=str(homes.var),
+        hostname=socket.gethostname(),
+        instance=config.instance,
+        agent_version=__version__,
+        proxy=config.proxy if arguments.proxy is None else arguments.proxy,
+    )
+    answer = enroll(request)
+    if isinstance(answer, AwaitsApproval):
+        print(f"{answer.instance} waits for an administrator, who compares this fingerprint:")
+        print(f"  {answer.fingerprint}")
+        print(f"then run the same command again; not before {answer.retry_after_s:.0f} s from now")
+        return WAITING
+    identity = answer.identity
+    was = "was enrolled already" if answer.already else "is enrolled"
+    print(f"this host {was} as {identity.instance} of site {identity.site}")
+    print(f"key fingerprint {answer.fingerprint}")
+    print("next: systemctl enable --now watchbill-agent" + _with_home(arguments))
+    return OK
+
+
+def _become_owner(homes: "Homes") -> None:
+    """Run as root, go on as the user whose files the agent's are: it has to read what is written here."""
+    if os.geteuid() != 0:
+        return
+    import pwd
+
+    if homes.var.is_dir():
+        found = homes.var.stat()
+        user, group = found.st_uid, found.st_gid
+    elif homes.var.is_relative_to(SYSTEM_STATE):
+        try:
+            entry = pwd.getpwnam(USER)
+        except KeyError:
+            return  # Not installed from a package: whoever runs this runs the agent.
+        user, group = entry.pw_uid, entry.pw_gid
+        from watchbill.files import make_directory
+
+        make_directory(homes.var.parent, 0o755)
+        make_directory(homes.var)
+        os.chown(homes.var, user, group)
+    else:
+        return
+    if user != 0:
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
+
+
+def _with_home(arguments: argparse.Namespace) -> str:
+    home = getattr(arguments, "home", None)
+    return "" if home is None else f", or here: {PROGRAM} run --home {home}"
+
+
+def _later(arguments: argparse.Namespace) -> int:
+    _say(f"{arguments.name} is not built yet; built so far: {PROGRAM} --help")
+    return USAGE

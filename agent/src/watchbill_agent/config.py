@@ -1,0 +1,239 @@
+"""What agent.toml and agent.d/*.toml may say, and reading them whole.
+
+Everything has a default: a host that was enrolled needs no file at all, since the identity names the
+collector. Samplers bring their own `Options`; their tables are read here against them, so one `check-config`
+judges it all.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from watchbill.config import Address, ByteSize, Duration, Homes, Table, Wrong, load, option
+from watchbill.config.convert import show_value
+from watchbill.errors import ConfigError, Problem, Unreadable, UsageError
+from watchbill.limits import (
+    LABEL_NAME_BYTES_MAX,
+    LABEL_VALUE_BYTES_MAX,
+    LABELS_MAX,
+    RECORD_BYTES_MAX,
+    SPOOL_BYTES_DEFAULT,
+    TICKS_PER_BLOCK_MAX,
+)
+
+ENV_PREFIX = "WATCHBILL_AGENT_"
+MAIN_FILE = "agent.toml"
+DROPINS = "agent.d"
+JOB_DEFAULT = "node"
+INTERVAL_MAX_S = 3600
+SPOOL_BYTES_MAX = ByteSize(1 << 30)
+RESERVED_LABELS = ("instance", "job")
+
+
+def _instance_wanted(value: str) -> str | None:
+    from watchbill.identity import INSTANCE_PATTERN
+
+    right = not value or INSTANCE_PATTERN.fullmatch(value)
+    return None if right else "a host name: letters, digits and . _ : @ -, at most 253 characters"
+
+
+def _job_wanted(value: str) -> str | None:
+    size = len(value.encode("utf-8", "surrogatepass"))
+    return None if 0 < size <= LABEL_VALUE_BYTES_MAX else f"1 to {LABEL_VALUE_BYTES_MAX} bytes of text"
+
+
+def _proxy_wanted(value: str) -> str | None:
+    if value in ("", "env"):
+        return None
+    from watchbill.tls import check_proxy
+
+    try:
+        check_proxy(value)
+    except Unreadable:
+        return '"http://HOST:PORT", "env" for the environment\'s, or "" for none'
+    return None
+
+
+def _mqtt_wanted(value: str) -> str | None:
+    return 'no value: the MQTT transport is not built yet; set collector = "HOST:PORT"' if value else None
+
+
+def _port_wanted(value: Address) -> str | None:
+    return None if value.port else "a port of 1 to 65535"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolConfig:
+    """Where samples wait while the collector is away. Samples beyond it go oldest first, and are counted."""
+
+    bytes: ByteSize = option(
+        ByteSize(SPOOL_BYTES_DEFAULT),
+        help="How much may wait, in memory.",
+        at_least=ByteSize(2 * RECORD_BYTES_MAX),
+        at_most=SPOOL_BYTES_MAX,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusConfig:
+    """A page that Prometheus can scrape, as node_exporter serves it."""
+
+    listen: Address | None = option(
+        None, help="Address and port of /metrics; off without one. Anybody who reaches it can read it."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatConfig:
+    """Pings of jobs on this host."""
+
+    listen: Address | None = option(
+        None,
+        help="Address and port that takes pings; not built yet.",
+        check=lambda _: "no value: heartbeats are not built yet",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplersConfig:
+    """Which samplers run, and a table of options for each, such as [samplers.filesystem]."""
+
+    enable: frozenset[str] = option(frozenset(), help="Samplers to run beside those that are on by default.")
+    disable: frozenset[str] = option(frozenset(), help="Samplers not to run; disabling wins over enabling.")
+    tables: dict[str, Table] = option({}, rest=True)
+
+    def check(self) -> Iterator[Wrong | Problem]:
+        """Judge names and options against the samplers there are."""
+        yield from _sampler_problems(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """The agent samples this host and streams what it sees to the collector.
+
+    Drop-ins in agent.d/*.toml win over this file, the later one over the earlier.
+    """
+
+    collector: Address | None = option(
+        None,
+        help="The collector's address, where it differs from the one learnt at enrolment.",
+        example='"collector.example:7443"',
+        check=_port_wanted,
+    )
+    interval: Duration = option(
+        Duration(10), help="How often to sample.", at_least=Duration(0.1), at_most=Duration(INTERVAL_MAX_S)
+    )
+    ticks_per_message: int = option(
+        1,
+        help="Readings that travel together; more of them cost the collector less and arrive later.",
+        at_least=1,
+        at_most=TICKS_PER_BLOCK_MAX,
+    )
+    labels: dict[str, str] = option(
+        {},
+        help="Labels of every series of this host. Those bound at enrolment win; only they decide access.",
+        length_max=LABELS_MAX - len(RESERVED_LABELS),
+        example='{ rack = "b12" }',
+        check=lambda labels: [
+            wrong for name, value in labels.items() for wrong in _label_wrongs(name, value)
+        ],
+    )
+    instance: str = option(
+        "", help="This host's name; without it the one given at enrolment.", check=_instance_wanted
+    )
+    job: str = option(JOB_DEFAULT, help="The job label.", check=_job_wanted)
+    profile: Literal["server", "edge"] = option(
+        "server",
+        help='"edge" goes with mqtt and is not built yet.',
+        check=lambda value: '"server": the edge profile is not built yet' if value == "edge" else None,
+    )
+    mqtt: str = option("", help="A broker instead of a collector; not built yet.", check=_mqtt_wanted)
+    proxy: str = option(
+        "",
+        help='A proxy on the way to the collector: "http://HOST:PORT", or "env": as the environment says.',
+        check=_proxy_wanted,
+    )
+    procfs: Path = option(Path("/proc"), help="Where /proc is.")
+    sysfs: Path = option(Path("/sys"), help="Where /sys is.")
+    rootfs: Path = option(Path("/"), help="Where the host's root file system is.")
+    spool: SpoolConfig = option(SpoolConfig())
+    samplers: SamplersConfig = option(SamplersConfig())
+    prometheus: PrometheusConfig = option(PrometheusConfig())
+    heartbeat: HeartbeatConfig = option(HeartbeatConfig())
+
+    @property
+    def interval_ms(self) -> int:
+        """The sampling interval in ms."""
+        return self.interval.ms
+
+
+def _label_wrongs(name: str, value: str) -> Iterator[Wrong]:
+    key = (name,)
+    plain = name.isascii() and name.replace("_", "a").isalnum() and not name[:1].isdigit()
+    if not plain or name.startswith("__") or len(name) > LABEL_NAME_BYTES_MAX:
+        yield Wrong(key, show_value(name), "a label name: letters, digits and _, no digit or __ first")
+    elif name in RESERVED_LABELS:
+        yield Wrong(key, show_value(value), f"no such label: set {name} itself")
+    if not value or len(value.encode("utf-8", "surrogatepass")) > LABEL_VALUE_BYTES_MAX:
+        yield Wrong(key, show_value(value), f"1 to {LABEL_VALUE_BYTES_MAX} bytes of text")
+
+
+def _sampler_problems(config: SamplersConfig) -> Iterator[Wrong | Problem]:
+    from watchbill_agent.samplers import discover
+
+    kinds = discover()
+    for key, names in (("enable", config.enable), ("disable", config.disable)):
+        for name in sorted(names - kinds.keys()):
+            yield Wrong(key, show_value(name), f"samplers that exist{_near(name, kinds)}")
+    for name, table in config.tables.items():
+        if name not in kinds:
+            yield table.problem("", "an unknown sampler", f"one that exists{_near(name, kinds)}")
+        else:
+            yield from _option_problems(kinds[name], table)
+
+
+def _option_problems(kind: Any, table: Table) -> Iterable[Problem]:
+    from watchbill_agent.hostpaths import HostPaths
+
+    try:
+        # Making a sampler opens nothing; it judges what types cannot, such as regular expressions.
+        kind(table.read(kind.options_type), HostPaths())
+    except ConfigError as exc:
+        return exc.problems
+    except UsageError as exc:
+        return [table.problem("", show_value(str(exc)), "options that the sampler can use")]
+    return []
+
+
+def _near(name: str, kinds: Iterable[str]) -> str:
+    import difflib
+
+    known = sorted(kinds)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else f": {', '.join(known)}"
+
+
+def chosen_samplers(config: SamplersConfig) -> dict[str, Any]:
+    """The samplers to run and their options, by name, in the order they run."""
+    from watchbill_agent.samplers import discover
+
+    chosen: dict[str, Any] = {}
+    for name, kind in discover().items():
+        if (kind.default_on or name in config.enable) and name not in config.disable:
+            table = config.tables.get(name)
+            chosen[name] = table.read(kind.options_type) if table is not None else kind.options_type()
+    return chosen
+
+
+def load_config(homes: Homes, env: Mapping[str, str] = os.environ) -> AgentConfig:
+    """The configuration of this host. Raises ConfigError with every problem."""
+    return load(
+        AgentConfig,
+        homes.etc / MAIN_FILE,
+        homes.etc / DROPINS,
+        env=env,
+        env_prefix=ENV_PREFIX,
+        main_required=False,
+    )

@@ -1,0 +1,264 @@
+"""Why does this host not report? Looks at everything between the files here and the collector, in that order.
+
+Each finding says what is so and, when it is wrong, what to type next. It needs no running agent; when one
+runs, what that one knows is among the findings. Python's gRPC tells nobody why a handshake failed, so the
+connection is tried here step by step: name, TCP, TLS with this host's certificate.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from watchbill.config import Homes
+from watchbill.errors import ConfigError, Refused, Unreachable, WatchbillError
+from watchbill.files import Lock
+from watchbill.identity import AgentIdentity, IdentityFile, parse_endpoint
+from watchbill_agent.config import AgentConfig, load_config
+from watchbill_agent.status import SOCKET_NAME, ask
+
+CONNECT_TIMEOUT_S = 5.0
+SKEW_S_MAX = 5.0
+EXPIRES_SOON_S = 24 * 3600
+FREE_BYTES_MIN = 16 * 1024 * 1024
+
+
+class Verdict(StrEnum):
+    """How a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `next` is what to type; empty when nothing is wrong."""
+
+    check: str
+    verdict: Verdict
+    text: str
+    next: str = ""
+
+
+def _ok(check: str, text: str) -> Finding:
+    return Finding(check, Verdict.OK, text)
+
+
+def _warning(check: str, text: str, next_: str) -> Finding:
+    return Finding(check, Verdict.WARNING, text, next_)
+
+
+def _failed(check: str, text: str, next_: str) -> Finding:
+    return Finding(check, Verdict.FAILED, text, next_)
+
+
+def examine(homes: Homes) -> Iterator[Finding]:
+    """Every finding, one after the other; what depends on something broken is left out."""
+    config = None
+    try:
+        config = load_config(homes)
+        yield _ok("config", f"{homes.etc}/agent.toml and agent.d/ can be used")
+    except ConfigError as exc:
+        shown = "; ".join(str(problem) for problem in exc.problems[:5])
+        yield _failed("config", shown, "correct the file, then: watchbill-agent check-config")
+    yield _state_directory(homes)
+    identity, finding = _identity(homes)
+    yield finding
+    if identity is not None:
+        yield _certificate(identity)
+    if config is not None:
+        yield _kernel_files(config)
+        yield from _samplers(config)
+        if identity is not None:
+            yield from _collector(config, identity)
+    yield from _running(homes)
+
+
+def _state_directory(homes: Homes) -> Finding:
+    check, path = "state", homes.var
+    if not path.is_dir():
+        return _warning(check, f"{path} is not there yet", "watchbill-agent enroll --token-file FILE")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return _failed(check, f"{path} cannot be written by uid {os.geteuid()}", f"ls -ld {path}")
+    free_bytes = _free_bytes(path)
+    if free_bytes is not None and free_bytes < FREE_BYTES_MIN:
+        return _failed(check, f"{path} has {free_bytes} bytes left", f"df {path}")
+    return _ok(check, f"{path} can be written")
+
+
+def _free_bytes(path: os.PathLike[str]) -> int | None:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def _identity(homes: Homes) -> tuple[AgentIdentity | None, Finding]:
+    check = "identity"
+    try:
+        identity = IdentityFile(homes.var).load()
+    except WatchbillError as exc:
+        return None, _failed(check, str(exc), f"ls -l {homes.var}")
+    if identity is None:
+        text = "this host is not enrolled"
+        return None, _failed(check, text, "watchbill-agent enroll --token-file FILE")
+    return identity, _ok(check, f"{identity.instance} of site {identity.site}, agent {identity.agent_id}")
+
+
+def _certificate(identity: AgentIdentity) -> Finding:
+    check, now_ms = "certificate", time.time() * 1000
+    if now_ms < identity.not_before_ms:
+        from_s = (identity.not_before_ms - now_ms) / 1000
+        return _failed(check, f"not valid for another {from_s:.0f} s by this host's clock", "timedatectl")
+    left_s = (identity.not_after_ms - now_ms) / 1000
+    if left_s <= 0:
+        text = f"expired {-left_s / 3600:.1f} h ago; the running agent renews it for 30 days after that"
+        return _failed(check, text, "systemctl restart watchbill-agent, or enrol this host again")
+    text = f"valid for another {left_s / 3600:.1f} h"
+    if left_s < EXPIRES_SOON_S and now_ms > identity.renewal_due_ms():
+        return _warning(check, f"{text}, and not renewed yet", "watchbill-agent status")
+    return _ok(check, text)
+
+
+def _kernel_files(config: AgentConfig) -> Finding:
+    check = "procfs"
+    for path in (config.procfs / "stat", config.procfs / "meminfo"):
+        try:
+            with open(path, "rb") as file:
+                file.read(1)
+        except OSError as exc:
+            reason = (exc.strerror or str(exc)).lower()
+            return _failed(
+                check, f"{path}: {reason}", f'set procfs in agent.toml; is it mounted at "{path.parent}"?'
+            )
+    return _ok(check, f"{config.procfs} can be read")
+
+
+def _samplers(config: AgentConfig) -> Iterator[Finding]:
+    from watchbill.clock import SystemClock
+    from watchbill_agent.sampling import prepare
+
+    prepared = prepare(config, SystemClock())
+    try:
+        series = sum(len(r.layout.series) for one in prepared.rounds.values() for r in one.run())
+        states = [state for one in prepared.rounds.values() for state in one.states.values()]
+    finally:
+        prepared.close_others(None)
+    failing = [state for state in states if state.reason and not state.absent]
+    for state in failing:
+        hint = f'samplers.disable = ["{state.name}"] in agent.toml, or give it what it reads'
+        yield _warning(f"sampler {state.name}", state.reason, hint)
+    for state in states:
+        if state.notice:
+            yield _warning(f"sampler {state.name}", state.notice, f"[samplers.{state.name}] in agent.toml")
+    if not failing:
+        yield _ok("samplers", f"{len(states)} samplers read {series} series")
+
+
+def _collector(config: AgentConfig, identity: AgentIdentity) -> Iterator[Finding]:
+    from watchbill.tls import Handshake, connect, diagnose
+
+    endpoint = parse_endpoint(str(config.collector) if config.collector else identity.stream_endpoint)
+    via = " through the proxy" if config.proxy else ""
+    try:
+        connect(endpoint, config.proxy, CONNECT_TIMEOUT_S).close()
+    except socket.gaierror as exc:
+        text = f"{endpoint.host} is no name that can be looked up: {exc.strerror}"
+        yield _failed("reach", text, f"getent hosts {endpoint.host}")
+        return
+    except (OSError, Unreachable, Refused) as exc:
+        hint = "is the collector running there, and does a firewall let this host through?"
+        yield _failed("reach", f"{endpoint}{via}: {exc}", hint)
+        return
+    yield _ok("reach", f"{endpoint} takes connections{via}")
+    diagnosis = diagnose(
+        endpoint, identity.trust_pem, identity.chain_pem, identity.key_pem, config.proxy, CONNECT_TIMEOUT_S
+    )
+    if diagnosis.outcome is Handshake.OK:
+        yield _ok("handshake", diagnosis.text)
+        return
+    outcome = diagnosis.outcome
+    if outcome is Handshake.CERTIFICATE_REFUSED and time.time() * 1000 > identity.not_after_ms:
+        outcome = Handshake.CERTIFICATE_EXPIRED  # Some servers close without saying why.
+    yield _failed("handshake", f"{outcome}: {diagnosis.text}", _HANDSHAKE_NEXT[outcome.name])
+
+
+_AGAIN = "watchbill-agent doctor"
+_ENROL_AGAIN = "watchbill enroll create --name NAME on the collector, then watchbill-agent enroll here"
+_HANDSHAKE_NEXT: dict[str, str] = {
+    "UNREACHABLE": _AGAIN,
+    "CLOCK_SUSPECT": "timedatectl",
+    "WRONG_CA": f"check collector in agent.toml; if the collector was made anew: {_ENROL_AGAIN}",
+    "WRONG_NAME": "set collector in agent.toml to a name the collector's certificate has",
+    "CERTIFICATE_EXPIRED": f"systemctl restart watchbill-agent renews it; after 30 days: {_ENROL_AGAIN}",
+    "CERTIFICATE_REFUSED": f"watchbill hosts on the collector: is it revoked? If so: {_ENROL_AGAIN}",
+    "TLS": "check that collector in agent.toml is the collector's port 7443",
+}
+
+
+def _running(homes: Homes) -> Iterator[Finding]:
+    check = "agent"
+    try:
+        document: dict[str, Any] = ask(homes.run / SOCKET_NAME, "status")
+    except Unreachable as exc:
+        yield _not_running(homes, exc)
+        return
+    except WatchbillError as exc:
+        yield _failed(check, str(exc), "systemctl restart watchbill-agent")
+        return
+    link = document["link"]
+    if link["state"] == "connected":
+        yield _ok(check, f"running, connected to {link['collector']}")
+    else:
+        words = f"running, no link: {link.get('reason', link['state'])}: {link.get('detail', '')}"
+        yield _warning(check, words, "journalctl -u watchbill-agent")
+    offset_s = link.get("clock_offset_s")
+    if offset_s is not None and abs(offset_s) > SKEW_S_MAX:
+        words = (
+            f"this host's clock is {offset_s:+.1f} s off the collector's; samples keep the collector's time"
+        )
+        yield _warning("clock", words, "timedatectl")
+    elif offset_s is not None:
+        yield _ok("clock", f"{offset_s:+.3f} s against the collector")
+    if document["configuration"]["reload_error"]:
+        words = "the last reload was refused; the agent runs on the configuration before it"
+        yield _warning("reload", words, "watchbill-agent check-config")
+    if document["renewal_error"]:
+        words = f"the certificate was not renewed: {document['renewal_error']}"
+        yield _warning("renewal", words, "watchbill-agent status, and look at the collector's port 7444")
+    for loop in document["wedged"]:
+        yield _failed("loops", f"the {loop} loop makes no progress", "systemctl restart watchbill-agent")
+    if document["queue"]["dropped_records"]:
+        words = f"{document['queue']['dropped_records']} records were dropped while the collector was away"
+        yield _warning("queue", words, "watchbill-agent gaps")
+
+
+def _not_running(homes: Homes, reason: Unreachable) -> Finding:
+    start = "systemctl start watchbill-agent"
+    lock = homes.var / "agent.lock"
+    if not lock.exists():
+        return _warning("agent", "not running", start)
+    try:
+        Lock(lock).release()
+    except Refused:
+        return _warning("agent", f"running, but it cannot be asked: {reason}", "sudo watchbill-agent doctor")
+    except WatchbillError as exc:
+        return _warning("agent", str(exc), "sudo watchbill-agent doctor")
+    return _warning("agent", "not running", start)
+
+
+def as_documents(findings: list[Finding]) -> list[dict[str, str]]:
+    """For --json."""
+    return [{key: str(value) for key, value in asdict(finding).items()} for finding in findings]
+
+
+def lines(finding: Finding, escape: Callable[[str], str]) -> Iterator[str]:
+    """For people: the finding, and what to type next under it."""
+    yield f"{finding.verdict:<8} {finding.check:<12} {escape(finding.text)}"
+    if finding.next:
+        yield f"{'':<8} {'':<12} next: {escape(finding.next)}"

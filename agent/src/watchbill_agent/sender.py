@@ -1,0 +1,507 @@
+"""Gets the spool to the collector: connects, says hello, sends, listens, and connects again.
+
+The sender acts; what to do is decided by `watchbill.protocol`: `Client` says what to send and what an answer
+means, `Pacer` when messages leave, and `Backoff` how long to stay away. One task reads, one sends; both end
+with their session.
+
+A session, in order:
+
+1. open a link; send Hello with where the spool stands; wait for the Welcome, and act on what it orders;
+2. send the first records at once, all later ones on the collector's grid; a dictionary goes before the first
+record
+   of the session that needs it;
+3. send a beat when nothing else was sent for the beat interval, and one with values shortly before the rules
+look
+   when the newest tick is still waiting here;
+4. at the stop: send what is left, say goodbye, wait for the acknowledgement until the deadline, close.
+"""
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from watchbill.backoff import Backoff
+from watchbill.clock import Clock
+from watchbill.codec import (
+    BlockValues,
+    Schema,
+    decode_down,
+    encode_batch,
+    encode_beat,
+    encode_bye,
+    encode_hello,
+)
+from watchbill.errors import Unreadable
+from watchbill.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, DICTIONARIES_PER_SESSION_MAX
+from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, Phase, Run, Told
+from watchbill.protocol.frames import Ack, Down, Hello, Refusal, Settings, Stream, Welcome
+from watchbill.protocol.timing import CollectorTime, Pacer
+from watchbill_agent.spool import Record, Spool
+from watchbill_agent.transports import Link, LinkDown, LinkRefused, Transport
+
+log = logging.getLogger("watchbill.link")
+
+WELCOME_TIMEOUT_S = 30.0
+FORKS_IN_A_ROW_MAX = 3
+"""A collector that lets us fork more often than this without a session is broken, and gets the backoff."""
+REFUSED_WAIT_S = 60.0
+"""After a refusal that only a person can lift: ask seldom."""
+RETRY_SPREAD_S = 5.0
+"""Added at random to what Busy and End ask for, so that all who were sent away do not return together."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What Hello says of this agent, beside the spool: fixed for the life of the process."""
+
+    agent_version: str
+    run_id: bytes
+    boot_id: str
+    instance: str = ""
+    job: str = "node"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    interval_ms: int = 10_000
+    ticks_per_message: int = 1
+
+
+class Newest(Protocol):
+    """What the batcher can say of the newest tick that it has seen, whether it was sent or not."""
+
+    def boottime_ms(self) -> int:
+        """When it was taken; 0 before the first."""
+
+    def values(self, metrics: frozenset[str]) -> BlockValues | None:
+        """Its values of these metrics as a block of one tick; None when it has none."""
+
+
+@dataclass(slots=True)
+class LinkFacts:
+    """How the link is, for `status`, `doctor` and self-metrics. `since_s` is monotonic."""
+
+    connected: bool = False
+    since_s: float = 0.0
+    reason: str = "starting"
+    detail: str = ""
+    attempts: int = 0
+    sessions: int = 0
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    records_sent: int = 0
+    records_sent_again: int = 0
+    beats_sent: int = 0
+    messages_received: int = 0
+    busy: int = 0
+    forks: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    in_flight_bytes: int = 0
+    collector_time: CollectorTime | None = None
+    instance: str = ""
+
+
+REFUSAL_REASONS_MAX = 64
+"""Different reasons of refusals counted; a collector has a dozen."""
+
+
+class SessionOver(Exception):  # Not an error: how a session's tasks say that it ended.
+    """The session ended: `wait_s` is what to do next, None for the usual backoff."""
+
+    def __init__(self, reason: str, detail: str, *, at_least_s: float = 0.0, final: bool = False) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.at_least_s = at_least_s
+        self.final = final
+
+
+class Sender:
+    """Drives the link for the life of the agent. `run` it as a task; `wake` it after every append; `stop`
+    it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        spool: Spool,
+        about: Callable[[], About],
+        clock: Clock,
+        rng: random.Random,
+        *,
+        newest: Newest | None = None,
+        adopted: Callable[[Settings], None] = lambda _: None,
+    ) -> None:
+        self._transport = transport
+        self._spool = spool
+        self._about = about
+        self._clock = clock
+        self._client = Client(spool)
+        self._backoff = Backoff(jitter=rng)
+        self._rng = rng
+        self._newest = newest
+        self._adopted = adopted
+        self._work = asyncio.Event()
+        self._stopping: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._was_connected = False
+        self._forks = 0
+        self._spread_s = 0.0
+        self.facts = LinkFacts(since_s=clock.monotonic_s())
+
+    def wake(self) -> None:
+        """There is something new in the spool."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Keep the link until `stop`. Raises only what is our own mistake."""
+        self._task = asyncio.current_task()
+        while self._stopping is None:
+            self.facts.attempts += 1
+            began_s = self._clock.monotonic_s()
+            try:
+                wait_s = await self._once()
+            except (LinkDown, LinkRefused) as exc:
+                lasted_s = self._clock.monotonic_s() - began_s
+                wait_s = self._away(exc.reason, str(exc), lasted_s, final=isinstance(exc, LinkRefused))
+            except SessionOver as exc:
+                lasted_s = self._clock.monotonic_s() - began_s
+                wait_s = self._away(
+                    exc.reason, exc.detail, lasted_s, final=exc.final, at_least_s=exc.at_least_s
+                )
+            if wait_s > 0:
+                await self._stay_away(wait_s)
+
+    async def stop(self, reason: str, timeout_s: float) -> bool:
+        """Send what is left, say goodbye and end `run`; without a link there is nothing to wait for.
+
+        True when everything was acknowledged. After `timeout_s` the link is left as it is.
+        """
+        self._stopping = reason
+        self._work.set()
+        task = self._task
+        if task is not None and not task.done():
+            if self.facts.connected:
+                await asyncio.wait({task}, timeout=timeout_s)
+            task.cancel()
+            await asyncio.wait({task})
+        return not any(self._spool.state(s).last_durable > self._spool.state(s).acked for s in Stream)
+
+    # ------------------------------------------------------------ one session
+
+    async def _once(self) -> float:
+        """One attempt, to its end. Returns the seconds to wait before the next."""
+        link = await self._transport.open()
+        try:
+            return await self._session(link)
+        finally:
+            self._client.lost()
+            self.facts.in_flight_bytes = 0
+            self.facts.connected = False
+            await link.close()
+
+    async def _session(self, link: Link) -> float:
+        pacer = await self._greet(link)
+        if pacer is None:  # A fork: say hello again, as the new spool.
+            self._forks += 1
+            self.facts.forks += 1
+            if self._forks > FORKS_IN_A_ROW_MAX:
+                return self._backoff.next_s()
+            return 0.0
+        self._forks = 0
+        self._back(pacer)
+        reader = asyncio.create_task(self._listen(link, pacer), name="link reader")
+        pump = asyncio.create_task(self._pump(link, pacer), name="link pump")
+        try:
+            await asyncio.wait({reader, pump}, return_when=asyncio.FIRST_COMPLETED)
+            # The reader knows why a session ended, the pump only that it cannot write.
+            if pump.done() and pump.exception() is not None and not reader.done():
+                await asyncio.wait({reader}, timeout=1.0)
+        finally:
+            for task in (reader, pump):
+                task.cancel()
+            results = await asyncio.gather(reader, pump, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+        return 0.0
+
+    async def _greet(self, link: Link) -> Pacer | None:
+        """Hello and Welcome; None when the Welcome ordered a fork."""
+        about = self._about()
+        streams = self._client.hello()
+        hello = Hello(
+            agent_version=about.agent_version,
+            spool_id=self._spool.spool_id,
+            run_id=about.run_id,
+            boot_id=about.boot_id,
+            streams=streams,
+            retired=self._spool.retired,
+            wall_ms=self._clock.wall_ms(),
+            boottime_ms=self._clock.boottime_ms(),
+            instance=about.instance,
+            job=about.job,
+            labels=about.labels,
+            interval_ms=about.interval_ms,
+            ticks_per_message=about.ticks_per_message,
+        )
+        await self._send(link, encode_hello(hello))
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                message = await link.receive()
+        except TimeoutError:
+            raise LinkDown("timeout", "the collector took the connection and did not answer") from None
+        if message is None:
+            raise LinkDown("closed", "the collector closed the connection without an answer")
+        frame = decoded(message)
+        answered_s = self._clock.monotonic_s()
+        if isinstance(frame, Welcome):
+            time = CollectorTime(frame.server_time_ms, answered_s)
+            self.facts.instance = frame.instance
+        else:
+            time = CollectorTime(self._clock.wall_ms(), answered_s)
+        pacer = Pacer(
+            time,
+            last_sent_s=answered_s,
+            last_records_s=answered_s,
+            records_every_s=about.interval_ms * about.ticks_per_message / 1000,
+        )
+        for order in self._client.receive(frame, 0) if frame is not None else ():
+            if isinstance(order, Fork):
+                log.warning("the collector holds records this spool never had: it was rolled back; forking")
+                self._spool.obey(order)
+                return None
+            self._act(order, pacer)
+        if self._client.phase is not Phase.OPEN:
+            raise LinkDown("protocol", "the collector's first message was no welcome")
+        return pacer
+
+    def _act(self, order: Order, pacer: Pacer) -> None:
+        """Carry out one order of the protocol."""
+        if isinstance(order, Adopt):
+            pacer.settings = order.settings
+            self._spread_s = pacer.spread_s()
+            self._adopted(order.settings)
+        elif isinstance(order, Pause):
+            self.facts.busy += 1
+            pacer.paused_until_s = (
+                self._clock.monotonic_s() + order.seconds + self._rng.uniform(0, order.seconds)
+            )
+        elif isinstance(order, Told):
+            self._told(order.refusal)
+        elif isinstance(order, Ended):
+            end = order.end
+            raise SessionOver(
+                end.reason.name.lower().replace("_", "-"),
+                end.detail or end.reason.name.lower(),
+                at_least_s=end.retry_after_ms / 1000,
+                final=end.reason.final,
+            )
+        else:
+            self._spool.obey(order)
+
+    def _told(self, refusal: Refusal) -> None:
+        counts = self.facts.refused
+        if refusal.reason in counts or len(counts) < REFUSAL_REASONS_MAX:
+            counts[refusal.reason] = counts.get(refusal.reason, 0) + refusal.count
+        log.warning("the collector refused %d (%s): %s", refusal.count, refusal.reason, refusal.detail)
+
+    async def _listen(self, link: Link, pacer: Pacer) -> None:
+        """Read until the session ends."""
+        while True:
+            message = await link.receive()
+            if message is None:
+                if self._stopping is not None:
+                    return
+                raise LinkDown("closed", "the collector closed the session")
+            frame = decoded(message)
+            if frame is None:
+                continue
+            if isinstance(frame, Ack) and frame.server_time_ms:
+                pacer.time = pacer.time.heard(frame.server_time_ms, self._clock.monotonic_s())
+            orders = self._client.receive(frame, self._client.session)
+            for order in orders:
+                self._act(order, pacer)
+            self.facts.messages_received += 1
+            pacer.last_heard_s = self._clock.monotonic_s()
+            self.facts.in_flight_bytes = self._client.in_flight_bytes
+            self._work.set()
+
+    async def _pump(self, link: Link, pacer: Pacer) -> None:
+        """Send until the session ends, or until everything is acknowledged once stopping."""
+        flow = _Flow(link)
+        said_goodbye = False
+        while True:
+            self._work.clear()
+            now_s = self._clock.monotonic_s()
+            if self._client.in_flight_bytes and now_s - pacer.last_heard_s > pacer.ack_patience_s():
+                raise LinkDown("timeout", "the collector acknowledges nothing any more")
+            if self._stopping is not None:
+                if pacer.paused_until_s > now_s:
+                    await self._wait(pacer.paused_until_s - now_s)
+                    continue
+                await self._send_records(flow, pacer)
+                unsent = self._client.unsent(Stream.BULK) or self._client.unsent(Stream.CRIT)
+                if not unsent and not said_goodbye:
+                    said_goodbye = True
+                    await self._send(link, encode_bye(self._stopping))
+                # The collector acknowledges, then closes; the reader sees that, and the session ends.
+                await self._work.wait()
+                continue
+            wait_s = await self._send_due(flow, pacer, now_s)
+            await self._wait(wait_s)
+
+    async def _send_due(self, flow: "_Flow", pacer: Pacer, now_s: float) -> float:
+        """Send what is due, and say how many seconds there is nothing to do unless woken."""
+        paused_s = pacer.paused_until_s - now_s
+        urgent = self._client.unsent(Stream.CRIT) and paused_s <= 0
+        waiting = self._client.unsent(Stream.BULK) and paused_s <= 0
+        if urgent or (waiting and (not flow.begun or now_s >= flow.release_s)):
+            await self._send_records(flow, pacer, crit_only=flow.begun and now_s < flow.release_s)
+            flow.release_s = float("inf")
+            waiting = self._client.unsent(Stream.BULK)
+            now_s = self._clock.monotonic_s()
+        if not waiting:
+            flow.release_s = float("inf")
+        elif flow.release_s == float("inf"):
+            flow.release_s = now_s + pacer.grid_in(now_s)
+        await self._beat_if_due(flow, pacer, now_s)
+        now_s = self._clock.monotonic_s()
+        waits = [pacer.beat_in(now_s), pacer.ack_patience_s()]
+        if waiting and not self._client.stuck():
+            waits.append(flow.release_s - now_s)
+        if flow.evaluation_s is not None:
+            waits.append(flow.evaluation_s - now_s)
+        if paused_s > 0:
+            waits.append(paused_s)
+        return max(0.001, min(waits))
+
+    async def _send_records(self, flow: "_Flow", pacer: Pacer, *, crit_only: bool = False) -> None:
+        while (run := self._client.take(BATCH_BYTES_MAX, BATCH_RECORDS_MAX, crit_only=crit_only)) is not None:
+            await self._send_run(flow, run)
+            pacer.last_sent_s = pacer.last_records_s = self._clock.monotonic_s()
+            if flow.unheard:
+                # Patience for an acknowledgement runs from the first record that waits for one.
+                flow.unheard = False
+                pacer.last_heard_s = pacer.last_sent_s
+
+    async def _send_run(self, flow: "_Flow", run: Run) -> None:
+        records = [record for record in run.held if isinstance(record, Record)]
+        for record in records:
+            for schema in record.schemas:
+                await self._need(flow, schema)
+        self._spool.sent(run.stream, run.held[-1].last)
+        await self._send(flow.link, encode_batch(run.stream, [record.content for record in records]))
+        flow.begun = True
+        flow.newest_sent_ms = max(flow.newest_sent_ms, records[-1].last_boottime_ms)
+        self.facts.records_sent += len(records)
+        self.facts.records_sent_again += len(records) if run.again else 0
+        self.facts.in_flight_bytes = self._client.in_flight_bytes
+
+    async def _need(self, flow: "_Flow", schema: Schema) -> None:
+        """Send a dictionary unless the collector has it from this session. Both ends forget the oldest
+        first."""
+        if schema.schema_id in flow.schemas:
+            return
+        for frame in schema.frames:
+            await self._send(flow.link, frame)
+        if len(flow.schemas) >= DICTIONARIES_PER_SESSION_MAX:
+            flow.schemas.popitem(last=False)
+        flow.schemas[schema.schema_id] = None
+
+    async def _beat_if_due(self, flow: "_Flow", pacer: Pacer, now_s: float) -> None:
+        metrics = frozenset(pacer.settings.beat_metrics)
+        looks_s = pacer.evaluation_in(now_s)
+        with_values = flow.evaluation_s is not None and now_s >= flow.evaluation_s
+        flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
+        block: BlockValues | None = None
+        if with_values and self._newest is not None and self._newest.boottime_ms() > flow.newest_sent_ms:
+            block = self._newest.values(metrics)
+        if block is None and pacer.beat_in(now_s) > 0:
+            return
+        if block is not None:
+            await self._need(flow, block.schema)
+        facts = self._spool.facts()
+        beat = encode_beat(
+            self._clock.boottime_ms(), self._clock.wall_ms(), facts.records, facts.bytes, block
+        )
+        await self._send(flow.link, beat)
+        self.facts.beats_sent += 1
+        pacer.last_sent_s = self._clock.monotonic_s()
+
+    async def _send(self, link: Link, message: bytes) -> None:
+        await link.send(message)
+        self.facts.messages_sent += 1
+        self.facts.bytes_sent += len(message)
+
+    # ------------------------------------------------------------ between sessions
+
+    def _away(
+        self, reason: str, detail: str, lasted_s: float, *, final: bool, at_least_s: float = 0.0
+    ) -> float:
+        """Note that the link is gone, say it once, and decide how long to stay away."""
+        now_s = self._clock.monotonic_s()
+        if self.facts.reason != reason and self._stopping is None:
+            log.warning("no link to the collector (%s): %s", reason, detail)
+        self.facts.reason, self.facts.detail = reason, detail
+        if self._was_connected:
+            self._was_connected = False
+            self.facts.since_s = now_s
+            if not final and not at_least_s:
+                return self._backoff.ended_s(lasted_s, self._spread_s)
+        if final:
+            return self._backoff.next_s(max(at_least_s, REFUSED_WAIT_S))
+        if at_least_s:
+            return at_least_s + self._rng.uniform(0, max(at_least_s, RETRY_SPREAD_S))
+        return self._backoff.next_s()
+
+    def _back(self, pacer: Pacer) -> None:
+        now_s = self._clock.monotonic_s()
+        away_s = now_s - self.facts.since_s
+        log.info(
+            "linked to the collector after %.1f s; it knows this host as %s", away_s, self.facts.instance
+        )
+        self._was_connected = True
+        self.facts.connected = True
+        self.facts.since_s = now_s
+        self.facts.reason = self.facts.detail = ""
+        self.facts.sessions += 1
+        self.facts.collector_time = pacer.time
+        pacer.last_heard_s = now_s
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until woken, or that long."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._work.set)
+        try:
+            await self._work.wait()
+        finally:
+            timer.cancel()
+
+    async def _stay_away(self, seconds: float) -> None:
+        """Wait that long between two attempts, unless stopped."""
+        until_s = self._clock.monotonic_s() + seconds
+        while self._stopping is None and (left_s := until_s - self._clock.monotonic_s()) > 0:
+            self._work.clear()
+            await self._wait(left_s)
+
+
+@dataclass(slots=True)
+class _Flow:
+    """What one session has sent so far. `release_s` is when waiting records may leave, inf while none
+    wait."""
+
+    link: Link
+    schemas: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    begun: bool = False
+    unheard: bool = True
+    release_s: float = float("inf")
+    newest_sent_ms: int = 0
+    evaluation_s: float | None = None
+
+
+def decoded(message: bytes) -> Down | None:
+    """A Down message as a frame. Raises LinkDown when it is none: the session cannot be trusted any more."""
+    try:
+        return decode_down(message)
+    except Unreadable as exc:
+        raise LinkDown("protocol", str(exc)) from exc

@@ -1,0 +1,110 @@
+"""The units as systemd itself reads them, without one that runs."""
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = ("watchbill-agent", "watchbill-collector")
+EXPOSURE_MAX = 20
+"""Tenths: 2.0."""
+
+pytestmark = pytest.mark.real("systemd-analyze")
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(params=UNITS)
+def unit(request, tmp_path):
+    """A copy that starts the programs of the environment the tests run in."""
+    source = ROOT / "systemd" / f"{request.param}.service"
+    copy = tmp_path / source.name
+    programs = Path(sys.executable).parent
+    copy.write_text(source.read_text().replace("/opt/watchbill/bin", str(programs)))
+    return copy
+
+
+def settings(unit: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text().splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not key.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_a_unit_has_no_mistake(unit):
+    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_misspelled_setting_would_be_noticed(unit):
+    unit.write_text(unit.read_text().replace("ProtectClock=", "ProtectClok="))
+    assert run("systemd-analyze", "verify", "--recursive-errors=no", str(unit)).returncode != 0
+
+
+def test_a_unit_is_hardened(unit):
+    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit))
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_hardening_left_out_would_be_noticed(unit):
+    kept = [line for line in unit.read_text().splitlines() if "ProtectSystem" not in line]
+    kept = [line for line in kept if "NoNewPrivileges" not in line and "SystemCallFilter" not in line]
+    unit.write_text("\n".join(kept) + "\n")
+    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit))
+    assert done.returncode != 0
+
+
+def test_a_unit_speaks_to_systemd_as_the_daemons_do(unit):
+    found = settings(unit)
+    assert found["Type"] == ["notify"]
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert found["WatchdogSec"] == ["60"]
+    # A configuration error or a missing identity is not mended by trying again.
+    assert found["RestartPreventExitStatus"] == ["2"]
+    assert float(found["TimeoutStopSec"][0]) > 2 * 10, "the drain fits into the stop, with room"
+
+
+def test_directories_are_the_ones_the_daemons_use(unit):
+    from watchbill.config import Homes
+
+    daemon = unit.stem.removeprefix("watchbill-")
+    homes = Homes.resolve(daemon, env={})
+    found = settings(unit)
+    assert Path("/var/lib") / found["StateDirectory"][0] == homes.var
+    assert Path("/run") / found["RuntimeDirectory"][0] == homes.run
+    assert Path("/etc") / found["ConfigurationDirectory"][0] == homes.etc
+    assert found["StateDirectoryMode"] == ["0700"]
+
+
+def test_the_daemons_are_users_of_their_own_that_sysusers_makes(tmp_path):
+    done = run(
+        "systemd-sysusers", "--dry-run", f"--root={tmp_path}", str(ROOT / "systemd/watchbill.sysusers")
+    )
+    assert done.returncode == 0, done.stderr
+    for name in UNITS:
+        assert f"Creating user '{name}'" in done.stderr + done.stdout
+        assert settings(ROOT / "systemd" / f"{name}.service")["User"] == [name]
+
+
+def test_tmpfiles_makes_the_parents_and_keeps_credentials_apart(tmp_path):
+    done = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", str(ROOT / "systemd/watchbill.tmpfiles"))
+    assert "watchbill.tmpfiles:" not in done.stderr, done.stderr
+    for name in UNITS:
+        credential = settings(ROOT / "systemd" / f"{name}.service")["LoadCredential"][0].partition(":")[2]
+        assert (tmp_path / credential.lstrip("/")).is_dir()
+        assert (tmp_path / credential.lstrip("/")).stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "etc/watchbill/actions.d").stat().st_mode & 0o022 == 0
+
+
+def test_units_parse_as_plain_ini_for_other_tools():
+    for name in UNITS:
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.read(ROOT / "systemd" / f"{name}.service")
+        assert set(parser.sections()) == {"Unit", "Service", "Install"}
