@@ -8,9 +8,11 @@ the house's.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from watchbill.commandline import FAILED, OK, USAGE, Command, Parser, Version, home_option, run, say
 
 if TYPE_CHECKING:
     from watchbill.config import Homes
@@ -20,7 +22,7 @@ PROGRAM = "watchbill-agent"
 USER = "watchbill-agent"
 SYSTEM_STATE = Path("/var/lib/watchbill")
 
-OK, FAILED, USAGE, WAITING = 0, 1, 2, 4
+WAITING = 4
 
 LATER = {
     "spool": "inspect, verify or repair the durable spool",
@@ -32,79 +34,24 @@ LATER = {
 }
 """Commands that exist and are not built yet."""
 
-Command = Callable[[argparse.Namespace], int]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        code = int(arguments.command(arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has enough; the interpreter must not find out again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        return 130
-    except Exception as exc:  # noqa: BLE001 - Sorted there; what is not ours is raised again.
-        return _failed(exc)
-    return code
-
-
-def _failed(error: Exception) -> int:
-    """What we raise on purpose is a message and a code; the rest is a bug and stays one."""
-    from watchbill.daemon import exit_code
-    from watchbill.errors import WatchbillError
-
-    if not isinstance(error, WatchbillError):
-        raise error
-    for line in str(error).splitlines():
-        _say(line)
-    return int(exit_code(error))
-
-
-def _say(line: str) -> None:
-    from watchbill.logs import escape
-
-    print(f"{PROGRAM}: {escape(line)}", file=sys.stderr)
+    return run(_parser(), argv)
 
 
 # ---------------------------------------------------------------- the parser
 
 
-class _Parser(argparse.ArgumentParser):
-    """Usage errors that say where the help is."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        from watchbill import __version__
-
-        print(f"{PROGRAM} {__version__}")
-        parser.exit()
-
-
 def _parser() -> argparse.ArgumentParser:
-    shared = _Parser(add_help=False)
-    shared.add_argument(
-        "--home",
-        metavar="DIR",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help="keep etc/, var/ and run/ under DIR instead of the system's directories (WATCHBILL_HOME)",
-    )
-    parser = _Parser(
+    shared = home_option()
+    parser = Parser(
         prog=PROGRAM,
         parents=[shared],
         description="Samples this host and streams what it sees to the collector.",
         epilog="Exit codes: 0 ok, 1 failed, 2 usage or configuration, 5 not reachable, 6 refused.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, command: Command, help_: str, *, json: bool = False) -> argparse.ArgumentParser:
@@ -114,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--json", action="store_true", help="print one JSON document")
         return added
 
-    run = add("run", _run, "run the agent until it is stopped")
-    run.add_argument("-v", "--verbose", action="store_true", help="log more")
+    start = add("run", _run, "run the agent until it is stopped")
+    start.add_argument("-v", "--verbose", action="store_true", help="log more")
     check = add(
         "check-config", _check_config, "read the configuration and print every problem in it", json=True
     )
@@ -228,7 +175,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     kinds = discover()
     unknown = [name for name in arguments.collector if name not in kinds]
     if unknown:
-        _say(f"no sampler {', '.join(unknown)}; there are: {', '.join(kinds)}")
+        say(PROGRAM, f"no sampler {', '.join(unknown)}; there are: {', '.join(kinds)}")
         return USAGE
     names = list(dict.fromkeys(arguments.collector)) or (list(kinds) if arguments.all else None)
     host = HostPaths(arguments.procfs, arguments.sysfs, arguments.rootfs)
@@ -242,7 +189,7 @@ def _sample(arguments: argparse.Namespace) -> int:
             sampler.close()
         host.close()
     for state in failing:
-        _say(f"sampler {state.name}: {state.reason}")
+        say(PROGRAM, f"sampler {state.name}: {state.reason}")
     return FAILED if failing and len(failing) == len(samplers) else OK
 
 
@@ -321,7 +268,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     homes = _homes(arguments)
     config = load_config(homes)
     if arguments.token is not None:
-        _say("other users can see a token on a command line; --token-file does not show it")
+        say(PROGRAM, "other users can see a token on a command line; --token-file does not show it")
         token = str(arguments.token)
     else:
         from_stdin = arguments.token_file == "-"  # noqa: S105 - The usual name for standard input.
@@ -383,5 +330,5 @@ def _with_home(arguments: argparse.Namespace) -> str:
 
 
 def _later(arguments: argparse.Namespace) -> int:
-    _say(f"{arguments.name} is not built yet; built so far: {PROGRAM} --help")
+    say(PROGRAM, f"{arguments.name} is not built yet; built so far: {PROGRAM} --help")
     return USAGE

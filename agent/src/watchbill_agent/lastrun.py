@@ -8,6 +8,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from watchbill.errors import StorageError
 from watchbill.files import FileMissing, UnreadableFile, read_bounded, write_atomic
@@ -86,8 +87,8 @@ def parse(content: bytes) -> LastRun:
 def _retired(one: object) -> RetiredSpool:
     if not isinstance(one, dict):
         raise ValueError("a retired spool is no table")
-    spool_id, stream, last = (one.get(key) for key in ("spool", "stream", "last"))
-    if not isinstance(spool_id, str) or not _is_number(last):
+    spool_id, stream, last = one.get("spool"), one.get("stream"), one.get("last")
+    if not isinstance(spool_id, str) or not isinstance(stream, int) or not _is_number(last):
         raise ValueError("a retired spool without its number")
     number = bytes.fromhex(spool_id)
     if len(number) != SPOOL_ID_BYTES:
@@ -95,5 +96,5 @@ def _retired(one: object) -> RetiredSpool:
     return RetiredSpool(number, Stream(stream), last)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= NUMBER_MAX

@@ -111,8 +111,9 @@ class SelfStats:
         reasons = tuple(sorted(refused)), tuple(sorted(by_collector))
         if reasons != self._reasons:
             self._reasons, self._layout = reasons, _layout(*reasons)
+        # Whole microseconds: what is finer is noise, and noise is what history cannot compress.
         values = [
-            *self._plain(facts),
+            *(round(value, 6) for value in self._plain(facts)),
             1.0,
             *(float(refused[reason]) for reason in reasons[0]),
             *(float(by_collector[reason]) for reason in reasons[1]),

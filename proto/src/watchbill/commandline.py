@@ -1,4 +1,4 @@
-"""What the daemons' command lines have in common: argparse that says where the help is, errors as one line each.
+"""What the daemons' command lines have in common: argparse that says where the help is, errors as lines.
 
 Nothing heavy is imported here: `--help` has to be there before anybody notices.
 """
@@ -28,6 +28,7 @@ class Version(argparse.Action):
     """`--version`, for whichever program it is."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        """Print it and end."""
         from watchbill import __version__
 
         print(f"{parser.prog} {__version__}")

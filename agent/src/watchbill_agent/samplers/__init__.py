@@ -162,7 +162,8 @@ class Round:
                 if sampler.notice != state.notice:
                     self._noticed(state, sampler.notice)
             end_s = monotonic_s()
-            state.duration_s = end_s - start_s
+            # Whole microseconds: what is finer is noise, and noise is what history cannot compress.
+            state.duration_s = round(end_s - start_s, 6)
             durations.append(state.duration_s)
             start_s = end_s
         readings.append(Reading(self._layout, durations + successes))
