@@ -1,0 +1,656 @@
+"""The head: the newest samples of the series that rules read, laid out for judging all hosts at once.
+
+What is kept is decided by the rules: each selector in them says how far back it looks (`Watch`), and a
+series that no selector wants costs a byte mask and nothing else. A kept series has a row in a ring as deep
+as its longest window needs at the pace that it comes in (`Pool`); series that are read together share a
+clock (`Clock`).
+
+The way of a tick. `append` only puts the message on a list: the ingest side pays well under a microsecond
+for it, and never waits for an evaluation. `fold`, called by whoever reads (the evaluation thread), writes
+all that has gathered, in a few array operations for all hosts together (`Batch`). Nothing is read that has
+not been folded.
+
+What is refused, and counted: ticks that are older than what their clock has (history has them), ticks from
+the future, and, beyond `STAGED_BYTES_MAX`, the oldest messages that nobody has folded yet. A message that
+repeats the newest ticks and fills what lay between them (ticks that come in tens, after beats have brought
+single ones) replaces them.
+
+A changed dictionary goes on with the windows of the series it shares with the one before. Rings that turn
+out too short, because a sender comes faster than was thought, are moved to deeper ones before anything is
+lost.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from watchbill_collector.head.batch import Batch
+from watchbill_collector.head.clock import BINDINGS_PER_CLOCK_MAX, Binding, Clock, Part, Piece, Share
+from watchbill_collector.head.fleet import Layout
+from watchbill_collector.head.pool import HOLE_BITS, Ints, Pool, depth_for
+from watchbill_collector.head.reading import Selection
+from watchbill_collector.series import Matcher, SeriesIds, SeriesTable, Ticks, is_stale
+
+LOOKBACK_MS = 300_000
+"""How long a sample stands for its series, as in Prometheus."""
+SLACK_MS = 15_000
+"""How much further back than a window rings reach: data may be a little newer than the time that is
+judged."""
+FUTURE_MS_MAX = 60_000
+"""Ticks stamped further ahead of the collector's clock than this are for history only."""
+INTERVAL_MS_GUESS = 15_000
+"""The pace that a clock is thought to have before it has ticked twice."""
+# fmt: off
+DEPTHS = (
+    8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536,
+    2048, 2560, 3072, 3840, 5120, 6144, 8192, 10240, 12288, 16384, 22528,
+)
+# fmt: on
+"""Slots that rings come in. The last holds 6 h at 1 s."""
+BYTES_MAX_DEFAULT = 4 << 30
+"""Rings are not deepened beyond this; windows that are cut short for it are counted."""
+STAGED_BYTES_MAX = 256 << 20
+"""Messages waiting for `fold`: about ten minutes of a thousand hosts at 15 s."""
+EXPIRE_EVERY_MS = 60_000
+IGNORED_MAX = 65_536
+"""Dictionaries without any kept series that are remembered as such."""
+
+_NOT_KEPT = -1
+_UNBOUND = Binding(np.empty(0, np.uint32), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A selector that rules read, and the time before the evaluation from which it needs samples.
+
+    `window_ms` is 0 where the newest sample will do, the range of a range selector, and more by what
+    `offset` says.
+    """
+
+    matchers: tuple[Matcher, ...]
+    window_ms: int
+
+
+@dataclass(slots=True)
+class HeadStats:
+    """Counters since the start, for the collector's own metrics."""
+
+    ticks: int = 0
+    refused_late: int = 0
+    refused_future: int = 0
+    dropped_staged: int = 0
+    rewound: int = 0
+    deepened: int = 0
+    windows_cut: int = 0
+    expired_series: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _End:
+    series: SeriesIds
+    time_ms: int
+
+
+class Head:
+    """The windows that rules read. `append` and `end` from any thread; all else under `lock`."""
+
+    def __init__(
+        self, table: SeriesTable, watches: Iterable[Watch] = (), bytes_max: int = BYTES_MAX_DEFAULT
+    ) -> None:
+        self.table = table
+        self.bytes_max = bytes_max
+        self.stats = HeadStats()
+        self.lock = threading.RLock()
+        self._staged: deque[Ticks | _End] = deque()
+        self._staged_bytes = 0
+        self._staging = threading.Lock()
+        self._watches: dict[tuple[Matcher, ...], int] = {}
+        self._pools: dict[int, Pool] = {}
+        self._pools_in_order: list[Pool] = []
+        self._clock_of: dict[tuple[int, int], Clock] = {}
+        self._bindings: dict[int, Binding] = {}
+        self._ignored: deque[int] = deque()
+        self._selections: dict[tuple[Matcher, ...], Selection] = {}
+        self._seen: dict[tuple[Matcher, ...], SeriesIds] = {}
+        self._seen_generation = -1
+        self._need: Ints = np.empty(0, np.int64)
+        self._pool_of: npt.NDArray[np.int16] = np.empty(0, np.int16)
+        self._row_of: Ints = np.empty(0, np.int64)
+        self._outgrown: SeriesIds = np.empty(0, np.uint32)
+        self._version = 0
+        self._expired_ms = 0
+        self._batch = Batch()
+        self._layout: Layout | None = None
+        self._folds = 0
+        self.watch(watches)
+
+    # Taking in.
+
+    def append(self, ticks: Sequence[Ticks]) -> None:
+        """Take ticks that history has committed. Does no work but to keep the references."""
+        size = sum(tick.values.nbytes for tick in ticks)
+        with self._staging:
+            self._staged.extend(ticks)
+            self._staged_bytes += size
+            while self._staged_bytes > STAGED_BYTES_MAX:
+                oldest = self._staged.popleft()
+                if isinstance(oldest, Ticks):
+                    self._staged_bytes -= oldest.values.nbytes
+                    self.stats.dropped_staged += 1
+
+    def end(self, series: SeriesIds, time_ms: int) -> None:
+        """These series have ended: a host went, or part of a dictionary. A later sample begins them again."""
+        with self._staging:
+            self._staged.append(_End(series, time_ms))
+
+    @property
+    def staged_bytes(self) -> int:
+        """What waits for `fold`."""
+        return self._staged_bytes
+
+    def fold(self, now_ms: int) -> None:
+        """Write everything that was appended."""
+        with self._staging:
+            staged, self._staged, self._staged_bytes = self._staged, deque(), 0
+        with self.lock:
+            self._learn()
+            self._lay_out()
+            usual: dict[int, list[Ticks]] = {}
+            unusual: list[Ticks] = []
+            self._folds += 1
+            for item in staged:
+                if isinstance(item, Ticks):
+                    self._sort_out(item, usual, unusual)
+                else:
+                    self._place_all(usual, unusual, now_ms)
+                    self._end(item.series, item.time_ms)
+                    usual, unusual = {}, []
+                    self._folds += 1
+            self._place_all(usual, unusual, now_ms)
+            if now_ms - self._expired_ms >= EXPIRE_EVERY_MS:
+                self._expired_ms = now_ms
+                self._expire(now_ms)
+
+    def _sort_out(self, item: Ticks, usual: dict[int, list[Ticks]], unusual: list[Ticks]) -> None:
+        """The first message for a clock may be a usual one; those behind it keep their order."""
+        binding = self._bindings.get(id(item.series))
+        if binding is not None and binding.number >= 0:
+            clock = binding.shares[0].clock
+            if clock.seen_in != self._folds:
+                clock.seen_in = self._folds
+                ticks = len(item.times_ms)
+                same = usual.get(ticks)
+                if same is None:
+                    usual[ticks] = [item]
+                else:
+                    same.append(item)
+                return
+        elif binding is not None:
+            for share in binding.shares:
+                share.clock.seen_in = self._folds
+        else:
+            for clock in self._clocks_of(item.series[item.series < len(self._pool_of)]):
+                clock.seen_in = self._folds
+        unusual.append(item)
+
+    def _place_all(self, usual: dict[int, list[Ticks]], unusual: list[Ticks], now_ms: int) -> None:
+        late: list[Ticks] = []
+        layout = self._lay_out()
+        for ticks, messages in usual.items():
+            if ticks:
+                late += self._place_usual(layout, messages, now_ms)
+        for item in (*late, *unusual):
+            self._place(item, now_ms)
+        self._flush()
+
+    def _lay_out(self) -> Layout:
+        if self._layout is None:
+            self._layout = Layout(list(self._bindings.values()))
+        return self._layout
+
+    def _place_usual(self, layout: Layout, messages: list[Ticks], now_ms: int) -> list[Ticks]:
+        """Write messages with as many ticks each; those that do not simply follow come back."""
+        senders = np.array([binding.number for binding in self._bound(messages)])
+        clocks = [layout.clocks[sender] for sender in senders.tolist()]
+        times = np.concatenate([message.times_ms for message in messages]).reshape(len(messages), -1)
+        last = np.array([clock.last_ms for clock in clocks])
+        # What was usual when it was sorted out may have been bound anew since.
+        plain = (senders >= 0) & (times[:, 0] > last) & (times[:, -1] <= now_ms + FUTURE_MS_MAX)
+        if times.shape[1] > 1:
+            plain &= (times[:, 1:] > times[:, :-1]).all(axis=1)
+        others: list[Ticks] = []
+        if not plain.all():
+            others = [messages[at] for at in np.flatnonzero(~plain).tolist()]
+            keep = np.flatnonzero(plain)
+            messages, clocks = [messages[at] for at in keep.tolist()], [clocks[at] for at in keep.tolist()]
+            senders, times = senders[keep], times[keep]
+        if not messages:
+            return others
+        count = np.array([clock.count for clock in clocks])
+        short = layout.too_short(senders, count, times)
+        if short:
+            # Rings move: these messages go the long way, once.
+            return [*others, *messages]
+        layout.write(messages, senders, count, times)
+        ticks = times.shape[1]
+        for clock, time in zip(clocks, times[:, -1].tolist(), strict=True):
+            if not clock.count:
+                clock.first_ms = time
+            clock.count += ticks
+            clock.last_ms = time
+        self.stats.ticks += ticks * len(messages)
+        return others
+
+    def _bound(self, messages: list[Ticks]) -> list[Binding]:
+        bindings = self._bindings
+        return [bindings.get(id(message.series), _UNBOUND) for message in messages]
+
+    def _place(self, item: Ticks, now_ms: int) -> None:
+        """Any message, the long way."""
+        binding = self._bindings.get(id(item.series)) or self._bind(item)
+        if binding is None or not binding.shares:
+            return
+        times = item.times_ms.tolist()
+        if not times:
+            return
+        if times[-1] > now_ms + FUTURE_MS_MAX:
+            self.stats.refused_future += len(times)
+            return
+        self.stats.ticks += len(times)
+        for share in binding.shares:
+            clock = share.clock
+            if times[0] <= clock.last_ms:
+                self._place_late(share, times, item.values)
+                continue
+            if clock.pending and clock.pending + len(times) >= DEPTHS[0]:
+                self._flush()
+            self._batch.add(share, times, item.values)
+
+    # What rules read.
+
+    def watch(self, watches: Iterable[Watch]) -> None:
+        """Keep what these selectors need from now on, and nothing else. Windows that are here already stay;
+        what `lacking` says then is for `refill` to bring."""
+        wanted: dict[tuple[Matcher, ...], int] = {}
+        for watch in watches:
+            wanted[watch.matchers] = max(wanted.get(watch.matchers, -1), watch.window_ms)
+        with self.lock:
+            if wanted == self._watches:
+                return
+            self._watches = wanted
+            before, self._need = self._need, np.full(len(self._need), _NOT_KEPT, np.int64)
+            self._seen, self._seen_generation = {}, -1
+            self._learn()
+            grown = self._need > _extended(before, len(self._need), _NOT_KEPT)
+            for clock in self._all_clocks():
+                for part in list(clock.parts):
+                    series = part.pool.series[part.rows]
+                    self._free(clock, part, self._need[series] < 0)
+                    self._need_of(part, int(self._need[series].max(initial=0)))
+            self._outgrown = np.flatnonzero(grown & (self._pool_of >= 0)).astype(np.uint32)
+            for binding in list(self._bindings.values()):
+                self._forget(binding)
+            self._ignored.clear()
+            self._selections = {
+                matchers: found for matchers, found in self._selections.items() if matchers in wanted
+            }
+
+    @property
+    def longest_ms(self) -> int:
+        """How far back the longest window reaches."""
+        return max(LOOKBACK_MS, SLACK_MS + max(self._watches.values(), default=0))
+
+    def lacking(self) -> list[tuple[int, SeriesIds]]:
+        """How far back, and for which series, the rings do not hold what the selectors want. Under the
+        lock."""
+        self._learn()
+        ids = np.flatnonzero((self._need >= 0) & (self._pool_of < 0)).astype(np.uint32)
+        ids = np.union1d(ids, self._outgrown[self._pool_of[self._outgrown] >= 0]).astype(np.uint32)
+        needs = self._need[ids]
+        return [
+            (max(int(need) + SLACK_MS, LOOKBACK_MS), ids[needs == need]) for need in np.unique(needs).tolist()
+        ]
+
+    def restore(self, blocks: Sequence[Ticks]) -> None:
+        """Take samples from history, oldest first, for series that `lacking` named. Under the lock."""
+        bound: list[tuple[Binding, Ticks]] = []
+        for block in blocks:
+            self._drop(block.series)
+            binding = self._bind(block, restoring=True)
+            if binding is not None:
+                bound.append((binding, block))
+        for binding, block in bound:
+            for share in binding.shares:
+                self._batch.add(share, block.times_ms.tolist(), block.values)
+        self._batch.trusted = True
+        self._flush()
+        self._batch.trusted = False
+        for binding, _ in bound:
+            self._forget(binding)
+
+    def instances_since(self, since_ms: int) -> frozenset[str]:
+        """The `instance` of every host that has ticked after `since_ms`. Under the lock."""
+        first = [
+            int(clock.parts[0].pool.series[clock.parts[0].rows[0]])
+            for clock in self._all_clocks()
+            if clock.last_ms > since_ms and clock.parts
+        ]
+        sources = np.unique(self.table.sources_of(np.array(first, np.uint32)))
+        return frozenset(
+            self.table.source_labels(source).get("instance", "") for source in sources.tolist() if source
+        )
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """The selectors that are kept."""
+        return tuple(Watch(matchers, window) for matchers, window in self._watches.items())
+
+    def select(self, matchers: tuple[Matcher, ...]) -> Selection:
+        """The series of one selector, for reading. The same object, and label frame, while nothing
+        changes."""
+        ids = self.table.select(matchers)
+        known = self._selections.get(matchers)
+        if known is None or known.ids is not ids:
+            known = Selection(ids, self.table.frame(ids))
+            self._selections[matchers] = known
+        if known.version != self._version:
+            known.place(self._pools_in_order, self._pool_of, self._row_of, self._version)
+        return known
+
+    # Figures.
+
+    @property
+    def bytes_used(self) -> int:
+        """Memory of the rings and what belongs to them."""
+        return sum(pool.bytes_used for pool in self._pools_in_order) + 10 * len(self._pool_of)
+
+    @property
+    def series_kept(self) -> int:
+        """Series that have a row."""
+        return sum(pool.rows_live for pool in self._pools_in_order)
+
+    # Below: under the lock.
+
+    def _learn(self) -> None:
+        """Find out which of the table's new series the selectors want."""
+        generation = self.table.generation
+        if generation == self._seen_generation:
+            return
+        self._seen_generation = generation
+        room = len(self._need)
+        if generation > room:
+            size = max(1024, generation + generation // 4)
+            self._need = _extended(self._need, size, _NOT_KEPT)
+            self._pool_of = _extended(self._pool_of, size, -1)
+            self._row_of = _extended(self._row_of, size, -1)
+        for matchers, window in self._watches.items():
+            ids = self.table.select(matchers)
+            seen = self._seen.get(matchers)
+            if seen is not ids:
+                fresh = ids if seen is None else ids[len(seen) :]
+                self._need[fresh] = np.maximum(self._need[fresh], window)
+                self._seen[matchers] = ids
+
+    def _flush(self) -> None:
+        batch = self._batch
+        if not batch.messages:
+            return
+        pools = batch.by_pool()
+        short = batch.too_short(pools)
+        for part in short:
+            self._deepen(part)
+        batch.write(batch.by_pool() if short else pools)
+
+    def _drop(self, series: SeriesIds) -> None:
+        """Free the rows of some series: they are filled anew."""
+        for clock in self._clocks_of(series):
+            for part in list(clock.parts):
+                self._free(clock, part, np.isin(part.pool.series[part.rows], series))
+            for binding in list(clock.bindings):
+                self._forget(binding)
+
+    def _bind(self, ticks: Ticks, *, restoring: bool = False) -> Binding | None:
+        """Where the values of a new array of series go; None if the message only ends series."""
+        series = ticks.series
+        if int(series.max(initial=0)) >= len(self._need):
+            self._seen_generation = -1
+            self._learn()
+        kept = np.flatnonzero(self._need[series] >= 0)
+        if not len(kept):
+            self._remember_ignored(Binding(series, kept))
+            return None
+        if not restoring and is_stale(ticks.values).all():
+            self._flush()
+            self._end(series, int(ticks.times_ms[-1]))
+            return None
+        self._flush()
+        wanted = series[kept]
+        clocks = self._clocks_of(wanted)
+        clock = clocks[0] if clocks else Clock()
+        self._give_rows(clock, wanted, _interval(ticks) or clock.interval_ms() or INTERVAL_MS_GUESS)
+        binding = Binding(series, kept, [Share(each, len(series)) for each in clocks or [clock]])
+        self._bindings[id(series)] = binding
+        for share in binding.shares:
+            if len(share.clock.bindings) == BINDINGS_PER_CLOCK_MAX:
+                self._forget(share.clock.bindings[0])
+            share.clock.bindings.append(binding)
+        # Only the first clock can have got new rows.
+        for each in clock.bindings:
+            self._refresh(each)
+        return binding
+
+    def _forget(self, binding: Binding) -> None:
+        """The next message with this dictionary is bound anew."""
+        self._layout = None
+        binding.number = -1
+        self._bindings.pop(id(binding.series), None)
+        for share in binding.shares:
+            if binding in share.clock.bindings:
+                share.clock.bindings.remove(binding)
+
+    def _remember_ignored(self, binding: Binding) -> None:
+        self._bindings[id(binding.series)] = binding
+        self._ignored.append(id(binding.series))
+        if len(self._ignored) > IGNORED_MAX:
+            del self._bindings[self._ignored.popleft()]
+
+    def _clocks_of(self, wanted: SeriesIds) -> list[Clock]:
+        """The clocks that these series have already, that of the most first."""
+        owners: dict[int, tuple[int, Clock]] = {}
+        for pool, rows in self._places(wanted):
+            columns, counts = np.unique(pool.column[rows], return_counts=True)
+            for column, count in zip(columns.tolist(), counts.tolist(), strict=True):
+                clock = self._clock_of[pool.depth, column]
+                owners[id(clock)] = (owners.get(id(clock), (0, clock))[0] + count, clock)
+        return [clock for _, clock in sorted(owners.values(), key=lambda owner: -owner[0])]
+
+    def _give_rows(self, clock: Clock, wanted: SeriesIds, interval_ms: int) -> None:
+        fresh = np.unique(wanted[self._pool_of[wanted] < 0])
+        if not len(fresh):
+            return
+        needs = self._need[fresh]
+        for need in np.unique(needs).tolist():
+            pool = self._pool(depth_for(need + SLACK_MS, interval_ms, DEPTHS))
+            part = self._part(clock, pool)
+            series = fresh[needs == need]
+            rows = pool.add_rows(series, part.column)
+            part.rows = np.concatenate([part.rows, rows])
+            self._need_of(part, need)
+            self._pool_of[series] = self._pools_in_order.index(pool)
+            self._row_of[series] = rows
+        self._version += 1
+
+    def _pool(self, depth: int) -> Pool:
+        pool = self._pools.get(depth)
+        if pool is None:
+            pool = self._pools[depth] = Pool(depth)
+            self._pools_in_order.append(pool)
+        return pool
+
+    def _part(self, clock: Clock, pool: Pool) -> Part:
+        part = clock.part_in(pool)
+        if part is None:
+            part = Part(pool, pool.add_column(clock.count), np.empty(0, np.int64), 0)
+            clock.parts.append(part)
+            self._clock_of[pool.depth, part.column] = clock
+        return part
+
+    def _need_of(self, part: Part, need_ms: int) -> None:
+        part.need_ms = max(part.need_ms, need_ms)
+        part.pool.need_ms[part.column] = part.need_ms + SLACK_MS
+
+    def _refresh(self, binding: Binding) -> None:
+        """Work out the pieces again after rows have come, gone or moved."""
+        self._layout = None
+        binding.number = -1
+        wanted = binding.series[binding.kept]
+        pools, rows = self._pool_of[wanted], self._row_of[wanted]
+        for share in binding.shares:
+            share.pieces = []
+            for part in share.clock.parts:
+                mine = np.flatnonzero(pools == self._pools_in_order.index(part.pool))
+                mine = mine[part.pool.column[rows[mine]] == part.column]
+                missing = np.empty(0, np.int64)
+                if len(mine) < len(part.rows):
+                    missing = np.setdiff1d(part.rows, rows[mine])
+                share.pieces.append(Piece(part, binding.kept[mine], rows[mine], missing))
+            share.complete = not any(len(piece.missing) for piece in share.pieces)
+
+    def _place_late(self, share: Share, times: list[int], values: npt.NDArray[np.float64]) -> None:
+        """A message that does not simply follow: repeat what it repeats, take what is new, refuse the
+        rest."""
+        self._flush()
+        clock = share.clock
+        known, number = self._newest(clock, times[0])
+        if times[-1] >= clock.last_ms and known and share.complete and set(known) <= set(times):
+            for part in clock.parts:
+                part.pool.rewind(part.column, number)
+            clock.count = number
+            self.stats.rewound += 1
+            keep = 0
+        else:
+            keep = next((at for at, time in enumerate(times) if time > clock.last_ms), len(times))
+            if keep and times[keep - 1] == clock.last_ms:
+                self._fill(share, values[keep - 1])
+                self.stats.refused_late += keep - 1
+            else:
+                self.stats.refused_late += keep
+        if keep < len(times):
+            self._batch.add(share, times[keep:], values[keep:])
+
+    def _newest(self, clock: Clock, since_ms: int) -> tuple[list[int], int]:
+        """The times of the ticks from `since_ms` on, and the number of the first of them."""
+        if not clock.parts:
+            return [], 0
+        part = max(clock.parts, key=lambda part: part.pool.depth)
+        numbers, times = part.pool.ticks_of(part.column)
+        at = int(np.searchsorted(times, since_ms))
+        return times[at:].tolist(), int(numbers[at]) if at < len(numbers) else clock.count
+
+    def _fill(self, share: Share, values: npt.NDArray[np.float64]) -> None:
+        """More values for the newest tick, where it has holes; the first value of a moment stands."""
+        tick = share.clock.count - 1
+        for piece in share.pieces:
+            pool = piece.part.pool
+            cells = pool.values[piece.rows, tick % pool.depth].view(np.uint64)
+            empty = cells == np.uint64(HOLE_BITS)
+            rows = piece.rows[empty]
+            pool.set_cells(rows, np.full(len(rows), tick), values[piece.keep[empty]])
+
+    def _end(self, series: SeriesIds, time_ms: int) -> None:
+        for pool, rows in self._places(series[series < len(self._pool_of)]):
+            here = pool.newest_ms(rows) <= time_ms
+            self.stats.refused_late += int((~here).sum())
+            if here.any():
+                pool.end(rows[here], time_ms)
+
+    def _places(self, series: SeriesIds) -> list[tuple[Pool, Ints]]:
+        pools = self._pool_of[series]
+        return [
+            (self._pools_in_order[number], self._row_of[series[pools == number]])
+            for number in np.unique(pools).tolist()
+            if number >= 0
+        ]
+
+    def _deepen(self, part: Part) -> None:
+        """Move a part to a ring that holds its windows at the pace that it really has."""
+        pool = part.pool
+        clock = self._clock_of[pool.depth, part.column]
+        numbers, times = pool.ticks_of(part.column)
+        first, first_ms = (int(numbers[0]), int(times[0])) if len(numbers) else (0, clock.first_ms)
+        interval = max(1, (clock.last_ms - first_ms) // max(1, clock.count - 1 - first))
+        wanted = depth_for(part.need_ms + SLACK_MS, interval, DEPTHS)
+        deeper = max(wanted, next((depth for depth in DEPTHS if depth > pool.depth), pool.depth))
+        if deeper == pool.depth or self.bytes_used + 8 * deeper * len(part.rows) > self.bytes_max:
+            self.stats.windows_cut += 1
+            return
+        target = self._pool(deeper)
+        # The ticks of the batch have numbers already and are not in any ring yet.
+        known = int(pool.count[part.column])
+        moved = clock.part_in(target)
+        if moved is None:
+            moved = Part(target, target.add_column(known), np.empty(0, np.int64), 0)
+            clock.parts.append(moved)
+            self._clock_of[target.depth, moved.column] = clock
+        rows = target.copy_rows(pool, part.rows, moved.column)
+        moved.rows = np.concatenate([moved.rows, rows])
+        self._need_of(moved, part.need_ms)
+        series = target.series[rows]
+        self._pool_of[series] = self._pools_in_order.index(target)
+        self._row_of[series] = rows
+        self._free(clock, part, np.ones(len(part.rows), np.bool_), keep_series=True)
+        self._version += 1
+        self.stats.deepened += 1
+        for binding in clock.bindings:
+            self._refresh(binding)
+
+    def _free(
+        self, clock: Clock, part: Part, which: npt.NDArray[np.bool_], *, keep_series: bool = False
+    ) -> None:
+        if not which.any():
+            return
+        rows = part.rows[which]
+        if not keep_series:
+            series = part.pool.series[rows]
+            self._pool_of[series] = -1
+            self._row_of[series] = -1
+        part.pool.free_rows(rows)
+        part.rows = part.rows[~which]
+        self._version += 1
+        if not len(part.rows):
+            part.pool.free_column(part.column)
+            del self._clock_of[part.pool.depth, part.column]
+            clock.parts.remove(part)
+
+    def _expire(self, now_ms: int) -> None:
+        """Free what no window can reach any more."""
+        for pool in self._pools_in_order:
+            rows = pool.unreachable(now_ms, LOOKBACK_MS + SLACK_MS)
+            for column in np.unique(pool.column[rows]).tolist():
+                clock = self._clock_of[pool.depth, column]
+                part = clock.part_in(pool)
+                assert part is not None
+                gone = np.isin(part.rows, rows)
+                self.stats.expired_series += int(gone.sum())
+                self._free(clock, part, gone)
+                # A series may come back: then its dictionary is bound anew, and it gets a row again.
+                for binding in list(clock.bindings):
+                    self._forget(binding)
+
+    def _all_clocks(self) -> list[Clock]:
+        return list({id(clock): clock for clock in self._clock_of.values()}.values())
+
+
+def _interval(ticks: Ticks) -> int | None:
+    times = ticks.times_ms
+    return int(times[-1] - times[0]) // (len(times) - 1) if len(times) > 1 else None
+
+
+def _extended(array: npt.NDArray, size: int, fill: int) -> npt.NDArray:  # type: ignore[type-arg]  # Any integer type.
+    wider = np.full(size, fill, array.dtype)
+    wider[: len(array)] = array
+    return wider

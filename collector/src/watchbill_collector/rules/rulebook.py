@@ -1,0 +1,392 @@
+"""The rules that are loaded, and their state: load and check files, evaluate what is due, answer what stands.
+
+    book = Rulebook(around, head, write=..., on_change=..., state=FileAlertState(path), past=history,
+    monotonic=...) problems = book.reload(sources)         # swaps as a whole, or refuses as a whole
+    book.resume(now_ms)                     # once, at the start: alerts of the former life, windows from
+    history book.evaluate_due(now_ms)               # by the rules' thread (`thread.py`) book.groups(),
+    book.alerts()            # from any thread
+
+After a start alerts are held (`alerts.Hold`) until what they are about has been heard of: an alert with an
+`instance` until that host has sent something, others, and those that judge absence, until `SETTLE_MS` have
+passed. A rule whose windows are not covered, because history could not be read, is held for as long as its
+longest window.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from watchbill.errors import Problem, StorageError
+from watchbill.limits import RECONNECT_SPREAD_MS_MAX
+from watchbill_collector.head import Filled, Head, Past, Watch, refill
+from watchbill_collector.labels import METRIC_NAME
+from watchbill_collector.matching import Matcher, MatchOp
+from watchbill_collector.rules.alerts import Alert, AlertState, Hold, Labels, nothing_held, resumed
+from watchbill_collector.rules.files import Source, load
+from watchbill_collector.rules.groups import GroupRun, RuleChange
+from watchbill_collector.rules.head_storage import HeadStorage
+from watchbill_collector.rules.model import RuleSet
+from watchbill_collector.rules.needs import watches
+from watchbill_collector.rules.run import AlertingRun, RuleRun, Surroundings
+from watchbill_collector.rules.state import AlertStateStore, MemoryAlertState, Saved, rule_key
+from watchbill_collector.series import Ticks
+
+SETTLE_MS = RECONNECT_SPREAD_MS_MAX + 30_000
+"""After a start, how long hosts may take to be heard again."""
+OUTAGE_MS_MAX = 3_600_000
+"""After a longer time without evaluations pending alerts begin anew, as in Prometheus."""
+SAVE_EVERY_MS_MIN = 1_000
+"""State is not saved more often than this while alerts keep changing."""
+SAVE_EVERY_MS_MAX = 60_000
+"""State with alerts in it is saved this often though nothing changes, to say until when they were judged."""
+
+
+@dataclass(slots=True)
+class RuleStats:
+    """Counters since the start, for the collector's own metrics."""
+
+    evaluations: int = 0
+    missed: int = 0
+    last_duration_s: float = 0.0
+    duration_s_sum: float = 0.0
+    failures: int = 0
+    changes: int = 0
+    samples_written: int = 0
+    saves: int = 0
+    save_failures: int = 0
+    reloads: int = 0
+    reloads_refused: int = 0
+    refill_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAlert:
+    """An alert as it stands, annotations filled in. Times are UTC milliseconds."""
+
+    rule: str
+    group: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    state: AlertState
+    active_ms: int
+    value: float
+    fired_ms: int = 0
+    resolved_ms: int = 0
+
+    @property
+    def since_ms(self) -> int:
+        """When its present state began."""
+        return {AlertState.FIRING: self.fired_ms, AlertState.RESOLVED: self.resolved_ms}.get(
+            self.state, self.active_ms
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AlertChange:
+    """An alert that entered a state: for server-sent events and notifiers. `before` is None for a new
+    alert."""
+
+    alert: ActiveAlert
+    before: AlertState | None
+    at_ms: int
+
+
+def _nobody(_: AlertChange) -> None:
+    """Nobody listens."""
+
+
+def _nowhere(_: list[Ticks]) -> None:
+    """Nothing is kept."""
+
+
+@dataclass(slots=True)
+class _Settling:
+    """What a start has not heard of yet."""
+
+    since_ms: int
+    until_ms: int
+    hosts: bool = False  # Whether hosts are waited for; else only windows.
+    uncovered_until_ms: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+
+class Rulebook:
+    """All loaded rules and their alerts."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        head: Head,
+        *,
+        write: Callable[[list[Ticks]], None] = _nowhere,
+        on_change: Callable[[AlertChange], None] = _nobody,
+        state: AlertStateStore | None = None,
+        past: Past | None = None,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.stats = RuleStats()
+        self.rules = RuleSet()
+        self._around = around
+        self._head = head
+        self._storage = HeadStorage(head)
+        self._write = write
+        self._on_change = on_change
+        self._state = state or MemoryAlertState()
+        self._past = past
+        self._newest_ms = 0
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._runs: tuple[GroupRun, ...] = ()
+        self._settling: _Settling | None = None
+        self._heard: frozenset[str] = frozenset()
+        self._unsaved = False
+        self._saved_ms = 0
+        self._former: Saved | None = None
+
+    # Loading.
+
+    def reload(self, sources: Sequence[Source], now_ms: int) -> list[Problem]:
+        """Use these files instead of what is loaded. With any mistake nothing changes, and all are returned.
+
+        Rules that are the same keep their alerts. The series of rules that are gone end.
+        """
+        with self._lock:
+            rules, problems = load(sources, self.rules)
+            if problems:
+                self.stats.reloads_refused += 1
+                return problems
+            former = {(run.group.name, rule.rule.identity): rule for run in self._runs for rule in run.runs}
+            before = {run.group.key: run for run in self._runs}
+            runs = []
+            for group in rules.groups:
+                run = GroupRun(group, self._around)
+                if group.key in before:
+                    run.evaluated_ms = before[group.key].evaluated_ms
+                for each in run.runs:
+                    old = former.pop((group.name, each.rule.identity), None)
+                    if isinstance(each, AlertingRun) and isinstance(old, AlertingRun):
+                        each.inherit(old)
+                runs.append(run)
+            self.rules, self._runs = rules, tuple(runs)
+            self._watch(now_ms)
+            for gone in former.values():
+                self._put(gone.end(now_ms), now_ms)
+            self.stats.reloads += 1
+            self._unsaved = True
+            return []
+
+    def _watch(self, now_ms: int) -> None:
+        """Tell the head what to keep, and fill it with what was before."""
+        wanted = [watch for rule in self.rules.rules for watch in watches(rule.plan.expr)]
+        with self._head.lock:
+            self._head.fold(now_ms)
+            known = {watch.matchers: watch.window_ms for watch in self._head.watches}
+            self._head.watch(wanted)
+            if self._past is not None and any(
+                known.get(watch.matchers, -1) < watch.window_ms for watch in wanted
+            ):
+                self._note(refill(self._head, self._past, now_ms), known, now_ms)
+
+    def _note(self, filled: Filled, known: Mapping[tuple[Matcher, ...], int], now_ms: int) -> None:
+        """Hold the rules whose windows could not be filled."""
+        self._newest_ms = max(self._newest_ms, filled.newest_ms)
+        if not filled.failed:
+            return
+        self.stats.refill_failures += 1
+        settling = self._settling = self._settling or _Settling(now_ms, now_ms)
+        for rule in self.rules.rules:
+            lacking = [
+                watch for watch in watches(rule.plan.expr) if known.get(watch.matchers, -1) < watch.window_ms
+            ]
+            if lacking:
+                until = now_ms + max(watch.window_ms for watch in lacking)
+                settling.uncovered_until_ms[rule.identity] = until
+                settling.until_ms = max(settling.until_ms, until)
+
+    def resume(self, now_ms: int) -> None:
+        """Take up the alerts of the former life; once, after the first `reload`."""
+        with self._lock:
+            saved = self._state.load()
+            self._former = saved
+            if saved is None:
+                return
+            self._settling = self._settling or _Settling(now_ms, now_ms)
+            self._settling.hosts = True
+            self._settling.until_ms = max(self._settling.until_ms, now_ms + SETTLE_MS)
+            # The newest sample in history tells when the former life ended, to within an interval.
+            down_ms = max(0, now_ms - max(saved.at_ms, min(self._newest_ms, now_ms)))
+            for key, run in self._keyed():
+                alerts = saved.alerts.get(key, ())
+                if down_ms > OUTAGE_MS_MAX:
+                    alerts = tuple(pair for pair in alerts if pair[0].state is not AlertState.PENDING)
+                run.restore(tuple((resumed(alert, down_ms), value) for alert, value in alerts))
+
+    # Evaluating.
+
+    def evaluate_due(self, now_ms: int) -> int:
+        """Evaluate every group whose moment has come; answers when the next one comes.
+
+        Raises StorageError only from `write`; state that cannot be saved is counted and tried again.
+        """
+        with self._lock:
+            due = [run for run in self._runs if run.due(now_ms)]
+            changes: list[RuleChange] = []
+            if due:
+                began = self._monotonic()
+                with self._head.lock:
+                    self._head.fold(now_ms)
+                    self._settle(now_ms)
+                    for run in due:
+                        changes += run.evaluate(
+                            now_ms,
+                            self._storage,
+                            self._hold,
+                            lambda ticks: self._put(ticks, now_ms),
+                            self._monotonic,
+                        )
+                self.stats.changes += len(changes)
+                self._count(due, self._monotonic() - began)
+                self._unsaved = self._unsaved or bool(changes)
+                self._save(now_ms)
+            upcoming = min((run.next_ms(now_ms) for run in self._runs), default=now_ms + 1_000)
+        for change in changes:
+            self._on_change(self._told(change))
+        return upcoming
+
+    def _count(self, due: Sequence[GroupRun], took_s: float) -> None:
+        stats = self.stats
+        stats.evaluations += len(due)
+        stats.last_duration_s = took_s
+        stats.duration_s_sum += took_s
+        stats.missed = sum(run.missed for run in self._runs)
+        stats.failures = sum(rule.health.failures for run in self._runs for rule in run.runs)
+
+    def _put(self, ticks: list[Ticks], now_ms: int) -> None:
+        """What a rule made: visible to the next rule at once, and durable with the next commit."""
+        if not ticks:
+            return
+        self.stats.samples_written += sum(tick.values.size for tick in ticks)
+        self._head.append(ticks)
+        self._head.fold(now_ms)
+        self._write(ticks)
+
+    def _settle(self, now_ms: int) -> None:
+        settling = self._settling
+        if settling is None:
+            return
+        if now_ms >= settling.until_ms:
+            self._settling = None
+            return
+        for identity in [each for each, until in settling.uncovered_until_ms.items() if now_ms >= until]:
+            del settling.uncovered_until_ms[identity]
+        self._heard = self._head.instances_since(settling.since_ms)
+
+    def _hold(self, run: RuleRun) -> Hold:
+        settling = self._settling
+        if settling is None:
+            return nothing_held
+        if run.rule.identity in settling.uncovered_until_ms:
+            return lambda _: True
+        if not settling.hosts:
+            return nothing_held
+        heard, absence = self._heard, run.rule.judges_absence
+
+        def hold(labels: Labels) -> bool:
+            instance = next((text for name, text in labels if name == "instance"), "")
+            return absence or not instance or instance not in heard
+
+        return hold
+
+    # State.
+
+    def _keyed(self) -> list[tuple[str, AlertingRun]]:
+        seen: dict[tuple[str, tuple[object, ...]], int] = {}
+        keyed = []
+        for run in self._runs:
+            for rule in run.runs:
+                if isinstance(rule, AlertingRun):
+                    identity = rule.rule.identity
+                    number = seen[run.group.name, identity] = seen.get((run.group.name, identity), -1) + 1
+                    keyed.append((rule_key(run.group.name, identity, number), rule))
+        return keyed
+
+    def _save(self, now_ms: int, *, at_once: bool = False) -> None:
+        age_ms = now_ms - self._saved_ms
+        old = age_ms >= SAVE_EVERY_MS_MAX and any(rule.verdict.alerts for _, rule in self._keyed())
+        if not (at_once or old or (self._unsaved and age_ms >= SAVE_EVERY_MS_MIN)):
+            return
+        saved = Saved(now_ms, {key: rule.saved() for key, rule in self._keyed() if rule.verdict.alerts})
+        try:
+            self._state.save(saved)
+        except StorageError:
+            self.stats.save_failures += 1
+            return
+        self.stats.saves += 1
+        self._unsaved, self._saved_ms = False, now_ms
+
+    def close(self, now_ms: int) -> None:
+        """Save what stands: the process ends."""
+        with self._lock:
+            self._unsaved = True
+            self._save(now_ms, at_once=True)
+
+    # Answers.
+
+    def groups(self) -> tuple[GroupRun, ...]:
+        """The groups in the order loaded, with their rules' health and alerts."""
+        return self._runs
+
+    def alerts(self, *, resolved: bool = False) -> list[ActiveAlert]:
+        """What is pending and firing, and with `resolved` what has been of late."""
+        return [
+            self._shown(run.group.name, rule, alert, value)
+            for run in self._runs
+            for rule in run.runs
+            if isinstance(rule, AlertingRun)
+            for alert, value in rule.saved()
+            if resolved or alert.state is not AlertState.RESOLVED
+        ]
+
+    def count_alerts(self) -> dict[AlertState, int]:
+        """How many alerts there are in each state."""
+        counts: dict[AlertState, int] = {}
+        for run in self._runs:
+            for rule in run.runs:
+                if isinstance(rule, AlertingRun):
+                    for alert in rule.verdict.alerts.values():
+                        counts[alert.state] = counts.get(alert.state, 0) + 1
+        return counts
+
+    def alerts_of(self, group: str, run: AlertingRun) -> list[ActiveAlert]:
+        """The pending and firing alerts of one rule."""
+        return [
+            self._shown(group, run, alert, value)
+            for alert, value in run.saved()
+            if alert.state is not AlertState.RESOLVED
+        ]
+
+    def metric_names(self) -> list[str]:
+        """The metric names that rules read: what a beat has to carry while batches are late."""
+        return sorted({matcher.value for watch in self._head.watches for matcher in _names(watch)})
+
+    def _told(self, change: RuleChange) -> AlertChange:
+        shown = self._shown(change.group, change.run, change.change.alert, change.value)
+        return AlertChange(shown, change.change.before, change.at_ms)
+
+    def _shown(self, group: str, run: AlertingRun, alert: Alert, value: float) -> ActiveAlert:
+        return ActiveAlert(
+            run.rule.name,
+            group,
+            dict(alert.labels),
+            run.annotations(alert, value, run.health.evaluated_ms),
+            alert.state,
+            alert.active_ms,
+            value,
+            alert.fired_ms,
+            alert.resolved_ms,
+        )
+
+
+def _names(watch: Watch) -> list[Matcher]:
+    return [
+        matcher for matcher in watch.matchers if matcher.name == METRIC_NAME and matcher.op is MatchOp.EQUAL
+    ]

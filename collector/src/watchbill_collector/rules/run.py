@@ -1,0 +1,328 @@
+"""One rule at work: evaluate, decide, and say which samples to write.
+
+What a rule makes is written as ticks of the collector's own series: the values of a recording, `ALERTS` and
+`ALERTS_FOR_STATE` of alerts; and a stale marker for each series that the evaluation before had made and
+this one has not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from watchbill_collector.labels import METRIC_NAME
+from watchbill_collector.promql.engine import Engine, InstantVector
+from watchbill_collector.promql.errors import ExecutionFailed, PromqlError
+from watchbill_collector.promql.storage import Storage
+from watchbill_collector.rules.alerts import (
+    Alert,
+    AlertState,
+    Change,
+    Hold,
+    Labels,
+    Terms,
+    Verdict,
+    decide,
+)
+from watchbill_collector.rules.model import AlertingRule, RecordingRule
+from watchbill_collector.rules.rows import Rows
+from watchbill_collector.rules.template import Template
+from watchbill_collector.series import STALE, SeriesIds, SeriesTable, Ticks
+
+ALERTS_PER_RULE_MAX = 50_000
+"""Label sets that one alerting rule may give; more is a mistake in its expression, and an error of the
+rule."""
+NUMBERS_MAX = 4 * ALERTS_PER_RULE_MAX
+"""Label sets that are remembered for one rule; then all but those of its present alerts are forgotten."""
+
+ALERT_NAME = "alertname"
+ALERT_STATE = "alertstate"
+ALERTS = "ALERTS"
+ALERTS_FOR_STATE = "ALERTS_FOR_STATE"
+
+_NO_SERIES: SeriesIds = np.zeros(0, np.uint32)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is the same for all rules. `external_labels` and `external_url` are for templates."""
+
+    table: SeriesTable
+    engine: Engine
+    external_labels: Mapping[str, str] = field(default_factory=dict)
+    external_url: str = ""
+
+
+@dataclass(slots=True)
+class Health:
+    """How a rule's latest evaluation went, in the words of Prometheus' HTTP API."""
+
+    health: str = "unknown"
+    last_error: str = ""
+    evaluated_ms: int = 0
+    took_s: float = 0.0
+    evaluations: int = 0
+    failures: int = 0
+    samples: int = 0
+    held: int = 0
+
+
+class _Written:
+    """The series that a rule wrote the last time, to end those that are gone."""
+
+    def __init__(self) -> None:
+        self.series: SeriesIds = _NO_SERIES
+
+    def ticks(
+        self, series: SeriesIds, values: "np.ndarray[tuple[int], np.dtype[np.float64]]", now_ms: int
+    ) -> list[Ticks]:
+        """The samples, and stale markers for what was written before and is not now."""
+        made: list[Ticks] = []
+        at = np.array([now_ms])
+        if series is not self.series and not np.array_equal(series, self.series):
+            gone = np.setdiff1d(self.series, series)
+            if len(gone):
+                made.append(Ticks(gone, at, np.full((1, len(gone)), STALE)))
+            self.series = series
+        # The same array object while nothing changes: the head knows a dictionary by it.
+        if len(self.series):
+            made.append(Ticks(self.series, at, values[None, :]))
+        return made
+
+
+class RecordingRun:
+    """A recording rule at work."""
+
+    def __init__(self, rule: RecordingRule, around: Surroundings) -> None:
+        self.rule = rule
+        self.health = Health()
+        self._around = around
+        self._labels = dict(rule.labels)
+        self._rows: Rows[int] = Rows(self._series)
+        self._written = _Written()
+
+    def _series(self, given: Mapping[str, str]) -> int:
+        labels = {**given, **self._labels, METRIC_NAME: self.rule.name}
+        return self._around.table.series_of({name: text for name, text in labels.items() if text})
+
+    def evaluate(self, query_ms: int, now_ms: int, storage: Storage, limit: int, hold: Hold) -> list[Ticks]:  # noqa: ARG002
+        """The samples to write at `now_ms`. Raises PromqlError."""
+        result = self._around.engine.instant(self.rule.plan, query_ms, storage)
+        vector = result.vector()
+        self.health.samples = result.samples
+        ids = np.array(self._rows.of(vector.labels), np.uint32)
+        if len(np.unique(ids)) < len(ids):
+            raise ExecutionFailed("vector contains metrics with the same labelset after applying rule labels")
+        if limit and len(ids) > limit:
+            raise ExecutionFailed(f"exceeded limit of {limit} with {len(ids)} series")
+        return self._written.ticks(ids, vector.values, now_ms)
+
+    def end(self, now_ms: int) -> list[Ticks]:
+        """End what was written: the rule is gone."""
+        return self._written.ticks(_NO_SERIES, np.zeros(0), now_ms)
+
+
+class AlertingRun:
+    """An alerting rule at work. `alerts` are replaced as a whole, so other threads may read them at any
+    time."""
+
+    def __init__(self, rule: AlertingRule, around: Surroundings) -> None:
+        self.rule = rule
+        self.health = Health()
+        self.verdict = Verdict({}, {})
+        self._around = around
+        self._terms = Terms(rule.for_ms, rule.keep_firing_for_ms)
+        self._rows: Rows[int] = Rows(self._number)
+        self._numbers: dict[Labels, int] = {}
+        self._known: dict[int, tuple[Labels, Labels]] = {}
+        self._next = 0
+        self._ids: dict[tuple[int, AlertState | None], int] = {}
+        self._by_value = any("alue" in template.text for _, template in rule.labels if not template.constant)
+        self._written = _Written()
+        self._series: tuple[Verdict | None, SeriesIds, np.ndarray[tuple[int], np.dtype[np.float64]]]
+        self._series = (None, _NO_SERIES, np.zeros(0))
+
+    # Evaluating.
+
+    def evaluate(self, query_ms: int, now_ms: int, storage: Storage, limit: int, hold: Hold) -> list[Ticks]:
+        """Judge, and give the samples to write at `now_ms`. `changes` are in the verdict. Raises
+        PromqlError."""
+        result = self._around.engine.instant(self.rule.plan, query_ms, storage)
+        self.health.samples = result.samples
+        given = self._given(result.vector())
+        verdict = decide(
+            self.verdict.alerts,
+            self.verdict.values,
+            given,
+            self._known.__getitem__,
+            self._terms,
+            now_ms,
+            hold,
+        )
+        active = (
+            len(verdict.alerts)
+            if not limit
+            else sum(alert.state is not AlertState.RESOLVED for alert in verdict.alerts.values())
+        )
+        if limit and active > limit:
+            self.verdict = Verdict({}, {})
+            raise ExecutionFailed(f"exceeded limit of {limit} with {active} alerts")
+        same = verdict.alerts.keys() == self.verdict.alerts.keys() and not verdict.changes
+        self.verdict = verdict
+        self.health.held = verdict.held
+        return self._samples(now_ms, same=same)
+
+    def _given(self, vector: InstantVector) -> dict[int, float]:
+        values = vector.values.tolist()
+        if len(values) > ALERTS_PER_RULE_MAX:
+            raise ExecutionFailed(f"{len(values)} alerts, at most {ALERTS_PER_RULE_MAX} are possible")
+        if len(self._known) > NUMBERS_MAX:
+            self._forget()
+        if self._by_value:
+            rows = [
+                self._numbered(self._labels(given, value), given)
+                for given, value in zip(vector.labels.dicts(), values, strict=True)
+            ]
+        else:
+            rows = self._rows.of(vector.labels)
+        given = dict(zip(rows, values, strict=True))
+        if len(given) < len(values):
+            raise ExecutionFailed(
+                "vector contains metrics with the same labelset after applying alert labels"
+            )
+        return given
+
+    def _number(self, given: Mapping[str, str]) -> int:
+        return self._numbered(self._labels(given, 0.0), given)
+
+    def _numbered(self, labels: Labels, given: Mapping[str, str]) -> int:
+        number = self._numbers.get(labels)
+        if number is None:
+            number = self._numbers[labels] = self._next
+            self._next += 1
+            self._known[number] = (labels, tuple(sorted(given.items())))
+        return number
+
+    def _forget(self) -> None:
+        self._known = {number: self._known[number] for number in self.verdict.alerts}
+        self._numbers = {labels: number for number, (labels, _) in self._known.items()}
+        self._rows = Rows(self._number)
+        self._ids = {}
+
+    def _labels(self, given: Mapping[str, str], value: float) -> Labels:
+        labels = {name: text for name, text in given.items() if name != METRIC_NAME}
+        for name, template in self.rule.labels:
+            labels[name] = self._expand(template, given, value)
+        labels[ALERT_NAME] = self.rule.name
+        return tuple(sorted((name, text) for name, text in labels.items() if text))
+
+    def _expand(self, template: Template, given: Mapping[str, str], value: float, now_ms: int = 0) -> str:
+        around = self._around
+        return template.expand(
+            given,
+            value,
+            external_labels=around.external_labels,
+            external_url=around.external_url,
+            now_s=now_ms / 1000,
+        )
+
+    def _samples(self, now_ms: int, *, same: bool) -> list[Ticks]:
+        _, series, values = self._series
+        if not same:
+            alerts = self.verdict.alerts.items()
+            active = [(key, alert) for key, alert in alerts if alert.state is not AlertState.RESOLVED]
+            ids = [self._id(key, alert, alert.state) for key, alert in active]
+            ids += [self._id(key, alert, None) for key, alert in active]
+            series = np.array(ids, np.uint32)
+            values = np.array([1.0] * len(active) + [float(alert.active_ms // 1000) for _, alert in active])
+            self._series = (self.verdict, series, values)
+        return self._written.ticks(series, values, now_ms)
+
+    def _id(self, key: int, alert: Alert, state: AlertState | None) -> int:
+        """The series of an alert in ALERTS under a state, or in ALERTS_FOR_STATE."""
+        found = self._ids.get((key, state))
+        if found is None:
+            own = {ALERT_STATE: state.value} if state is not None else {}
+            name = ALERTS if state is not None else ALERTS_FOR_STATE
+            found = self._around.table.series_of({METRIC_NAME: name, **dict(alert.labels), **own})
+            self._ids[key, state] = found
+        return found
+
+    def end(self, now_ms: int) -> list[Ticks]:
+        """End the series of alerts: the rule is gone."""
+        return self._written.ticks(_NO_SERIES, np.zeros(0), now_ms)
+
+    # State.
+
+    def restore(self, alerts: "tuple[tuple[Alert, float], ...]") -> None:
+        """Take over alerts of a former life."""
+        held: dict[int, Alert] = {}
+        values: dict[int, float] = {}
+        for alert, value in alerts:
+            number = self._numbered(alert.labels, dict(alert.given))
+            held[number], values[number] = alert, value
+        self.verdict = Verdict(held, values)
+
+    def inherit(self, former: "AlertingRun") -> None:
+        """Go on where the same rule was before a reload, its series included."""
+        self.restore(former.saved())
+        self._written = former._written  # noqa: SLF001  # The same class.
+        self.health = former.health
+
+    def saved(self) -> tuple[tuple[Alert, float], ...]:
+        """The alerts and their values, to be kept."""
+        verdict = self.verdict
+        return tuple((alert, verdict.values.get(key, float("nan"))) for key, alert in verdict.alerts.items())
+
+    def value_of(self, alert: Alert) -> float:
+        """The newest value that the expression gave for an alert; NaN if it is forgotten."""
+        return self.verdict.values.get(self._numbers.get(alert.labels, -1), float("nan"))
+
+    def annotations(self, alert: Alert, value: float, now_ms: int = 0) -> dict[str, str]:
+        """The annotations of an alert, filled in now."""
+        given = dict(alert.given)
+        return {
+            name: self._expand(template, given, value, now_ms) for name, template in self.rule.annotations
+        }
+
+    def take_changes(self) -> tuple[Change, ...]:
+        """What the latest evaluation changed; nothing when asked again."""
+        changes = self.verdict.changes
+        if changes:
+            self.verdict = replace(self.verdict, changes=())
+        return changes
+
+
+RuleRun = AlertingRun | RecordingRun
+
+
+def run_of(rule: AlertingRule | RecordingRule, around: Surroundings) -> RuleRun:
+    """The rule, ready to work."""
+    return AlertingRun(rule, around) if isinstance(rule, AlertingRule) else RecordingRun(rule, around)
+
+
+def evaluated(
+    run: RuleRun,
+    query_ms: int,
+    now_ms: int,
+    storage: Storage,
+    limit: int,
+    hold: Hold,
+    monotonic: Callable[[], float],
+) -> list[Ticks]:
+    """Evaluate one rule and note how it went; an error changes nothing else."""
+    began = monotonic()
+    health = run.health
+    health.evaluations += 1
+    try:
+        made = run.evaluate(query_ms, now_ms, storage, limit, hold)
+        health.health, health.last_error = "ok", ""
+    except PromqlError as error:
+        health.health, health.last_error = "err", str(error)
+        health.failures += 1
+        made = []
+    health.evaluated_ms, health.took_s = now_ms, monotonic() - began
+    return made
+
+
+__all__ = ["AlertingRun", "Health", "RecordingRun", "RuleRun", "Surroundings", "evaluated", "run_of"]

@@ -1,0 +1,462 @@
+"""Annotation and label templates: the forms of Go's text/template that alerts use.
+
+`{{ $labels.instance }}`, `{{ $value | humanize }}`, `{{ printf "%.1f" $value }}`, `{{ if gt $value 90.0 }}
+.. {{ else }} .. {{ end }}`, `{{ with }}`, variables, comments, and trimming with `{{-` and `-}}`. What asks
+for more data than the alert has (`query`, `range`, `first`, ...) is refused by name when the file is
+loaded. What goes wrong while a text is made stands in the text: an alert with a broken annotation is still
+an alert.
+
+A template is parsed once, into nested tuples of closures over a `Scope`; nothing in it can loop.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from watchbill_collector.rules import golang
+from watchbill_collector.rules.template_functions import FUNCTIONS, TEXT_CHARS_MAX, Failed, truth
+
+TEMPLATE_CHARS_MAX = 16_384
+"""Source of one template."""
+NESTING_MAX = 32
+"""Blocks and parentheses within one another."""
+
+_CUT = " [cut]"
+_REFUSED = frozenset(
+    [
+        "query",
+        "first",
+        "value",
+        "label",
+        "strvalue",
+        "sortByLabel",
+        "args",
+        "tmpl",
+        "range",
+        "template",
+        "define",
+        "block",
+        "break",
+        "continue",
+        "tableLink",
+        "graphLink",
+        "pathPrefix",
+        "safeHtml",
+        "call",
+        "html",
+        "js",
+        "urlquery",
+        "slice",
+    ]
+)
+
+
+class BadTemplate(ValueError):
+    """The template cannot be used; the message says why."""
+
+
+@dataclass(slots=True)
+class Scope:
+    """What a template sees."""
+
+    labels: Mapping[str, str]
+    value: float
+    external_labels: Mapping[str, str]
+    external_url: str
+    now_s: float
+    dot: object = None
+    variables: dict[str, object] = field(default_factory=dict)
+
+    def root(self) -> dict[str, object]:
+        """The data of `.Labels` and its kin."""
+        return {
+            "Labels": dict(self.labels),
+            "Value": self.value,
+            "ExternalLabels": dict(self.external_labels),
+            "ExternalURL": self.external_url,
+        }
+
+
+_Value = Callable[[Scope], object]
+_Text = Callable[[Scope, list[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A parsed template. Equal when the text is equal."""
+
+    text: str
+    _parts: tuple[_Text, ...] | None = field(compare=False, repr=False)
+
+    @staticmethod
+    def parse(text: str) -> "Template":
+        """Parse; raises BadTemplate, which names the offending part."""
+        if "{{" not in text:
+            return Template(text, None)
+        if len(text) > TEMPLATE_CHARS_MAX:
+            raise BadTemplate(f"{len(text)} characters, at most {TEMPLATE_CHARS_MAX} are allowed")
+        return Template(text, _Parser(text).parse())
+
+    @property
+    def constant(self) -> bool:
+        """Whether there is nothing to fill in."""
+        return self._parts is None
+
+    def expand(
+        self,
+        labels: Mapping[str, str],
+        value: float,
+        *,
+        external_labels: Mapping[str, str] | None = None,
+        external_url: str = "",
+        now_s: float = 0.0,
+    ) -> str:
+        """The text for one alert. Never fails: an error is the text."""
+        if self._parts is None:
+            return self.text
+        scope = Scope(labels, value, external_labels or {}, external_url, now_s)
+        scope.dot = scope.root()
+        scope.variables = {
+            "labels": dict(labels),
+            "value": value,
+            "externalLabels": dict(external_labels or {}),
+            "externalURL": external_url,
+        }
+        out: list[str] = []
+        try:
+            for part in self._parts:
+                part(scope, out)
+        except Failed as error:
+            return f"<error expanding template: {error}>"
+        whole = "".join(out)
+        return whole if len(whole) <= TEXT_CHARS_MAX else whole[: TEXT_CHARS_MAX - len(_CUT)] + _CUT
+
+
+# Parsing.
+
+_ACTION = re.compile(
+    r"\{\{(-(?=\s))?\s*(/\*.*?\*/|(?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|[^\"`])*?)\s*((?<=\s)-)?\}\}", re.DOTALL
+)
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)|(?P<char>'(?:\\.|[^'\\\n])')|(?P<number>[-+]?(?:0x[0-9a-fA-F]+|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+))"""
+    r"""|(?P<assign>:?=)|(?P<pipe>\|)|(?P<open>\()|(?P<close>\))|(?P<variable>\$\w*)|(?P<field>\.\w*)|(?P<word>\w+))""",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    spaced: bool
+
+
+class _Parser:
+    """Text and actions in turn; blocks by recursion, bounded."""
+
+    def __init__(self, text: str) -> None:
+        self._pieces = self._split(text)
+        self._at = 0
+        self._depth = 0
+
+    @staticmethod
+    def _split(text: str) -> list[tuple[str, str]]:
+        pieces: list[tuple[str, str]] = []
+        at, trim = 0, False
+        while True:
+            begin = text.find("{{", at)
+            literal = text[at:] if begin < 0 else text[at:begin]
+            match = None if begin < 0 else _ACTION.match(text, begin)
+            if begin >= 0 and match is None:
+                raise BadTemplate(f"unclosed action at {text[begin : begin + 40]!r}")
+            if trim:
+                literal = literal.lstrip()
+            if match is not None and match.group(1):
+                literal = literal.rstrip()
+            if literal:
+                pieces.append(("text", literal))
+            if match is None:
+                return pieces
+            body = match.group(2).strip()
+            if not body.startswith("/*"):
+                pieces.append(("action", body))
+            at, trim = match.end(), bool(match.group(3))
+
+    def parse(self) -> tuple[_Text, ...]:
+        parts, end = self._block()
+        if end:
+            raise BadTemplate(f"unexpected {{{{{end}}}}}")
+        return parts
+
+    def _block(self) -> tuple[tuple[_Text, ...], str]:
+        """Parts up to `end` or `else`, and which of the two it was."""
+        parts: list[_Text] = []
+        while self._at < len(self._pieces):
+            kind, body = self._pieces[self._at]
+            self._at += 1
+            if kind == "text":
+                parts.append(_literal(body))
+                continue
+            word = body.split(None, 1)[0] if body else ""
+            if word in ("end", "else"):
+                return tuple(parts), body
+            if word in _REFUSED:
+                raise BadTemplate(f"{word!r} is not supported in templates (in {{{{{body}}}}})")
+            if word in ("if", "with"):
+                parts.append(self._branch(word, body[len(word) :]))
+            else:
+                parts.append(_action(body))
+        return tuple(parts), ""
+
+    def _branch(self, word: str, condition: str) -> _Text:
+        self._depth += 1
+        if self._depth > NESTING_MAX:
+            raise BadTemplate(f"more than {NESTING_MAX} blocks within one another")
+        test = _Expression(condition).whole()
+        then, end = self._block()
+        otherwise: tuple[_Text, ...] = ()
+        if end.startswith("else"):
+            rest = end[4:].strip()
+            if rest.split(None, 1)[:1] == [word]:
+                otherwise = (self._branch(word, rest[len(word) :]),)
+                end = "end"
+            elif rest:
+                raise BadTemplate(f"unexpected {{{{{end}}}}}")
+            else:
+                otherwise, end = self._block()
+        if end != "end":
+            raise BadTemplate(f"{{{{{word}}}}} without {{{{end}}}}")
+        self._depth -= 1
+
+        def branch(scope: Scope, out: list[str]) -> None:
+            found = test(scope)
+            true = truth(found)
+            if word == "if":
+                for part in then if true else otherwise:
+                    part(scope, out)
+                return
+            before = scope.dot
+            scope.dot = found if true else before
+            for part in then if true else otherwise:
+                part(scope, out)
+            scope.dot = before
+
+        return branch
+
+
+def _literal(text: str) -> _Text:
+    return lambda _, out: out.append(text)
+
+
+def _action(body: str) -> _Text:
+    expression = _Expression(body)
+    name = expression.assigned()
+    value = expression.whole()
+    if name is None:
+        return lambda scope, out: out.append(golang.plain(value(scope)))
+
+    def assign(scope: Scope, out: list[str]) -> None:  # noqa: ARG001  # An assignment writes nothing.
+        scope.variables[name] = value(scope)
+
+    return assign
+
+
+class _Expression:
+    """One pipeline."""
+
+    def __init__(self, body: str) -> None:
+        self._body = body.strip()
+        self._tokens: list[_Token] = []
+        at = 0
+        while at < len(body.rstrip()):
+            match = _TOKEN.match(body, at)
+            if match is None or match.lastgroup is None:
+                raise BadTemplate(f"unexpected {body[at:].strip()[:20]!r} in {{{{{self._body}}}}}")
+            spaced = match.start(match.lastgroup) > at or at == 0
+            self._tokens.append(_Token(match.lastgroup, match.group(match.lastgroup), spaced))
+            at = match.end()
+        self._at = 0
+        self._depth = 0
+
+    def assigned(self) -> str | None:
+        """The variable that the action sets, if it is such an action."""
+        if len(self._tokens) > 1 and self._tokens[0].kind == "variable" and self._tokens[1].kind == "assign":
+            self._at = 2
+            return self._tokens[0].text[1:]
+        return None
+
+    def whole(self) -> _Value:
+        """The pipeline, to the end of the action."""
+        value = self._pipeline()
+        if self._at < len(self._tokens):
+            raise BadTemplate(f"unexpected {self._tokens[self._at].text!r} in {{{{{self._body}}}}}")
+        return value
+
+    def _pipeline(self) -> _Value:
+        value = self._command(None)
+        while self._peek() == "pipe":
+            self._at += 1
+            value = self._command(value)
+        return value
+
+    def _peek(self) -> str:
+        return self._tokens[self._at].kind if self._at < len(self._tokens) else ""
+
+    def _command(self, piped: _Value | None) -> _Value:
+        if self._peek() == "word" and self._tokens[self._at].text not in ("true", "false", "nil"):
+            name = self._tokens[self._at].text
+            self._at += 1
+            operands = self._operands()
+            return _call(name, operands if piped is None else [*operands, piped], self._body)
+        operands = self._operands()
+        if not operands:
+            raise BadTemplate(f"missing value in {{{{{self._body}}}}}")
+        if len(operands) > 1 or piped is not None:
+            raise BadTemplate(f"a value cannot be called in {{{{{self._body}}}}}")
+        return operands[0]
+
+    def _operands(self) -> list[_Value]:
+        found: list[_Value] = []
+        while self._peek() not in ("", "pipe", "close"):
+            found.append(self._operand())
+        return found
+
+    def _operand(self) -> _Value:
+        token = self._tokens[self._at]
+        self._at += 1
+        if token.kind == "open":
+            self._depth += 1
+            if self._depth > NESTING_MAX:
+                raise BadTemplate(f"more than {NESTING_MAX} parentheses within one another")
+            value = self._pipeline()
+            if self._peek() != "close":
+                raise BadTemplate(f"unclosed parenthesis in {{{{{self._body}}}}}")
+            self._at += 1
+            self._depth -= 1
+        elif token.kind == "variable":
+            value = _variable(token.text[1:])
+        elif token.kind == "field":
+            value = (
+                (lambda scope: scope.dot)
+                if token.text == "."
+                else _field(lambda scope: scope.dot, token.text[1:])
+            )
+        elif token.kind == "word":
+            value = self._word(token.text)
+        else:
+            value = _constant(token, self._body)
+        while self._at < len(self._tokens) and self._peek() == "field" and not self._tokens[self._at].spaced:
+            value = _field(value, self._tokens[self._at].text[1:])
+            self._at += 1
+        return value
+
+    def _word(self, text: str) -> _Value:
+        if text in ("true", "false"):
+            known = text == "true"
+            return lambda _: known
+        if text == "nil":
+            return lambda _: None
+        return _call(text, [], self._body)
+
+
+def _constant(token: _Token, body: str) -> _Value:
+    if token.kind == "string":
+        text = token.text[1:-1] if token.text[0] == "`" else _unescaped(token.text[1:-1])
+        return lambda _: text
+    if token.kind == "number":
+        number = _number(token.text)
+        return lambda _: number
+    if token.kind == "char":
+        code = ord(_unescaped(token.text[1:-1]) or "\0")
+        return lambda _: code
+    raise BadTemplate(f"unexpected {token.text!r} in {{{{{body}}}}}")
+
+
+def _number(text: str) -> float | int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return float(text)
+
+
+_ESCAPES = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "\\": "\\",
+    '"': '"',
+    "'": "'",
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+}
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match.group(1), match.group(0)), text, flags=re.DOTALL)
+
+
+def _variable(name: str) -> _Value:
+    def value(scope: Scope) -> object:
+        if not name:
+            return scope.root()
+        if name not in scope.variables:
+            raise Failed(f"undefined variable ${name}")
+        return scope.variables[name]
+
+    return value
+
+
+def _field(inner: _Value, name: str) -> _Value:
+    def value(scope: Scope) -> object:
+        found = inner(scope)
+        if not isinstance(found, dict):
+            raise Failed(f"can't evaluate field {name} in {golang.plain(found)}")
+        if found.keys() == {"Labels", "Value", "ExternalLabels", "ExternalURL"} and name not in found:
+            raise Failed(f"can't evaluate field {name}")
+        return found.get(name, "")
+
+    return value
+
+
+# Functions.
+
+
+def _call(name: str, operands: Sequence[_Value], body: str) -> _Value:
+    if name in _REFUSED:
+        raise BadTemplate(f"{name!r} is not supported in templates (in {{{{{body}}}}})")
+    if name in ("and", "or"):
+        return _lazy(name, operands, body)
+    function = FUNCTIONS.get(name)
+    if function is None:
+        raise BadTemplate(f"there is no function {name!r} (in {{{{{body}}}}})")
+    least, most, run = function
+    if not least <= len(operands) <= most:
+        raise BadTemplate(f"{name!r} cannot take {len(operands)} arguments (in {{{{{body}}}}})")
+
+    def value(scope: Scope) -> object:
+        try:
+            found = run(scope, [operand(scope) for operand in operands])
+            if isinstance(found, str) and len(found) > TEXT_CHARS_MAX:
+                raise Failed(f"more than {TEXT_CHARS_MAX} characters")
+            return found
+        except Failed as error:
+            raise Failed(f"{name}: {error}") from None
+
+    return value
+
+
+def _lazy(name: str, operands: Sequence[_Value], body: str) -> _Value:
+    if not operands:
+        raise BadTemplate(f"{name!r} needs an argument (in {{{{{body}}}}})")
+
+    def value(scope: Scope) -> object:
+        found: object = None
+        for operand in operands:
+            found = operand(scope)
+            if truth(found) == (name == "or"):
+                break
+        return found
+
+    return value
