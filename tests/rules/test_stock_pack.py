@@ -47,6 +47,8 @@ GAUGES: dict[Key, float] = {
     key("node_md_disks", device="md0", state="failed"): 0,
     key("watchbill_agent_clock_offset_seconds"): 0.01,
     key("watchbill_agent_config_last_reload_successful"): 1,
+    key("watchbill_agent_certificate_lifetime_seconds"): 7 * 86_400,
+    key("watchbill_collector_history_writable"): 1,
 }
 RATES: dict[Key, float] = {
     **{key("node_cpu_seconds_total", cpu=str(cpu), mode="idle"): 0.8 for cpu in range(2)},
@@ -62,6 +64,8 @@ RATES: dict[Key, float] = {
     **{key(f"node_network_{way}_bytes_total", device="eth0"): 1e6 for way in ("receive", "transmit")},
     key("node_netstat_TcpExt_ListenOverflows"): 0,
     key("watchbill_agent_ticks_missed_total"): 0,
+    key("watchbill_collector_rules_missed_total"): 0,
+    key("watchbill_collector_rules_failures_total"): 0,
     key("watchbill_agent_dropped_samples_total"): 0,
     key("watchbill_agent_collector_refused_total", reason="series"): 0,
 }
@@ -121,6 +125,9 @@ FAULTS: dict[str, Fault] = {
     "AgentLosesSamples": _rate("watchbill_agent_dropped_samples_total", 10, steps=10),
     "AgentRefused": _rate("watchbill_agent_collector_refused_total", 1, reason="series"),
     "AgentConfigurationRefused": _gauge("watchbill_agent_config_last_reload_successful", 0),
+    "CollectorTakesNothing": _gauge("watchbill_collector_history_writable", 0),
+    "CollectorJudgesLate": _rate("watchbill_collector_rules_missed_total", 0.05),
+    "CollectorRuleFails": _rate("watchbill_collector_rules_failures_total", 0.05),
 }  # fmt: skip
 BY_TIME = {"HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"}
 SEVERITIES = {"critical", "major", "minor", "info"}
@@ -148,13 +155,13 @@ def _move(it: Any, number: int) -> None:
                 fault.rates.get(name, rate) if faulty else rate
             )
         values[key("node_time_seconds")] = it.now_ms / 1000
-        expires = it.now_ms / 1000 + 60 * 86_400
+        expires = it.now_ms / 1000 + 5 * 86_400
         if host == "AgentCertificateExpires" and number >= HEALTHY:
-            expires = it.now_ms / 1000 + 10 * 86_400
-        if host == "AgentCertificateExpiresSoon" and number >= HEALTHY:
             expires = it.now_ms / 1000 + 2 * 86_400
+        if host == "AgentCertificateExpiresSoon" and number >= HEALTHY:
+            expires = it.now_ms / 1000 + 0.5 * 86_400
         if number >= HEALTHY + REST:
-            expires = it.now_ms / 1000 + 60 * 86_400
+            expires = it.now_ms / 1000 + 5 * 86_400
         values[key("watchbill_agent_certificate_expiry_seconds")] = expires
         if host == "HostRebooted" and number >= HEALTHY:
             values[key("node_boot_time_seconds")] = it.booted

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
 DRAIN_S = 10.0
+UNKNOWN_MS = 0
+"""When a run that was killed sampled last: only the collector knows."""
 GOODBYE_SHARE = 0.8
 """Of the drain, for the sender; the rest is for closing."""
 LINK_LOOK_S = 5.0
@@ -128,6 +130,8 @@ class Agent:
             await socket_.start()
             self._page = await self._start_page(self.config)
             self._start_link(house)
+            # Should this process be killed, the next one must not take the end of an earlier run for its end.
+            lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, UNKNOWN_MS, self.spool.retired))
             stamp = house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
             loop = house.spawn("sampling", self._sample_for_ever(stamp))
             house.spawn("link watch", self._watch_link(house))
@@ -348,7 +352,7 @@ class Agent:
 
     def facts(self) -> Facts:
         """Everything counted, for self-metrics."""
-        sampling, queue = self.sampling, self.spool.facts()
+        sampling, queue, identity = self.sampling, self.spool.facts(), self.identity
         link = None if self._link is None else self._link.sender.facts
         house = self._house
         return Facts(
@@ -375,7 +379,10 @@ class Agent:
             in_flight_bytes=0 if link is None else link.in_flight_bytes,
             collector_refused={} if link is None else link.refused,
             clock_offset_s=self.clock_offset_s() or 0.0,
-            certificate_expires_s=0.0 if self.identity is None else self.identity.not_after_ms / 1000,
+            certificate_expires_s=0.0 if identity is None else identity.not_after_ms / 1000,
+            certificate_life_s=0.0
+            if identity is None
+            else (identity.not_after_ms - identity.not_before_ms) / 1000,
             reloads=0 if house is None else house.reloads,
             reloads_refused=0 if house is None else house.reloads_refused,
             last_reload_ok=house is None or not house.reload_error,

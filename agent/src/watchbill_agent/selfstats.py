@@ -41,6 +41,7 @@ class Facts:
     collector_refused: Mapping[str, int] | None = None
     clock_offset_s: float = 0.0
     certificate_expires_s: float = 0.0
+    certificate_life_s: float = 0.0
     reloads: int = 0
     reloads_refused: int = 0
     last_reload_ok: bool = True
@@ -79,6 +80,7 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("in_flight_bytes", _GAUGE, "Bytes sent and not acknowledged."),
     ("clock_offset_seconds", _GAUGE, "This host's clock less the collector's, to within a round trip."),
     ("certificate_expiry_seconds", _GAUGE, "When the certificate ends, in seconds since 1970; 0 without."),
+    ("certificate_lifetime_seconds", _GAUGE, "How long the certificate is valid in all; 0 without."),
     ("config_reloads_total", _COUNTER, "Configuration reloads asked for."),
     ("config_reloads_refused_total", _COUNTER, "Reloads refused because the files were wrong."),
     ("config_last_reload_successful", _GAUGE, "1 if the files in use are the files on disk as last read."),
@@ -153,6 +155,7 @@ class SelfStats:
             facts.in_flight_bytes,
             facts.clock_offset_s,
             facts.certificate_expires_s,
+            facts.certificate_life_s,
             facts.reloads,
             facts.reloads_refused,
             float(facts.last_reload_ok),

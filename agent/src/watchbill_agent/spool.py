@@ -385,12 +385,13 @@ class MemorySpool:
         """What the next process should report as retired, so that what is lost with this one is counted
         exactly.
 
-        Keep it where the next process finds it, when this one ends in order.
+        Keep it where the next process finds it, when this one ends in order. Streams that were delivered
+        whole are named too: else the collector would suspect that something after its last record is missing.
         """
         ended = [
             RetiredSpool(self._spool_id, stream, lane.last)
             for stream, lane in self._lanes.items()
-            if lane.last > lane.acked
+            if lane.last
         ]
         return (*self._retired, *ended)[-RETIRED_SPOOLS_KEPT:]
 

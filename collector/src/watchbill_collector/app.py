@@ -1,8 +1,8 @@
 """The composition root: opens every part, wires them, runs them, closes them. The only module that knows all.
 
-The order of a start: store and registry, history (which reads back what a crash left), ingest, head and rules
-(windows refilled from history, alerts of the former life), then the ports: first the agents', then HTTP. The
-order of a stop: HTTP streams and queries, agents (what was accepted is committed and acknowledged), rules
+The order of a start: store and registry, history (which reads back what a crash left), ingest, the ports (first
+the agents', then HTTP), and last the rules, whose windows are refilled from history meanwhile. The order of a
+stop: HTTP streams and queries, agents (what was accepted is committed and acknowledged), rules
 (state saved), history, store.
 """
 
@@ -135,6 +135,7 @@ class _Collector:
         self._loop = asyncio.get_running_loop()
         self._state = homes.var
         self._host_name = config.address or socket.gethostname()
+        self._judging = False
 
     async def start(self) -> Ports:
         began_s = time.monotonic()
@@ -229,16 +230,28 @@ class _Collector:
             past=self._history,
             monotonic=time.monotonic,
         )
-        self._load_rules()
-        self._book.resume(clock.wall_ms())
+        check_rules(self._homes, config)
         self._rules = RuleThread(self._book, self._head, clock, on_failure=self._failed)
 
-    def _load_rules(self) -> None:
-        problems = self._book.reload(rule_sources(self._homes, self._config), self._clock.wall_ms())
+    async def _load_rules(self) -> None:
+        """Swap the rules as a whole. In a thread: filling their windows from history takes seconds."""
+        sources = await asyncio.to_thread(rule_sources, self._homes, self._config)
+        problems = await asyncio.to_thread(self._book.reload, sources, self._clock.wall_ms())
         if problems:
             raise ConfigError(problems)
         intervals = [group.group.interval_ms for group in self._book.groups()]
         self._ingest.rules_read(self._book.metric_names(), min(intervals, default=0), 0)
+
+    async def _begin_judging(self) -> None:
+        """Queries are answered and agents heard already while the rules get ready."""
+        await self._load_rules()
+        await asyncio.to_thread(self._book.resume, self._clock.wall_ms())
+        self._rules.start()
+        self._judging = True
+
+    def _end_judging(self) -> None:
+        if self._judging:
+            self._rules.close()
 
     # ------------------------------------------------------------ ports
 
@@ -282,8 +295,7 @@ class _Collector:
             methods={"Renew": renew},
         )
         self._ingest.start()
-        self._rules.start()
-        self._stack.callback(self._rules.close)
+        self._stack.callback(self._end_judging)
         self._stack.push_async_callback(self._ingest.close)
         port = await server.start(str(config.grpc.listen))
         self._stack.push_async_callback(server.stop)
@@ -317,6 +329,7 @@ class _Collector:
         from watchbill_collector.api.pool import QueryPool
         from watchbill_collector.api.ports import CertificateStatus, PortStatus, at
         from watchbill_collector.api.server import HttpServer, TlsFiles
+        from watchbill_collector.rules import RuleMetrics
         from watchbill_collector.services.accounts import AccountsService
         from watchbill_collector.services.condition import CollectorMetrics, ConditionService, OwnSamples
         from watchbill_collector.services.doorkeeping import DoorService
@@ -328,7 +341,8 @@ class _Collector:
         config, http = self._config, self._config.http
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self._ingest.counters)
-        registry.register(CollectorMetrics(self._history, self._head, self._book, self._table))
+        registry.register(CollectorMetrics(self._history, self._table))
+        registry.register(RuleMetrics(self._book, self._head))
         accounts = AccountsService(self._history, self._registry)
         self._condition = ConditionService(
             self._clock,
@@ -382,6 +396,7 @@ class _Collector:
     # ------------------------------------------------------------ loops
 
     def _spawn_loops(self) -> None:
+        self._house.spawn("begin judging", self._begin_judging())
         for name, seconds, work in (
             ("own metrics", OWN_SAMPLES_S, self._sample_own),
             ("merge", MERGE_S, self._merge),
@@ -495,7 +510,7 @@ class _Collector:
             raise ConfigError([Problem(file, 0, name, "a new value", wanted) for name in changed])
         await asyncio.to_thread(check_rules, self._homes, config)
         self._config = config
-        await asyncio.to_thread(self._load_rules)
+        await self._load_rules()
         self._rules.wake()
 
 

@@ -20,7 +20,6 @@ from watchbill_collector.api.ports import (
     StoreStatus,
     at,
 )
-from watchbill_collector.head import Head
 from watchbill_collector.history import History
 from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.labels import METRIC_NAME
@@ -122,10 +121,8 @@ def _clock_synchronised() -> bool | None:
 class CollectorMetrics:
     """Metrics of the parts that know nothing of prometheus_client; registered once."""
 
-    def __init__(self, history: History, head: Head, book: Rulebook, table: SeriesTable) -> None:
+    def __init__(self, history: History, table: SeriesTable) -> None:
         self._history = history
-        self._head = head
-        self._book = book
         self._table = table
 
     def describe(self) -> Iterable[Metric]:
@@ -142,13 +139,12 @@ class CollectorMetrics:
         )
         yield GaugeMetricFamily("watchbill_collector_resident_bytes", "Memory in use.", _resident_bytes())
         yield GaugeMetricFamily("watchbill_collector_series", "Series known.", float(len(self._table)))
-        for prefix, counters in (
-            ("history", self._history.counters),
-            ("head", self._head.stats),
-            ("rules", self._book.stats),
-        ):
-            for name in counters.__slots__:
-                yield _of(f"watchbill_collector_{prefix}_{name}", float(getattr(counters, name)))
+        counters = self._history.counters
+        for name in counters.__slots__:
+            text = f"History: {name.replace('_', ' ')}."
+            yield CounterMetricFamily(
+                f"watchbill_collector_history_{name}", text, float(getattr(counters, name))
+            )
         status = self._history.status()
         for name in ("tail_bytes", "pending_bytes", "day_bytes", "day_files"):
             yield GaugeMetricFamily(
@@ -161,17 +157,6 @@ class CollectorMetrics:
             "Whether history takes samples.",
             float(status.state == "ok"),
         )
-
-
-GAUGES = frozenset({"last_duration_s"})
-
-
-def _of(name: str, value: float) -> Metric:
-    help_text = name.removeprefix("watchbill_collector_").replace("_", " ").capitalize() + "."
-    if name.rpartition("rules_")[2] in GAUGES:
-        return GaugeMetricFamily(name.removesuffix("_s") + "_seconds", help_text, value)
-    name = name.replace("duration_s_sum", "evaluation_seconds")
-    return CounterMetricFamily(name, help_text, value)
 
 
 def _resident_bytes() -> float:

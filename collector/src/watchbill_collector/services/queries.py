@@ -59,7 +59,7 @@ class HistoryStorage:
         return SeriesSet(labels, ragged, notes)
 
     def _labelled(self, matchers: tuple[Matcher, ...]) -> tuple[SeriesIds, LabelFrame]:
-        """The same frame object for as long as the selection is the same: the engine hangs its caches on it."""
+        """The same frame object while the selection is the same: the engine hangs its caches on it."""
         ids = self._table.select(matchers)
         with self._lock:
             known = self._frames.pop(matchers, None)
@@ -71,7 +71,7 @@ class HistoryStorage:
         return known
 
     def _tier(self, start_ms: int, hints: Hints) -> Tier | None:
-        """Which tier holds what raw history no longer has; None where raw will do, or no tier reaches back."""
+        """Which tier holds what raw history no longer has; None where raw will do or no tier reaches."""
         raw_begins = self._history.oldest_ms()
         if raw_begins is None or start_ms >= raw_begins:
             return None
