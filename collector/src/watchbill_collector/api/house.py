@@ -1,0 +1,62 @@
+"""What every handler may use: the services behind the API, its options, and the HTTP side's own parts."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from watchbill_collector.api.counters import HttpCounters
+from watchbill_collector.api.events import EventBus
+from watchbill_collector.api.page import PageFile
+from watchbill_collector.api.pool import QueryPool
+from watchbill_collector.api.ports import (
+    EnrolmentService,
+    GapsService,
+    HostsService,
+    QueryService,
+    RulesService,
+    StatusService,
+    UsersService,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rest of the collector, as `ports.py` has it."""
+
+    query: QueryService
+    rules: RulesService
+    hosts: HostsService
+    enrolments: EnrolmentService
+    gaps: GapsService
+    users: UsersService
+    status: StatusService
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How the API is offered.
+
+    `loopback`: it listens on loopback alone, so only loopback names are taken as `Host`, against DNS
+    rebinding; `names` are further names it answers to. `tls`: it serves TLS itself. `behind_proxy`: a proxy
+    in front does.
+    """
+
+    version: str
+    loopback: bool = True
+    tls: bool = False
+    behind_proxy: bool = False
+    anonymous_read: bool = False
+    names: tuple[str, ...] = ()
+    page: Mapping[str, PageFile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything a handler may use. `stopping` is set before the server stops: streams end at once."""
+
+    services: Services
+    options: HttpOptions
+    pool: QueryPool
+    bus: EventBus
+    counters: HttpCounters
+    stopping: asyncio.Event

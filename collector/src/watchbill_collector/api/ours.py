@@ -1,0 +1,464 @@
+"""Watchbill's own API, `/api/watchbill/v1/...`: hosts, enrolments, gaps, alerts with their past, events,
+status.
+
+The documents are the values of `ports.py`. Lists come under their plural name, so that keys can be added
+beside them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from watchbill.errors import Busy, UsageError
+from watchbill_collector.api.answers import error_answer, json_answer
+from watchbill_collector.api.doctor import Finding, judge
+from watchbill_collector.api.events import EventStream
+from watchbill_collector.api.guard import NotAdmitted, admit
+from watchbill_collector.api.params import Fields, limit_field, read_fields, time_field
+from watchbill_collector.api.ports import (
+    Alert,
+    Enrolment,
+    EnrolmentOrder,
+    Gap,
+    Host,
+    Issued,
+    LoginCode,
+    RuleVerdict,
+    Status,
+    at,
+)
+from watchbill_collector.api.routes import Call, Need, Parameter, Route
+
+T = TypeVar("T")
+
+BASE = "/api/watchbill/v1"
+
+GAPS_DEFAULT = 1_000
+GAPS_MAX = 100_000
+NAMES_MAX = 10_000
+USES_MAX = 100_000
+TTL_S_MAX = 366 * 86_400
+TEXT_CHARACTERS_MAX = 1_024
+
+
+# ---------------------------------------------------------------- bodies
+
+
+@dataclass(frozen=True, slots=True)
+class HostList:
+    """Every host."""
+
+    hosts: Sequence[Host]
+
+
+@dataclass(frozen=True, slots=True)
+class HostDetail:
+    """One host, its alerts and its newest gaps."""
+
+    host: Host
+    alerts: Sequence[Alert]
+    gaps: Sequence[Gap]
+
+
+@dataclass(frozen=True, slots=True)
+class NewName:
+    """The instance name that a host is to have."""
+
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why, for the record."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentList:
+    """Every token, without secrets."""
+
+    enrolments: Sequence[Enrolment]
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedList:
+    """The tokens that were just made; their secrets are shown this once."""
+
+    issued: Sequence[Issued]
+
+
+@dataclass(frozen=True, slots=True)
+class GapList:
+    """Missing ranges, newest first. `truncated`: there are more."""
+
+    gaps: Sequence[Gap]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AlertList:
+    """What is pending or firing; what resolved lately too, when asked for."""
+
+    alerts: Sequence[Alert]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusDocument:
+    """How the collector does, and what that means."""
+
+    status: Status
+    findings: Sequence[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """Who the caller is to this collector."""
+
+    name: str
+    via: str
+    roles: Sequence[str]
+    anonymous_read: bool
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """A rule file to be judged. `name` is for the messages."""
+
+    text: str
+    name: str = "rules.yml"
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """Nothing."""
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """A JSON body as its type; an empty one is an empty object. Raises UsageError that says where it is
+    wrong.
+    """
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise UsageError(f"the body is not what this takes: {exc}") from exc
+    except RecursionError as exc:
+        raise UsageError("the body is not what this takes: it is nested too deeply") from exc
+
+
+def _name(call: Call) -> str:
+    name: str = call.request.path_params["name"]
+    if not name or len(name) > TEXT_CHARACTERS_MAX or not name.isprintable():
+        raise UsageError("the name in the path is empty, too long or not printable")
+    return name
+
+
+def _fields(call: Call) -> Fields:
+    return read_fields(call.request.scope["query_string"])
+
+
+# ---------------------------------------------------------------- hosts
+
+
+async def _hosts(call: Call) -> Response:
+    return json_answer(HostList(await call.house.services.hosts.hosts()))
+
+
+async def _host(call: Call) -> Response:
+    services = call.house.services
+    host = await services.hosts.host(_name(call))
+    alerts = [alert for alert in await services.rules.alerts() if alert.labels.get("instance") == host.name]
+    return json_answer(HostDetail(host, alerts, await services.gaps.gaps(host.agent_id, None, 100)))
+
+
+async def _rename(call: Call) -> Response:
+    to = decoded(call.body, NewName).to
+    if not to or len(to) > TEXT_CHARACTERS_MAX or not to.isprintable():
+        raise UsageError("`to` has to be a printable name")
+    return json_answer(await call.house.services.hosts.rename(_name(call), to, call.caller))
+
+
+async def _retire(call: Call) -> Response:
+    return json_answer(await call.house.services.hosts.retire(_name(call), call.caller))
+
+
+async def _revoke(call: Call) -> Response:
+    reason = decoded(call.body, Reason).reason[:TEXT_CHARACTERS_MAX]
+    return json_answer(await call.house.services.hosts.revoke(_name(call), reason, call.caller))
+
+
+async def _approve(call: Call) -> Response:
+    return json_answer(await call.house.services.hosts.approve(_name(call), call.caller))
+
+
+async def _forget(call: Call) -> Response:
+    await call.house.services.hosts.forget(_name(call), call.caller)
+    return json_answer(Empty())
+
+
+# ---------------------------------------------------------------- enrolments
+
+
+async def _enrolments(call: Call) -> Response:
+    return json_answer(EnrolmentList(await call.house.services.enrolments.enrolments()))
+
+
+async def _enroll(call: Call) -> Response:
+    order = decoded(call.body, EnrolmentOrder)
+    if bool(order.names) == bool(order.match):
+        raise UsageError("give either `names` or `match`")
+    if len(order.names) > NAMES_MAX:
+        raise UsageError(f"{len(order.names)} names at once, more than {NAMES_MAX}")
+    if not 0 < order.uses <= USES_MAX or (order.ttl_s is not None and not 0 < order.ttl_s <= TTL_S_MAX):
+        raise UsageError(
+            f"wanted 1 to {USES_MAX} `uses`, and a `ttl_s` of more than 0 and at most {TTL_S_MAX}"
+        )
+    return json_answer(IssuedList(await call.house.services.enrolments.create(order, call.caller)), 201)
+
+
+async def _withdraw(call: Call) -> Response:
+    return json_answer(await call.house.services.enrolments.revoke(_name(call), call.caller))
+
+
+# ---------------------------------------------------------------- gaps, alerts, rules, status
+
+
+async def _gaps(call: Call) -> Response:
+    fields = _fields(call)
+    limit = min(limit_field(fields) or GAPS_DEFAULT, GAPS_MAX)
+    since_ms = time_field(fields, "since", None)
+    host = fields.one("host") or None
+    if host is not None:
+        host = (await call.house.services.hosts.host(host)).agent_id
+    since = None if since_ms is None else _moment(since_ms)
+    gaps = await call.house.services.gaps.gaps(host, since, limit + 1)
+    return json_answer(GapList(gaps[:limit], len(gaps) > limit))
+
+
+def _moment(wall_ms: int) -> datetime:
+    try:
+        return at(wall_ms)
+    except (ValueError, OverflowError, OSError):
+        return datetime.min.replace(tzinfo=UTC)
+
+
+async def _alerts(call: Call) -> Response:
+    rules = call.house.services.rules
+    alerts = list(await rules.alerts())
+    if _fields(call).one("resolved") in ("1", "true"):
+        alerts += await rules.resolved()
+    return json_answer(AlertList(alerts))
+
+
+async def _check_rules(call: Call) -> Response:
+    file = decoded(call.body, RuleFile)
+    return json_answer(await call.house.services.rules.check(file.name[:TEXT_CHARACTERS_MAX], file.text))
+
+
+async def _status(call: Call) -> Response:
+    status = await call.house.services.status.status()
+    return json_answer(StatusDocument(status, judge(status)))
+
+
+async def _events(call: Call) -> ASGIApp:
+    house = call.house
+    if house.bus.full or house.stopping.is_set():
+        house.counters.refused.labels("followers").inc()
+        raise Busy("too many clients follow the events already", retry_after_s=10.0)
+    last_id = call.request.headers.get("last-event-id", "") or _fields(call).one("last_event_id")
+
+    async def still_welcome() -> bool:
+        if call.caller.via == "anonymous":
+            return True
+        try:
+            await admit(call.request, _EVENTS_ROUTE, house)
+        except NotAdmitted:
+            return False
+        return True
+
+    return EventStream(house.bus, last_id[:64], house.stopping, still_welcome)
+
+
+# ---------------------------------------------------------------- who am I, one-time logins
+
+
+async def _me(call: Call) -> Response:
+    caller = call.caller
+    roles = sorted({grant.role.value for grant in caller.grants})
+    options = call.house.options
+    return json_answer(Me(caller.name, caller.via, roles, options.anonymous_read, options.version))
+
+
+async def _logins(call: Call) -> Response:
+    return json_answer(await call.house.services.users.login_code(call.caller), 201)
+
+
+async def _openapi(call: Call) -> Response:
+    from watchbill_collector.api.openapi import document
+    from watchbill_collector.api.table import ROUTES
+
+    made = await asyncio.to_thread(document, ROUTES, call.house.options.version)
+    return json_answer(made)
+
+
+async def _later(call: Call) -> Response:
+    thing = call.request.url.path.removeprefix(BASE).strip("/").split("/")[0]
+    return error_answer(404, "not_found", f"{thing} are not built yet", "watchbill --help")
+
+
+LATER = ("services", "incidents", "backups", "runbooks", "runs", "silences", "audit")
+"""What the surface promises and later versions bring: its paths say so."""
+
+_HOST = Parameter("name", "Instance name, or agent id.", required=True)
+
+_EVENTS_ROUTE = Route(
+    ("GET",),
+    f"{BASE}/events",
+    Need.READ,
+    _events,
+    "Changes as they happen: events `alert` and `host`; `resync`: read everything again.",
+    (Parameter("last_event_id", "Like the Last-Event-ID header: go on after this event."),),
+    media="text/event-stream",
+)
+
+OUR_ROUTES: tuple[Route, ...] = (
+    Route(("GET",), f"{BASE}/hosts", Need.READ, _hosts, "Every host.", gives=HostList),
+    Route(
+        ("POST",),
+        f"{BASE}/hosts/{{name:path}}/rename",
+        Need.ADMIN,
+        _rename,
+        "Give a host another instance name.",
+        takes=NewName,
+        gives=Host,
+    ),
+    Route(
+        ("POST",),
+        f"{BASE}/hosts/{{name:path}}/retire",
+        Need.ADMIN,
+        _retire,
+        "A host is gone for good: its series end, its certificate is worth nothing, its history stays.",
+        gives=Host,
+    ),
+    Route(
+        ("POST",),
+        f"{BASE}/hosts/{{name:path}}/revoke",
+        Need.ADMIN,
+        _revoke,
+        "Make a host's certificate worthless; a live session ends.",
+        takes=Reason,
+        gives=Host,
+    ),
+    Route(
+        ("POST",),
+        f"{BASE}/hosts/{{name:path}}/approve",
+        Need.ADMIN,
+        _approve,
+        "Let in a host that waits for an administrator.",
+        gives=Host,
+    ),
+    Route(
+        ("GET",),
+        f"{BASE}/hosts/{{name:path}}",
+        Need.READ,
+        _host,
+        "One host, its alerts and its newest gaps.",
+        gives=HostDetail,
+    ),
+    Route(
+        ("DELETE",),
+        f"{BASE}/hosts/{{name:path}}",
+        Need.ADMIN,
+        _forget,
+        "Remove a retired or revoked host from the lists.",
+        gives=Empty,
+    ),
+    Route(("GET",), f"{BASE}/enrolments", Need.ADMIN, _enrolments, "Every token.", gives=EnrolmentList),
+    Route(
+        ("POST",),
+        f"{BASE}/enrolments",
+        Need.ADMIN,
+        _enroll,
+        "Make tokens that let hosts in, with the line to paste on each host.",
+        takes=EnrolmentOrder,
+        gives=IssuedList,
+    ),
+    Route(
+        ("DELETE",),
+        f"{BASE}/enrolments/{{name}}",
+        Need.ADMIN,
+        _withdraw,
+        "Make a token worthless.",
+        gives=Enrolment,
+    ),
+    Route(
+        ("GET",),
+        f"{BASE}/gaps",
+        Need.READ,
+        _gaps,
+        "Which data are known to be missing, and why.",
+        (
+            Parameter("host", "Instance name or agent id; all hosts without it."),
+            Parameter("since", "Recorded since; unix seconds or RFC 3339."),
+            Parameter("limit", f"At most so many, {GAPS_DEFAULT} without it."),
+        ),
+        gives=GapList,
+    ),
+    Route(
+        ("GET",),
+        f"{BASE}/alerts",
+        Need.READ,
+        _alerts,
+        "Alerts with the times of their changes.",
+        (Parameter("resolved", "1: what resolved lately, too."),),
+        gives=AlertList,
+    ),
+    Route(
+        ("POST",),
+        f"{BASE}/rules/check",
+        Need.KNOWN,
+        _check_rules,
+        "Judge a rule file without loading it.",
+        takes=RuleFile,
+        gives=RuleVerdict,
+    ),
+    Route(
+        ("GET",),
+        f"{BASE}/status",
+        Need.READ,
+        _status,
+        "How the collector does, and what to do about it.",
+        gives=StatusDocument,
+    ),
+    _EVENTS_ROUTE,
+    Route(("GET",), f"{BASE}/me", Need.READ, _me, "Who the caller is.", gives=Me),
+    Route(
+        ("POST",),
+        f"{BASE}/logins",
+        Need.KNOWN,
+        _logins,
+        "Make a one-time login for oneself: open `/login?code=CODE` in a browser.",
+        gives=LoginCode,
+    ),
+    Route(
+        ("GET",), f"{BASE}/openapi.json", Need.READ, _openapi, "This description.", media="application/json"
+    ),
+    *(
+        Route(
+            ("GET", "POST", "PUT", "PATCH", "DELETE"),
+            f"{BASE}/{thing}{rest}",
+            Need.READ,
+            _later,
+            f"Not built yet: {thing}.",
+        )
+        for thing in LATER
+        for rest in ("", "/{rest:path}")
+    ),
+)

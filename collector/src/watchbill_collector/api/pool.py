@@ -1,0 +1,136 @@
+"""Where queries run: two threads of their own, a bounded queue, a deadline, and an end when the client goes
+away.
+
+A query computes for seconds and the event loop serves a thousand agents, so no query ever runs on the loop;
+and two threads, so that a dashboard of thirty panels takes turns instead of the machine. What waits too long
+or finds the queue full gets a clear answer at once; rules have threads of their own and never stand in this
+queue.
+
+1. `run` takes a place in the queue, or raises Busy.
+2. It waits for a thread, for the deadline, or for the client's disconnection, whichever comes first.
+3. The work asks its Budget, which knows the deadline and the cancellation. The answer to the client does not
+   wait for work that forgets to ask: at the deadline it is told, and the thread comes free when the work
+   ends.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from watchbill.errors import Busy
+from watchbill_collector.promql.budget import SAMPLES_MAX, Budget
+from watchbill_collector.promql.errors import Cancelled, TimedOut
+
+T = TypeVar("T")
+
+THREADS = 2
+WAITING_MAX = 128
+"""Queries that wait for a thread. A page of thirty panels, four times."""
+
+TIMEOUT_S = 60.0
+"""How long one query may take, its time in the queue included. `timeout` in a request can only shorten it."""
+
+
+class QueryPool:
+    """Runs blocking queries for the loop. `close` waits for nobody: what runs is cancelled."""
+
+    def __init__(
+        self,
+        threads: int = THREADS,
+        waiting_max: int = WAITING_MAX,
+        timeout_s: float = TIMEOUT_S,
+        samples_max: int = SAMPLES_MAX,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.samples_max = samples_max
+        self.refused = 0
+        self.timed_out = 0
+        self.cancelled = 0
+        self._threads = threads
+        self._places_max = threads + waiting_max
+        self._places = 0
+        self._closed = False
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="query")
+
+    @property
+    def places(self) -> int:
+        """Queries that run or wait now."""
+        return self._places
+
+    async def run(
+        self,
+        work: Callable[[Budget], T],
+        timeout_s: float | None = None,
+        gone: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """The result of `work`, computed in a query thread.
+
+        `timeout_s` shortens the pool's own deadline; `gone` returns when nobody wants the answer any more.
+        Raises what `work` raises, and Busy, TimedOut and Cancelled.
+        """
+        if self._places >= self._places_max or self._closed:
+            self.refused += 1
+            raise Busy(f"{self._places} queries are running or waiting already", retry_after_s=1.0)
+        limit_s = self.timeout_s if timeout_s is None else min(self.timeout_s, timeout_s)
+        wanted = _Wanted()
+        budget = Budget(self.samples_max, time.monotonic() + limit_s, time.monotonic, wanted.cancelled)
+        self._places += 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, _started, work, budget, wanted)
+        future.add_done_callback(self._leave)
+        watch = asyncio.ensure_future(gone()) if gone is not None else None
+        try:
+            waited_for: set[asyncio.Future[Any]] = {future} if watch is None else {future, watch}
+            await asyncio.wait(
+                waited_for,
+                timeout=max(0.0, limit_s),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if future.done():
+                return future.result()
+            if watch is not None and watch.done():
+                self.cancelled += 1
+                raise Cancelled("query was canceled: the client went away")
+            self.timed_out += 1
+            raise TimedOut(
+                "query timed out in expression evaluation"
+                if wanted.started
+                else "query timed out in query queue"
+            )
+        finally:
+            # Whatever ended the wait, the task's own cancellation included: the thread must not go on for
+            # nobody.
+            wanted.no_longer = True
+            future.cancel()
+            if watch is not None:
+                watch.cancel()
+
+    def close(self) -> None:
+        """Take no more work and cancel what waits."""
+        self._closed = True
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _leave(self, future: "asyncio.Future[T]") -> None:
+        self._places -= 1
+        if not future.cancelled():
+            future.exception()  # Fetched, so that an abandoned query's error is not reported as forgotten.
+
+
+class _Wanted:
+    """Whether anybody still waits for a query; written by the loop, read by the thread."""
+
+    __slots__ = ("no_longer", "started")
+
+    def __init__(self) -> None:
+        self.no_longer = False
+        self.started = False
+
+    def cancelled(self) -> bool:
+        return self.no_longer
+
+
+def _started(work: Callable[[Budget], T], budget: Budget, wanted: _Wanted) -> T:
+    wanted.started = True
+    budget.check()
+    return work(budget)

@@ -1,0 +1,59 @@
+"""`watchbill login`: remember a collector, and the token for it."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from watchbill_collector.cli.client import Client
+from watchbill_collector.cli.collectors import (
+    Collector,
+    choose,
+    login_file,
+    normal_url,
+    read_token,
+    write_private,
+)
+from watchbill_collector.cli.errors import Misused
+from watchbill_collector.cli.screen import Screen, clean
+
+
+@click.command()
+@click.argument("url", required=False)
+@click.option("--token-file", type=click.Path(path_type=Path), help="File with the token, - for stdin.")
+@click.option("--browser", is_flag=True, help="Print a one-time login for a browser instead.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document with stable keys.")
+def login(url: str | None, token_file: Path | None, browser: bool, as_json: bool) -> None:
+    """Remember the collector at URL, and the token for it.
+
+    The token is asked for, or read from a file or standard input; never from the command line, which
+    everybody on this machine can read. `watchbill-collector init` wrote the first one.
+    """
+    screen = Screen.here()
+    if browser:
+        client = Client(choose(url, token_file))
+        made = client.post("/logins")
+        there = f"{client.collector.url}/login?code={made['code']}"
+        if as_json:
+            screen.json({"url": there, "expires": made["expires"]})
+        else:
+            screen.line(there)
+        return
+    if url is None:
+        raise Misused("which collector?", "watchbill login http://HOST:7480")
+    address = normal_url(url)
+    token = read_token(token_file) if token_file is not None else _asked()
+    who = Client(Collector(address, token, "login")).get("/me")
+    path = login_file()
+    write_private(path, {"url": address, "token": token})
+    if as_json:
+        screen.json({"url": address, "name": who["name"], "roles": who["roles"], "file": str(path)})
+        return
+    screen.line(f"{clean(who['name'])} ({', '.join(who['roles'])}) at {address}; kept in {path}")
+
+
+def _asked() -> str:
+    if sys.stdin.isatty():
+        token: str = click.prompt("Token", hide_input=True, err=True)
+        return token.strip()
+    return read_token(Path("-"))

@@ -1,0 +1,193 @@
+"""What people see: tables, times, sizes, colours on a terminal alone.
+
+Host names, labels and annotations come from machines that may be hostile, and a terminal obeys what it is
+shown; so everything that is printed goes through `clean`.
+"""
+
+import json
+import math
+import os
+import sys
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+CELL_CHARACTERS_MAX = 120
+
+_COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
+STATE_COLOURS = {
+    "up": "green",
+    "ok": "green",
+    "inactive": "green",
+    "resolved": "green",
+    "open": "green",
+    "down": "red",
+    "firing": "red",
+    "fail": "red",
+    "err": "red",
+    "revoked": "red",
+    "pending": "yellow",
+    "never": "yellow",
+    "warn": "yellow",
+    "retired": "dim",
+    "used": "dim",
+    "withdrawn": "dim",
+    "dead": "red",
+    "expired": "dim",
+}
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where output goes. `colour`: it is a terminal and nobody asked for plain text."""
+
+    out: TextIO
+    colour: bool
+
+    @staticmethod
+    def here() -> "Screen":
+        """Standard output."""
+        dumb = os.environ.get("TERM") == "dumb"
+        plain = bool(os.environ.get("NO_COLOR")) or dumb or not sys.stdout.isatty()
+        return Screen(sys.stdout, not plain)
+
+    def line(self, text: str = "") -> None:
+        """One line, as it is: the caller has cleaned what is foreign in it."""
+        self.out.write(text + "\n")
+
+    def json(self, document: Any) -> None:
+        """One document. Everything beyond ASCII is escaped, so that no byte of it can steer a terminal."""
+        self.out.write(json.dumps(document, indent=2 if self.out.isatty() else None) + "\n")
+
+    def painted(self, text: str, colour: str) -> str:
+        """Text in a colour, where there are colours."""
+        if not self.colour or not colour or not text:
+            return text
+        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+    def state(self, state: str) -> str:
+        """A state in its colour."""
+        return self.painted(clean(state), STATE_COLOURS.get(state, ""))
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+        """Aligned columns; those whose numbers are in `right` are aligned to the right. States get their
+        colour.
+        """
+        cells = [[clean(cell) for cell in row] for row in rows]
+        widths = [max([_width(title)] + [_width(row[at]) for row in cells]) for at, title in enumerate(head)]
+        titles = [
+            _padded(title, width, at in right)
+            for at, (title, width) in enumerate(zip(head, widths, strict=True))
+        ]
+        self.line(self.painted("  ".join(titles).rstrip(), "bold"))
+        for row in cells:
+            shown = [
+                self.painted(_padded(cell, widths[at], at in right), STATE_COLOURS.get(cell, ""))
+                for at, cell in enumerate(row)
+            ]
+            self.line("  ".join(shown).rstrip())
+
+
+def clean(text: str, characters_max: int = CELL_CHARACTERS_MAX) -> str:
+    """Foreign text made harmless: what is not printable is spelled out, what is long is cut."""
+    if text.isascii() and text.isprintable():
+        safe = text
+    else:
+        safe = "".join(
+            character
+            if character.isprintable() and unicodedata.category(character) not in ("Cf", "Zl", "Zp")
+            else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+            for character in text[: 4 * characters_max]
+        )
+    return safe if len(safe) <= characters_max else safe[: characters_max - 1] + "…"
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+    )
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    room = " " * (width - _width(text))
+    return room + text if right else text + room
+
+
+def moment(text: str | None) -> datetime | None:
+    """An RFC 3339 time of the API."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def ago(text: str | None, now: datetime | None = None) -> str:
+    """How long since, for people: `3m12s`, `-` when never."""
+    then = moment(text)
+    if then is None or then.year < 1971:
+        return "-"
+    seconds = ((now or datetime.now(UTC)) - then).total_seconds()
+    return ("in " if seconds < -1 else "") + span(abs(seconds))
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    units = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+    for at, (size, unit) in enumerate(units[:-1]):
+        if whole >= size:
+            smaller, name = units[at + 1]
+            rest = whole % size // smaller
+            return f"{whole // size}{unit}" + (f"{rest}{name}" if rest else "")
+    raise AssertionError("less than a minute was answered above")
+
+
+def number(value: float) -> str:
+    """A value for people: six digits that count."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value)}"
+    return f"{value:.6g}"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A row of bars, the mean of each piece; a space where there is nothing."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    pieces = min(width, len(values))
+    bars = []
+    for piece in range(pieces):
+        part = values[piece * len(values) // pieces : (piece + 1) * len(values) // pieces]
+        known = [value for value in part if math.isfinite(value)]
+        if not known:
+            bars.append(" ")
+            continue
+        share = (sum(known) / len(known) - low) / (high - low) if high > low else 0.0
+        bars.append(SPARKS[min(len(SPARKS) - 1, int(share * len(SPARKS)))])
+    return "".join(bars)
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    """A label set in PromQL's spelling."""
+    name = labels.get("__name__", "")
+    rest = ", ".join(
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in sorted(labels.items())
+        if key != "__name__"
+    )
+    return f"{name}{{{rest}}}" if rest or not name else name
