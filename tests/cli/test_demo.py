@@ -63,6 +63,15 @@ class Place:
                     found.append(line.replace(b"\0", b" ").decode())
         return found
 
+    def pid_of(self, program: str) -> int:
+        """The process of this demo that runs a program."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+                if os.fsencode(self.root) in line and os.fsencode(f"/{program}\0") in line:
+                    return int(entry.name)
+        raise AssertionError(f"{program} does not run")
+
     def until_nothing_is_left(self) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while self.processes() or list(self.tmp.iterdir()) or list(self.run.iterdir()):
@@ -140,6 +149,29 @@ def test_a_demo_that_is_killed_is_cleaned_up_after(place):
     process.kill()
     process.wait()
     place.until_nothing_is_left()
+
+
+def test_a_collector_that_is_killed_is_started_again_and_its_history_is_there(place):
+    process = place.start("--json")
+    url = first_document(process)["url"]
+
+    def count() -> int:
+        query = "count_over_time(node_load1[10m])"
+        said = place.command("query", query, "--json", "--url", url)
+        rows = json.loads(said.stdout)["data"]["result"] if said.returncode == 0 else []
+        return int(float(rows[0]["value"][1])) if rows else 0
+
+    before = count()
+    assert before
+    os.kill(place.pid_of("watchbill-collector"), signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE_S
+    while count() <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, said
+    assert "was started again" in said
 
 
 def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(place):

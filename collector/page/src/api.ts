@@ -37,7 +37,7 @@ export type Labels = Record<string, string>;
 export interface Host {
   agent_id: string;
   name: string;
-  state: "up" | "down" | "never" | "retired" | "revoked" | "pending";
+  state: "up" | "down" | "unknown" | "stopped" | "never" | "retired" | "revoked" | "pending";
   since: string | null;
   last_seen: string | null;
   series: number;

@@ -6,7 +6,7 @@ import { percent, short, since } from "./format";
 import { alerts, firing, hosts, link, now, rank, usage, worst } from "./state";
 
 const ROWS_MAX = 300;
-const STATES: Host["state"][] = ["down", "pending", "never", "up", "retired", "revoked"];
+const STATES: Host["state"][] = ["down", "unknown", "pending", "never", "up", "stopped", "retired", "revoked"];
 
 function trouble(host: Host): number {
   const alert = worst.value.get(host.name);

@@ -1,4 +1,4 @@
-"""The composition root: opens every part, wires them, runs them, closes them. The only module that knows all.
+"""The composition root: opens every part, wires them, runs them, closes them. Nobody else knows all.
 
 The order of a start: store and registry, history (which reads back what a crash left), ingest, the ports (first
 the agents', then HTTP), and last the rules, whose windows are refilled from history meanwhile. The order of a
@@ -358,7 +358,7 @@ class _Collector:
             Services(
                 query=QueryService(self._engine, self._history, self._table),
                 rules=JudgingService(self._book),
-                hosts=FleetService(self._registry, self._ingest, accounts),
+                hosts=FleetService(self._registry, self._ingest, accounts, self._delivered),
                 enrolments=DoorService(self._enrolment.tokens),
                 gaps=accounts,
                 users=PeopleService(self._users, self._clock.wall_ms),
@@ -448,6 +448,9 @@ class _Collector:
             await self._enrolment.tidy()
 
     # ------------------------------------------------------------ what happens
+
+    def _delivered(self, agent_id: str) -> bool:
+        return any(mark.agent_id == agent_id for mark in self._history.marks())
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         """From any thread; a loop that is closing takes nothing more."""

@@ -109,7 +109,7 @@ class Rules:
         Duration(15), at_least=1, at_most=3_600, help="How often groups without an interval are evaluated."
     )
     stock: bool = option(default=True, help="Whether the pack that comes with the collector is loaded.")
-    stock_off: list[str] = option([], help="Files of the stock pack to leave out, such as \"network\".")
+    stock_off: list[str] = option([], help='Files of the stock pack to leave out, such as "network".')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

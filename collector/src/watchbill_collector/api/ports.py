@@ -289,10 +289,14 @@ class RulesService(Protocol):
 
 
 class HostState(Enum):
-    """How a host stands."""
+    """How a host stands. UNKNOWN: it was there before the collector started, and may be yet; STOPPED: its
+    agent announced its end; NEVER: enrolled, and not heard of since.
+    """
 
     UP = "up"
     DOWN = "down"
+    UNKNOWN = "unknown"
+    STOPPED = "stopped"
     NEVER = "never"
     PENDING = "pending"
     RETIRED = "retired"

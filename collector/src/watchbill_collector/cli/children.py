@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,12 @@ PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent dies."""
 
 _LIBC = ctypes.CDLL(None)  # Loaded here, because between fork and exec as little as possible should happen.
+
+RESTART_AFTER_S = 3.0
+"""How long a killed program stays away, so that somebody can start it by hand instead."""
+RESTARTS_MAX = 50
+REFUSED = 6
+"""The exit code of a program that another one of its kind keeps out of its home."""
 
 LAST_LINES = 15
 LINE_CHARACTERS_MAX = 300
@@ -38,6 +44,9 @@ class Child:
     process: "subprocess.Popen[bytes]"
     log: Path
     start: str
+    argv: tuple[str, ...]
+    killed_at_s: float = 0.0
+    restarts: int = 0
 
     def check(self) -> None:
         """Raises CommandFailed when it has ended, with its last words."""
@@ -86,10 +95,38 @@ class Children:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - One thread, and nothing of it runs Python's locks.
             )
-        child = Child(name, process, log, janitor.start_of(process.pid))
+        child = Child(name, process, log, janitor.start_of(process.pid), tuple(argv))
         self._children.append(child)
         self._tell(f"process {process.pid} {child.start or 0}")
         return child
+
+    def mend(self, now_s: float, runs_again: Callable[[Child], bool]) -> list[str]:
+        """What a service manager does: start again what was killed. Returns what there is to say of it.
+
+        `runs_again` tells whether somebody has started the program by hand meanwhile: then it is left to him.
+        Raises CommandFailed for a program that ended for a reason of its own.
+        """
+        said: list[str] = []
+        for child in list(self._children):
+            code = child.process.poll()
+            if code is None:
+                continue
+            if code == REFUSED and child.restarts:
+                self._children.remove(child)
+                said.append(f"{child.name} runs already; it is yours now")
+            elif code >= 0 or child.restarts >= RESTARTS_MAX:
+                child.check()
+            elif not child.killed_at_s:
+                child.killed_at_s = now_s
+                said.append(f"{child.name} was killed ({ending(code)})")
+            elif now_s - child.killed_at_s >= RESTART_AFTER_S:
+                self._children.remove(child)
+                if runs_again(child):
+                    said.append(f"{child.name} runs again; it is yours now")
+                else:
+                    self.start(child.name, child.argv, child.log).restarts = child.restarts + 1
+                    said.append(f"{child.name} was started again, as systemd would")
+        return said
 
     def run_once(
         self, name: str, argv: Sequence[str], log: Path, given: str = "", timeout_s: float = 60.0

@@ -28,7 +28,7 @@ from typing import Any
 import click
 
 from watchbill_collector.cli import janitor
-from watchbill_collector.cli.children import Children, find_program
+from watchbill_collector.cli.children import Child, Children, find_program
 from watchbill_collector.cli.client import Client, segment
 from watchbill_collector.cli.collectors import (
     Collector,
@@ -304,7 +304,8 @@ def _enrolled(demo: Demo, client: Client) -> bool:
     if not _identity(demo).exists():
         return False
     return any(
-        host["name"] == demo.host and host["state"] in ("up", "down", "never") for host in _hosts(client)
+        host["name"] == demo.host and host["state"] in ("up", "down", "unknown", "stopped", "never")
+        for host in _hosts(client)
     )
 
 
@@ -410,13 +411,19 @@ def _remember(demo: Demo, token: str) -> bool:
 
 
 def _watch(demo: Demo, token: str, children: Children, until_s: float | None) -> None:
-    """Until the time is up or somebody stops us. Raises CommandFailed when a child ends or the host is not
-    up.
+    """Until the time is up or somebody stops us; what is killed is started again.
+
+    Raises CommandFailed when a child ends for a reason of its own, or the host is not up at the end.
     """
+    client = _client(demo, token)
+
+    def runs_again(child: Child) -> bool:
+        return child.argv[0] == demo.collector_program and _answers(client)
+
     while until_s is None or time.monotonic() < until_s:
-        children.check()
+        for line in children.mend(time.monotonic(), runs_again):
+            click.echo(line, err=True)
         rest_s = WATCH_S if until_s is None else max(0.0, until_s - time.monotonic())
         time.sleep(min(WATCH_S, rest_s))
-    children.check()
-    if not _is_up(demo, _client(demo, token)):
+    if not _is_up(demo, client):
         raise CommandFailed(f"{demo.host} was up and is not any more:\n{children.last_words()}")

@@ -30,6 +30,7 @@ STATE_COLOURS = {
     "revoked": "red",
     "pending": "yellow",
     "never": "yellow",
+    "unknown": "yellow",
     "warn": "yellow",
     "retired": "dim",
     "used": "dim",

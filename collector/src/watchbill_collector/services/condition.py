@@ -25,6 +25,7 @@ from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.rules import Rulebook
 from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
+from watchbill_collector.store.database import DATABASE_FILE
 
 TIME_ERROR = 5
 """What adjtimex answers while nothing disciplines the clock."""
@@ -62,7 +63,7 @@ class ConditionService:
         disk = os.statvfs(self._state)
         groups = self._book.groups()
         now_ms = self._clock.wall_ms()
-        store = self._state / "state.db"
+        store = self._state / DATABASE_FILE
         refused: dict[str, int] = {}
         for (_, reason), count in list(self._ingest.counters.refusals.items()):
             refused[reason] = refused.get(reason, 0) + count

@@ -9,8 +9,6 @@ from watchbill_collector.enrolment import EnrolmentTokens, IssuedToken, TokenVie
 from watchbill_collector.enrolment.tokens import TTL_DEFAULT_S
 from watchbill_collector.store.enrolments import EnrolmentKind
 
-_STATES = {"withdrawn": "revoked", "dead": "revoked"}
-
 
 class DoorService:
     """`api.ports.EnrolmentService` over `enrolment.EnrolmentTokens`."""
@@ -62,7 +60,7 @@ def _enrolment(view: TokenView) -> Enrolment:
         match="" if named else one.pattern,
         uses=one.uses_max,
         used=one.uses,
-        state=_STATES.get(view.state, view.state),
+        state=view.state,
         created=at(one.created_ms),
         created_by=one.created_by,
         expires=at(one.expires_ms),

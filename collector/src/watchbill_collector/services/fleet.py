@@ -1,7 +1,7 @@
 """The hosts, for the HTTP side: what the registry, the link and the history know of each, put together."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from watchbill import __version__
 from watchbill.errors import Refused, UsageError
@@ -16,10 +16,18 @@ from watchbill_collector.store.hosts import HostState as RowState
 class FleetService:
     """`api.ports.HostsService`."""
 
-    def __init__(self, registry: HostRegistry, ingest: Ingest, accounts: AccountsService) -> None:
+    def __init__(
+        self,
+        registry: HostRegistry,
+        ingest: Ingest,
+        accounts: AccountsService,
+        delivered: Callable[[str], bool],
+    ) -> None:
+        """`delivered` tells whether an agent has ever had something committed."""
         self._registry = registry
         self._ingest = ingest
         self._accounts = accounts
+        self._delivered = delivered
 
     async def hosts(self) -> Sequence[Host]:
         """All of them, by name."""
@@ -71,9 +79,13 @@ class FleetService:
         facts = self._ingest.facts(row.agent_id)
         state, since_ms = _STATES.get(row.state), row.changed_ms
         if state is None:
-            state = HostState.NEVER
+            pulse = self._ingest.liveness.pulse(row.agent_id)
             if facts is not None and facts.up is not None:
                 state, since_ms = (HostState.UP if facts.up else HostState.DOWN), facts.since_ms
+            elif pulse is not None:
+                state = HostState.UNKNOWN
+            else:
+                state = HostState.STOPPED if self._delivered(row.agent_id) else HostState.NEVER
         version = facts.agent_version if facts is not None and facts.agent_version else row.agent_version
         expires_ms = self._registry.valid_until_ms(row.agent_id)
         return Host(

@@ -1,0 +1,701 @@
+"""The metric history on this machine's disk.
+
+    commit   ->  tail.db: one row a group commit, marks and gaps in the same transaction; readings wait in
+    memory
+    minis    ->  60 ticks or 5 minutes of a sender become one small block in tail.db; the raw rows go
+    merge    ->  an hour that is over becomes one block a sender in raw/DATE.db, and in 1m/ and 1h/
+    retain   ->  day files that are too old are unlinked
+
+A reading is always in exactly one committed place, or, between two transactions of a merge, in two; whoever
+reads looks in the order in which readings move (memory, mini-blocks, day files), so none is missed, and what
+was seen twice is dropped.
+
+Threads: everything that writes (`commit`, `merge`, `retain`, `close`) is for one named writer thread and is
+guarded by a lock besides. `select` and its kin are for any thread at any time, with SQLite connections of
+their own. A thread of this object's own, `history-checkpoint`, moves the tail's write-ahead log into the
+file, so that no commit waits for that.
+
+When the disk is nearly full nothing more is taken (`StorageFull`, so nothing is acknowledged), reading goes
+on, and merges still run: they make the tail smaller. When it is quite full the ballast file is given up to
+let them. After a failed write or sync nothing more is taken until the process starts again (`StorageBroken`).
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from watchbill.clock import Clock
+from watchbill.errors import StorageError
+from watchbill.files import Lock, make_directory, sync_directory
+from watchbill.protocol.frames import GapReason
+from watchbill_collector.history import block, commits, retention
+from watchbill_collector.history.catalogue import Catalogue
+from watchbill_collector.history.database import storing, transaction
+from watchbill_collector.history.days import Days, day_of, hour_of
+from watchbill_collector.history.lists import MIXED, ListBook, SeriesList
+from watchbill_collector.history.merging import Merger
+from watchbill_collector.history.pieces import between, unite
+from watchbill_collector.history.reading import Reader
+from watchbill_collector.history.recovery import open_tail
+from watchbill_collector.history.tail import MiniRow, Tail  # noqa: TC001
+from watchbill_collector.history.values import (
+    DAY_MS,
+    HOUR_MS,
+    TIME_MS_MAX,
+    GapRow,
+    HistoryCounters,
+    HistoryOptions,
+    Mark,
+    Piece,
+    Samples,
+    StorageBroken,
+    StorageFull,
+    Tier,
+    TierSamples,
+)
+from watchbill_collector.history.waiting import Waiting
+from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
+
+log = logging.getLogger(__name__)
+
+FLUSH_OWNERS = 16
+"""So many senders' readings become mini-blocks in one go: in numpy a call costs as much as the arithmetic."""
+FLUSH_WAIT_S = 3.0
+"""Fewer wait for so long."""
+TRIM_S = 60.0
+"""How often raw rows that are no longer needed are deleted."""
+SLICE_OWNERS = 16
+"""Senders merged in one transaction: a commit waits for at most this."""
+SLICE_MINIS = 96
+"""And about so many of their mini-blocks."""
+LATE_QUIET_S = 120.0
+"""Late readings of an hour are merged when no more came for so long,"""
+LATE_WAIT_S = 1800.0
+"""or at the latest after this."""
+DISK_LOOK_S = 1.0
+CHECKPOINT_BYTES = 4 << 20
+"""Bytes committed after which the write-ahead log is moved into the file."""
+COMMIT_BYTES = 5 * 4096
+"""Pages that a commit touches besides its data, about."""
+COMPACT_SAMPLES = 4_000_000
+"""Statistics joined in one slice of the daily tidying."""
+COMPACT_DELAY_MS = 2 * HOUR_MS
+TAIL_LISTS_IDLE_MAX = 1_000
+"""Series lists in the tail that nothing needs any more, before they are removed."""
+PROBLEMS_MAX = 1_000
+"""Damaged things remembered by name; more are only counted."""
+IDLE_LOOK_MS = HOUR_MS
+"""How often memory of old day files that nobody asked for is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStatus:
+    """What `doctor` and the metrics show."""
+
+    state: str  # ok, full, broken
+    reason: str
+    tail_bytes: int
+    pending_bytes: int
+    minis: int
+    day_files: int
+    day_bytes: int
+    oldest_day: int | None
+    retention_doubted: bool
+    problems: tuple[str, ...]
+
+
+class History:
+    """See the module. Open it with `History.open`."""
+
+    def __init__(self, directory: Path, table: SeriesTable, clock: Clock, options: HistoryOptions) -> None:
+        self.directory = directory
+        self.counters = HistoryCounters()
+        self._table = table
+        self._clock = clock
+        self._options = options
+        self._problems: dict[str, int] = {}
+        self._state = ("ok", "")
+        self._told_full = False
+        self._writing = threading.RLock()
+        self._closed = False
+        make_directory(directory)
+        self._lock = Lock(directory / "lock")
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._wake = threading.Event()
+        self._checkpointer = threading.Thread(target=self._checkpoint, name="history-checkpoint", daemon=True)
+        self._checkpointer.start()
+
+    @classmethod
+    def open(
+        cls, directory: Path, table: SeriesTable, clock: Clock, options: HistoryOptions | None = None
+    ) -> Self:
+        """Open, with everything that a crash left put right, and read back what is recent.
+
+        Raises Refused when another process has the directory, StorageError when it cannot be written.
+        """
+        return cls(directory, table, clock, options or HistoryOptions())
+
+    def _open(self) -> None:
+        self._book = ListBook(self._table)
+        self._waiting = Waiting()
+        with storing(str(self.directory)):
+            opened = open_tail(self.directory, self._table, self._book, self._clock.wall_ms(), self._damaged)
+            self._tail: Tail = opened.tail
+            self._catalogue: Catalogue = opened.catalogue
+            self.counters.files_quarantined += opened.quarantined
+            self._raw = Days(self.directory / "raw", self._table, self._book, self._damaged)
+            self._tiers = {
+                tier: Days(self.directory / tier.label, self._table, self._book, self._damaged)
+                for tier in (Tier.MINUTE, Tier.HOUR)
+            }
+        self._marks = {_key(mark): mark for mark in opened.marks}
+        self._dirty_marks = set(self._marks)
+        now_s = self._clock.monotonic_s()
+        for owner, piece, raw in opened.pieces:
+            self._waiting.add([(owner, piece)], raw, now_s)
+        self._waiting.flushed((), opened.minis)
+        self._newest_ms = max(
+            [opened.newest_ms, *((day + 1) * DAY_MS for days in self._all_days() for day in days.days[-1:])]
+        )
+        self._merger = Merger(self._table, self._book, self._raw, self._tiers, self._damaged)
+        tail = (self._tail, self._catalogue)
+        self._reader = Reader(self._table, self._book, self._waiting, tail, self._damaged)
+        self._late: dict[int, tuple[float, float]] = {}
+        self._merged_hours: set[int] = set()
+        self._recent: set[int] = set()  # Lists of commits since the tail's labels were last looked at.
+        self._unsettled: set[int] = set()
+        self._compacted = 0
+        self._trimmed_s = self._flush_wait_s = self._looked_s = now_s - 3600.0
+        self._idle_ms = self._clock.boottime_ms()
+        self._since_checkpoint = 0
+        self._reference = self._first_reference()
+        today = day_of(hour_of(min(self._clock.wall_ms(), TIME_MS_MAX)))
+        self._raw.files(today - 1, today)
+        self._ballast()
+
+    def _all_days(self) -> list[Days]:
+        return [self._raw, *self._tiers.values()]
+
+    # Writing.
+
+    def commit(self, ticks: Sequence[Ticks], marks: Sequence[Mark], gaps: Sequence[GapRow]) -> None:
+        """Make readings, watermarks and gap rows durable together.
+
+        Raises StorageFull, StorageBroken or StorageError; then nothing of it is kept and nothing may be
+        acknowledged. Readings with times that no day file can hold are counted and left out.
+        """
+        with self._writing:
+            try:
+                self._commit(ticks, marks, gaps)
+            except StorageFull as exc:
+                self.counters.refused_full += 1
+                if not self._told_full:
+                    self._told_full = True
+                    log.error("history takes nothing more: %s", exc)
+                raise
+            if self._told_full:
+                self._told_full = False
+                log.warning("history takes readings again")
+
+    def _commit(self, ticks: Sequence[Ticks], marks: Sequence[Mark], gaps: Sequence[GapRow]) -> None:
+        self._refuse()
+        began = self._clock.monotonic_s()
+        kept = [each for each in map(self._kept, ticks) if each is not None]
+        with self._storing(), self._tail_transaction() as connection:
+            in_file, write = self._catalogue.in_file, self._catalogue.write
+            entries = [
+                commits.Entry(in_file.get(of.number) or write(connection, of), piece.times, piece.values)
+                for of, piece in kept
+            ]
+            raw = 0
+            if entries or marks:
+                data = commits.pack(entries, marks)
+                raw = self._tail.add_raw(data)
+                self.counters.bytes_raw += len(data)
+                self._since_checkpoint += len(data) + COMMIT_BYTES
+            if gaps:
+                self._tail.add_gaps(gaps)
+        self._waiting.add([(of.owner, piece) for of, piece in kept], raw, began)
+        for of, piece in kept:
+            self._recent.add(of.number)
+            self.counters.samples += piece.values.size
+            if piece.times[-1] > self._newest_ms:
+                self._newest_ms = int(piece.times[-1])
+        for mark in marks:
+            key = (mark.agent_id, mark.spool_id, mark.stream)
+            self._marks[key] = mark
+            self._dirty_marks.add(key)
+        self.counters.commits += 1
+        self._tend(began)
+        self.counters.commit_seconds += self._clock.monotonic_s() - began
+
+    def _kept(self, ticks: Ticks) -> tuple[SeriesList, Piece] | None:
+        times, values = ticks.times_ms, ticks.values
+        if not values.size:
+            return None
+        of = self._book.of(ticks.series)
+        if of.take is not None:
+            values = values[:, of.take]
+        first, last = (times[0], times[-1]) if len(times) == 1 else (times.min(), times.max())
+        if first < 1 or last > TIME_MS_MAX:
+            fits = (times >= 1) & (times <= TIME_MS_MAX)
+            self.counters.samples_out_of_range += int((~fits).sum()) * len(of.ids)
+            times, values = times[fits], values[fits]
+        return (of, Piece(of.ids, times, values)) if len(times) else None
+
+    def _tend(self, now_s: float) -> None:
+        """Small tidying between commits. What fails here fails no commit: it is tried again."""
+        due = self._waiting.due(now_s)
+        if len(due) < FLUSH_OWNERS and now_s - self._flush_wait_s < FLUSH_WAIT_S:
+            due = []
+        try:
+            if due:
+                self._flush_wait_s = now_s
+                self._flush(due)
+            if now_s - self._trimmed_s >= TRIM_S:
+                self._trimmed_s = now_s
+                self._trim()
+        except StorageError as exc:
+            self._damaged(f"making mini-blocks: {exc}")
+        if self._since_checkpoint >= CHECKPOINT_BYTES:
+            self._since_checkpoint = 0
+            self._wake.set()
+
+    def _flush(self, owners: Sequence[int]) -> None:
+        """Make mini-blocks of all that waits of some owners."""
+        work: list[tuple[int, int, SeriesList, Piece]] = []
+        for owner in owners:
+            for part in unite(self._waiting.take(owner)):
+                of = self._book.of(part.ids)
+                for hour in np.unique((part.times - 1) // HOUR_MS).tolist():
+                    piece = between(part, hour * HOUR_MS, (hour + 1) * HOUR_MS)
+                    assert piece is not None
+                    work.append((owner, hour, of, piece))
+        encoded = _encoded([piece for *_, piece in work])
+        rows: list[tuple[int, MiniRow]] = []
+        with self._storing(), self._tail_transaction() as connection:
+            for (owner, hour, of, piece), data in zip(work, encoded, strict=True):
+                place = (self._owner_id(connection, owner), self._catalogue.write(connection, of), hour)
+                row = self._tail.add_mini(*place, int(piece.times[0]), int(piece.times[-1]), data)
+                rows.append((owner, row))
+                self._since_checkpoint += len(data)
+            ids = [self._owner_id(connection, owner) for owner in owners]
+            self._tail.set_flushed(ids, self._tail.raw_next - 1)
+        now_s = self._clock.monotonic_s()
+        for _, row in rows:
+            if row.hour in self._merged_hours:
+                self._late[row.hour] = (self._late.get(row.hour, (now_s, now_s))[0], now_s)
+        self._waiting.flushed(owners, rows)
+        self.counters.minis += len(rows)
+
+    def _owner_id(self, connection: sqlite3.Connection, owner: int) -> int:
+        return MIXED if owner == MIXED else self._catalogue.set_of_source(connection, owner)
+
+    def _trim(self) -> None:
+        oldest = self._waiting.oldest_raw()
+        dirty = [self._marks[key] for key in self._dirty_marks if key in self._marks]
+        with self._storing(), self._tail_transaction():
+            self._tail.remove_raw(self._tail.raw_next if oldest is None else oldest, dirty)
+        self._dirty_marks.clear()
+
+    def merge(self, now_ms: int) -> bool:
+        """One slice of periodic work; True when there is more to do at once.
+
+        First readings that waited long enough become mini-blocks, then hours that are over go to day files,
+        then yesterday is tidied. Raises StorageError; trying again is harmless.
+        """
+        with self._writing:
+            if self._state[0] == "broken":
+                raise StorageBroken(self._state[1])
+            began = self._clock.monotonic_s()
+            due = self._waiting.due(began)
+            if due:
+                self._flush(due)
+            chosen = self._ripe(now_ms, began)
+            if chosen is None:
+                return self._tidy(now_ms)
+            try:
+                self._merge_slice(chosen)
+            except StorageFull:
+                self._drop_ballast()
+                raise
+            self.counters.merge_seconds += self._clock.monotonic_s() - began
+            return True
+
+    def _ripe(self, now_ms: int, now_s: float) -> int | None:
+        """The oldest hour that should be merged now."""
+        for hour in self._waiting.hours():
+            if not retention.hour_is_over(hour, now_ms):
+                continue
+            first_s, last_s = self._late.get(hour, (0.0, 0.0))
+            if hour not in self._late or now_s - last_s >= LATE_QUIET_S or now_s - first_s >= LATE_WAIT_S:
+                return hour
+        return None
+
+    def _merge_slice(self, hour: int) -> None:
+        of_hour = self._waiting.minis_of(hour)
+        # What came for this hour and waits in memory still (after a start, say) had better come along.
+        behind = [
+            owner
+            for owner in list(of_hour)[:SLICE_OWNERS]
+            if self._waiting.begins_before(owner, (hour + 1) * HOUR_MS)
+        ]
+        if behind:
+            self._flush(behind)
+        rows: dict[int, list[MiniRow]] = {}
+        number = 0
+        for owner in list(of_hour)[:SLICE_OWNERS]:
+            if number >= SLICE_MINIS:
+                break
+            rows[owner] = list(of_hour[owner])
+            number += len(rows[owner])
+        with self._storing():
+            made = self._merger.merge(self._tail, self._catalogue, hour, rows)
+            done = [row for of_owner in made.done.values() for row in of_owner]
+            with self._tail_transaction():
+                self._tail.remove_minis([row.id for row in done])
+                self._tail.add_gaps([self._corrupt(row.first_ms, row.last_ms) for row in made.lost])
+        self._waiting.merged(hour, made.done)
+        self.counters.blocks += made.blocks
+        self.counters.merges += 1
+        self.counters.late_merges += made.late
+        self._unsettled.add(day_of(hour))
+        if hour not in self._waiting.hours():
+            self._late.pop(hour, None)
+            self._merged_hours.add(hour)
+
+    def _corrupt(self, first_ms: int, last_ms: int) -> GapRow:
+        now = self._clock.wall_ms()
+        return GapRow("", b"", 0, 0, 0, 1, 0, first_ms, last_ms, GapReason.CORRUPT, now)
+
+    def _tidy(self, now_ms: int) -> bool:
+        """When there is nothing to merge."""
+        with self._storing():
+            for day in self._unsettled:
+                self._merger.settle(day)
+            self._unsettled.clear()
+            self._tail.give_back()
+            over = day_of(hour_of(max(now_ms - COMPACT_DELAY_MS, 1))) - 1
+            if over > self._compacted and not any(day_of(hour) <= over for hour in self._waiting.hours()):
+                if self._merger.compact(over, COMPACT_SAMPLES):
+                    return True
+                self._compacted = over
+        self._merged_hours = {hour for hour in self._merged_hours if day_of(hour) >= over}
+        self._merger.forget(hour_of(max(now_ms, 1)) - 3)
+        return False
+
+    # Reading.
+
+    def marks(self) -> list[Mark]:
+        """Every stream's watermark as committed."""
+        return list(self._marks.values())
+
+    def remove_marks(self, marks: Sequence[Mark]) -> None:
+        """Forget watermarks of spools that will never speak again."""
+        with self._writing, self._storing():
+            # Their last word may still be in a raw row, and would be read back: those rows go first.
+            self._flush(self._waiting.owners())
+            self._trim()
+            with self._tail_transaction():
+                for mark in marks:
+                    self._tail.remove_mark(mark)
+                    self._marks.pop(_key(mark), None)
+
+    def gaps(self, agent_id: str | None = None, limit: int = 1000) -> list[GapRow]:
+        """Gap rows, newest first. `agent_id` "" is the collector's own."""
+        with storing("gaps"):
+            return self._tail.gaps(agent_id, limit)
+
+    def know(self, start_ms: int, end_ms: int) -> None:
+        """Make sure that the series table knows every series with readings in (start, end].
+
+        Ask before selecting by labels in the past: label tables of old days are read on first need.
+        """
+        self._reader.know([self._raw], start_ms, end_ms)
+
+    def know_tier(self, start_ms: int, end_ms: int, tier: Tier) -> None:
+        """The same for a tier, which reaches further back."""
+        self._reader.know([self._tiers[tier], self._raw], start_ms, end_ms)
+
+    def select(self, ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int) -> Samples:
+        """Readings of distinct series in (start, end], stale markers among them. Raises TooManySamples."""
+        return self._reader.select(self._raw, ids, start_ms, end_ms, samples_max)
+
+    def select_tier(
+        self, ids: SeriesIds, start_ms: int, end_ms: int, tier: Tier, samples_max: int
+    ) -> TierSamples:
+        """Statistics of the steps that end in (start, end]. Raises TooManySamples.
+
+        What is not merged yet is condensed on the way, so the newest step may still be growing.
+        """
+        return self._reader.select_tier(
+            self._raw, self._tiers[tier], tier, ids, start_ms, end_ms, samples_max
+        )
+
+    @property
+    def newest_ms(self) -> int:
+        """Time of the newest reading ever committed, as far as it is known."""
+        return self._newest_ms
+
+    def oldest_ms(self, tier: Tier | None = None) -> int | None:
+        """Where a tier (None: the readings themselves) begins; None when it is empty."""
+        days = (self._tiers[tier] if tier else self._raw).days
+        hours = self._waiting.hours()
+        begins = [days[0] * DAY_MS] if days else []
+        return min(begins + [hour * HOUR_MS for hour in hours[:1]], default=None)
+
+    def status(self) -> HistoryStatus:
+        """What is there, and what is wrong."""
+        days = self._all_days()
+        return HistoryStatus(
+            *self._state,
+            tail_bytes=self._tail_bytes(),
+            pending_bytes=self._waiting.bytes,
+            minis=self._waiting.minis,
+            day_files=sum(len(each) for each in days),
+            day_bytes=sum(each.size() for each in days),
+            oldest_day=min((each.days[0] for each in days if each.days), default=None),
+            retention_doubted=self._reference.doubted_since_ms is not None,
+            problems=tuple(self._problems),
+        )
+
+    def _tail_bytes(self) -> int:
+        total = 0
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                total += self._tail.path.with_name(f"tail.db{suffix}").stat().st_size
+        return total
+
+    # Retention.
+
+    def _first_reference(self) -> retention.Reference:
+        known = self._tail.meta("retention")
+        at = known if isinstance(known, int) else min(self._clock.wall_ms(), self._newest_ms or TIME_MS_MAX)
+        return retention.Reference(at, self._clock.boottime_ms())
+
+    def retain(self, now_ms: int) -> list[str]:
+        """Unlink what is too old or too much, never because a clock jumped; the names of what went.
+
+        Call it every few minutes. Raises StorageError.
+        """
+        with self._writing, self._storing():
+            boottime = self._clock.boottime_ms()
+            self._reference = self._reference.moved(now_ms, self._newest_ms, boottime)
+            self.counters.retention_held += self._reference.doubted_since_ms is not None
+            gone: list[str] = []
+            keeps = (self._options.raw_ms, self._options.minute_ms, self._options.hour_ms)
+            for days, keep_ms in zip(self._all_days(), keeps, strict=True):
+                for day in retention.too_old(days.days, keep_ms, self._reference.at_ms):
+                    gone += days.unlink(day)
+            gone += self._shrink()
+            self.counters.files_removed += len(gone)
+            self._forget_idle(boottime)
+            self._look_at_disk()
+            if self._state[0] == "ok":
+                with self._tail_transaction():
+                    self._tail.set_meta("retention", self._reference.at_ms)
+                    self._tail.trim_gaps()
+                self._ballast()
+            return gone
+
+    def _shrink(self) -> list[str]:
+        """Keep to the size cap, oldest readings first, then the tiers'."""
+        gone: list[str] = []
+        if self._options.size_bytes_max is None:
+            return gone
+        all_days = self._all_days()
+        total = sum(days.size() for days in all_days)
+        newest = day_of(hour_of(max(self._newest_ms, 1)))
+        for days in all_days:
+            sizes = {day: days.size(day) for day in days.days}
+            rest = total - sum(sizes.values())
+            for day in retention.over_size(sizes, self._options.size_bytes_max - rest, newest):
+                total -= sizes[day]
+                gone += days.unlink(day)
+        return gone
+
+    def _forget_idle(self, boottime_ms: int) -> None:
+        if boottime_ms - self._idle_ms < IDLE_LOOK_MS:
+            return
+        self._idle_ms = boottime_ms
+        self._book.epoch += 1
+        self._prune_tail()
+        today = day_of(hour_of(max(self._newest_ms, 1)))
+        used = {each.number for each in self._catalogue.lists.values()}
+        for days in self._all_days():
+            days.forget_idle(today - 1)
+            used |= days.lists()
+        self._book.keep(used)
+
+    def _prune_tail(self) -> None:
+        """Forget labels that neither what waits nor what came lately needs."""
+        recent, self._recent = self._recent, set()
+        rows = [
+            row for of_hour in map(self._waiting.minis_of, self._waiting.hours()) for row in of_hour.values()
+        ]
+        keep = {row.list_id for of_owner in rows for row in of_owner}
+        keep |= {self._catalogue.in_file[n] for n in recent if n in self._catalogue.in_file}
+        if len(self._catalogue.lists) - len(keep) < TAIL_LISTS_IDLE_MAX:
+            return
+        self._flush(self._waiting.owners())
+        self._trim()  # Now no raw row names a list.
+        keep |= {row.list_id for row in self._tail.minis() if not isinstance(row, int)}
+        with self._tail_transaction() as connection:
+            self._catalogue.prune(connection, keep)
+        fresh = Catalogue(self._table, self._book, lambda what: self._damaged(f"{self._tail.path}: {what}"))
+        fresh.load(self._tail.connection)
+        self._catalogue = self._reader.catalogue = fresh
+
+    # The disk.
+
+    @contextlib.contextmanager
+    def _tail_transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with transaction(self._tail.connection):
+                yield self._tail.connection
+        except BaseException:
+            self._catalogue.rolled_back()
+            raise
+        self._catalogue.committed()
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Errors in our words, and remembered when they mean that nothing more should be taken."""
+        try:
+            with storing(str(self.directory)):
+                yield
+        except StorageFull as exc:
+            self._state = ("full", str(exc))
+            self._looked_s = self._clock.monotonic_s()
+            raise
+        except StorageBroken as exc:
+            self._state = ("broken", str(exc))
+            raise
+
+    def _refuse(self) -> None:
+        """Raises when nothing may be taken."""
+        if self._clock.monotonic_s() - self._looked_s >= DISK_LOOK_S:
+            self._look_at_disk()
+        state, reason = self._state
+        if state == "full":
+            raise StorageFull(reason)
+        if state == "broken":
+            raise StorageBroken(reason)
+
+    def _look_at_disk(self) -> None:
+        self._looked_s = self._clock.monotonic_s()
+        if self._state[0] == "broken":
+            return
+        free = self._free_share()
+        wanted = self._options.free_share_min
+        if free < wanted:
+            text = f"{self.directory}: {free:.1%} of the disk is free, {wanted:.0%} is wanted"
+            self._state = ("full", text)
+        else:
+            self._state = ("ok", "")
+
+    def _free_share(self) -> float:
+        try:
+            disk = os.statvfs(self.directory)
+        except OSError as exc:
+            raise StorageError(f"{self.directory}: {exc}") from exc
+        return disk.f_bavail / max(disk.f_blocks, 1)
+
+    def _ballast(self) -> None:
+        """Set room aside, as long as there is plenty."""
+        path, size = self.directory / "ballast", self._options.ballast_bytes
+        disk = os.statvfs(self.directory)
+        spare = disk.f_bavail * disk.f_frsize - self._options.free_share_min * disk.f_blocks * disk.f_frsize
+        if not size or path.exists() or spare < 4 * size:
+            return
+        with contextlib.suppress(OSError), open(path, "xb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+    def _drop_ballast(self) -> None:
+        path = self.directory / "ballast"
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            sync_directory(self.directory)
+
+    def _damaged(self, what: str) -> None:
+        self.counters.damaged_parts += 1
+        if what in self._problems:
+            self._problems[what] += 1
+        elif len(self._problems) < PROBLEMS_MAX:
+            self._problems[what] = 1
+            log.error("history: %s", what)
+
+    def _checkpoint(self) -> None:
+        """The thread that moves the tail's log into its file."""
+        connection: sqlite3.Connection | None = None
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._closed:
+                break
+            try:
+                if connection is None:
+                    connection = sqlite3.connect(self._tail.path, isolation_level=None)
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            except sqlite3.Error as exc:
+                self._damaged(f"{self._tail.path}: checkpoint: {exc}")
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Stop. Everything committed is on disk already; this makes the files tidy."""
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = True
+            self._wake.set()
+            self._checkpointer.join()
+            for days in self._all_days():
+                days.close()
+            self._tail.close()
+            self._lock.release()
+
+
+def _encoded(pieces: Sequence[Piece]) -> list[bytes]:
+    """Mini-blocks: pieces of the same number of ticks are encoded in one call."""
+    encoded: list[bytes] = [b""] * len(pieces)
+    alike: dict[int, list[int]] = {}
+    for position, piece in enumerate(pieces):
+        if piece.present is None:
+            alike.setdefault(len(piece.times), []).append(position)
+        else:
+            encoded[position] = _encode([piece], piece.present)[0]
+    for every in alike.values():
+        for begin in range(0, len(every), FLUSH_OWNERS):
+            positions = every[begin : begin + FLUSH_OWNERS]
+            for position, data in zip(positions, _encode([pieces[p] for p in positions], None), strict=True):
+                encoded[position] = data
+    return encoded
+
+
+def _encode(pieces: Sequence[Piece], present: npt.NDArray[np.bool_] | None) -> list[bytes]:
+    return block.encode(
+        [piece.times for piece in pieces],
+        pieces[0].values if len(pieces) == 1 else np.concatenate([piece.values for piece in pieces], axis=1),
+        [len(piece.ids) for piece in pieces],
+        present=present,
+        frame_series=block.NO_FRAMES,
+        level=block.LEVEL_FAST,
+    )
+
+
+def _key(mark: Mark) -> tuple[str, bytes, int]:
+    return mark.agent_id, mark.spool_id, mark.stream

@@ -1,0 +1,234 @@
+"""What the collector remembers of an agent between its sessions, while the process lives.
+
+Deliveries (`ledger`), the labels its series carry, the series it has, how much of its quotas is left, and
+which clock offset its boots have. A few kilobytes each; a session comes and goes on top of it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from watchbill.limits import (
+    BYTES_BURST,
+    BYTES_PER_SECOND_SUSTAINED,
+    CLOCK_AGREES_MS,
+    DICTIONARIES_PER_SESSION_MAX,
+    NEW_SERIES_PER_MINUTE_MAX,
+    SERIES_PER_AGENT_MAX,
+)
+from watchbill.protocol.server import Ledger
+from watchbill_collector.ingest.dictionaries import HostSeries, Keys
+from watchbill_collector.series import NO_SOURCE, SeriesIds
+
+if TYPE_CHECKING:
+    from watchbill_collector.ingest.session import Session
+
+BOOTS_KEPT = 4
+"""Boots whose clock offset is kept: the present one, and those that a backlog may still speak of."""
+
+NEW_SERIES_GRACE_S = 60.0
+"""New series are not counted this long after a host's first dictionary: the rest of its first ones is on its
+way."""
+
+KNOWN_KEYS_MAX = 2 * SERIES_PER_AGENT_MAX
+"""Keys remembered as not new; when there are more, only those in use are kept."""
+
+
+class Bucket:
+    """A token bucket: `rate` a second, at most `burst` saved up. May go below zero; then wait."""
+
+    __slots__ = ("_at_s", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float, now_s: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._at_s = now_s
+
+    def level(self, now_s: float) -> float:
+        """What is there now."""
+        self._level = min(self._burst, self._level + (now_s - self._at_s) * self._rate)
+        self._at_s = now_s
+        return self._level
+
+    def take(self, amount: float, now_s: float) -> float:
+        """Take it, also below zero; what is left."""
+        self._level = self.level(now_s) - amount
+        return self._level
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until it is above zero again."""
+        return max(0.0, -self.level(now_s) / self._rate)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """What is known of an agent now, for people. `up` is None before the first contact and after a goodbye.
+
+    Times are UTC ms, 0 where there is none: `since_ms` when `up` changed last, `heard_ms` its last message.
+    """
+
+    connected: bool
+    up: bool | None
+    since_ms: int
+    heard_ms: int
+    agent_version: str
+    interval_ms: int
+    series: int
+    skew_s: float
+    last_tick_ms: int
+
+
+class Agent:
+    """One agent, by its identity."""
+
+    __slots__ = (
+        "_first_dictionary_s",
+        "_known",
+        "_new_series",
+        "_offsets",
+        "_series",
+        "agent_id",
+        "agent_version",
+        "bytes",
+        "connections",
+        "instance",
+        "interval_ms",
+        "job",
+        "last_tick_ms",
+        "ledger",
+        "run_id",
+        "session",
+        "skew_s",
+        "source",
+        "source_names",
+    )
+
+    def __init__(self, agent_id: str, now_s: float) -> None:
+        self.agent_id = agent_id
+        self.instance = ""
+        self.job = ""
+        self.agent_version = ""
+        self.interval_ms = 0
+        self.ledger = Ledger(agent_id)
+        self.session: Session | None = None
+        self.connections = 0
+        self.run_id = b""
+        self.source = NO_SOURCE
+        self.source_names: frozenset[str] = frozenset()
+        self.bytes = Bucket(BYTES_PER_SECOND_SUSTAINED, BYTES_BURST, now_s)
+        self.last_tick_ms = 0
+        self.skew_s = 0.0
+        self._series: OrderedDict[bytes, HostSeries] = OrderedDict()
+        self._known: Keys = np.zeros(0, np.int32)
+        self._new_series = Bucket(NEW_SERIES_PER_MINUTE_MAX / 60, NEW_SERIES_PER_MINUTE_MAX, now_s)
+        self._first_dictionary_s: float | None = None
+        self._offsets: OrderedDict[str, int] = OrderedDict()
+
+    # ------------------------------------------------------------ identity
+
+    def relabel(self, source: int, names: frozenset[str]) -> list[SeriesIds]:
+        """Its series carry the labels of `source` from now on. Returns the series that end with it."""
+        if source == self.source:
+            return []
+        ended = self.series_in_use()
+        self.source = source
+        self.source_names = names
+        self._series.clear()
+        self._known = np.zeros(0, np.int32)
+        self._first_dictionary_s = None
+        return ended
+
+    # ------------------------------------------------------------ series
+
+    def series_of(self, digest: bytes) -> HostSeries | None:
+        """Its series for a dictionary that it has sent before, in this session or an earlier one."""
+        found = self._series.get(digest)
+        if found is not None:
+            self._series.move_to_end(digest)
+        return found
+
+    def keep_series(self, digest: bytes, series: HostSeries) -> None:
+        """Remember the series of a dictionary; the least recently sent one goes."""
+        self._series[digest] = series
+        if len(self._series) > DICTIONARIES_PER_SESSION_MAX:
+            self._series.popitem(last=False)
+        self._known = np.union1d(self._known, series.keys)
+        if len(self._known) > KNOWN_KEYS_MAX:
+            self._known = np.unique(np.concatenate([kept.keys for kept in self._series.values()]))
+
+    def series_in_use(self) -> list[SeriesIds]:
+        """The series of all its dictionaries that are remembered."""
+        return [series.ids for series in self._series.values()]
+
+    def allowance(
+        self, keys: Keys, now_s: float
+    ) -> tuple[npt.NDArray[np.bool_] | None, list[tuple[str, int]]]:
+        """Which of these keys it may have (None: all of them), and what is refused: reason and count.
+
+        The first dictionaries only count against the number of series; later ones also against new ones a
+        minute.
+        """
+        if self._first_dictionary_s is None:
+            self._first_dictionary_s = now_s
+        new = ~np.isin(keys, self._known)
+        refused: list[tuple[str, int]] = []
+        allowed: npt.NDArray[np.bool_] | None = None
+        room = SERIES_PER_AGENT_MAX - self.series_count()
+        wanted = int(new.sum())
+        if wanted > room:
+            allowed = ~new | (np.cumsum(new) <= max(0, room))
+            refused.append(("series_quota", wanted - max(0, room)))
+            new &= allowed
+            wanted = int(new.sum())
+        if now_s - self._first_dictionary_s > NEW_SERIES_GRACE_S and wanted:
+            level = int(self._new_series.level(now_s))
+            if wanted > level:
+                rated = ~new | (np.cumsum(new) <= max(0, level))
+                allowed = rated if allowed is None else allowed & rated
+                refused.append(("new_series_rate", wanted - max(0, level)))
+                wanted = max(0, level)
+            self._new_series.take(wanted, now_s)
+        return allowed, refused
+
+    def series_count(self) -> int:
+        """How many series it has, over all its dictionaries that are remembered."""
+        if not self._series:
+            return 0
+        return len(np.unique(np.concatenate([kept.keys for kept in self._series.values()])))
+
+    # ------------------------------------------------------------ time
+
+    def offset(self, boot_id: str, wall_ms: int, boottime_ms: int, now_ms: int) -> int:
+        """UTC minus CLOCK_BOOTTIME in ms for this session.
+
+        The host's wall clock is believed when it agrees with ours within CLOCK_AGREES_MS; else ours is. A
+        boot keeps its offset over sessions as long as the new one agrees with it: then a record that comes
+        again has the same times.
+        """
+        self.skew_s = (wall_ms - now_ms) / 1000
+        utc_ms = wall_ms if abs(wall_ms - now_ms) <= CLOCK_AGREES_MS else now_ms
+        offset = utc_ms - boottime_ms
+        kept = self._offsets.get(boot_id)
+        if kept is not None and abs(kept - offset) <= CLOCK_AGREES_MS:
+            offset = kept
+        self._offsets[boot_id] = offset
+        self._offsets.move_to_end(boot_id)
+        while len(self._offsets) > BOOTS_KEPT:
+            self._offsets.popitem(last=False)
+        return offset
+
+    def offset_of_boot(self, boot_id: str) -> int | None:
+        """The offset of an earlier boot, when this process saw it."""
+        return self._offsets.get(boot_id)
+
+
+def stale_groups(groups: Sequence[SeriesIds]) -> list[SeriesIds]:
+    """Several groups of series as one array without repetitions, none when there are none."""
+    if not groups:
+        return []
+    return [np.unique(np.concatenate(groups))]

@@ -1,0 +1,105 @@
+"""What ingest counts about itself. Plain integers: the hot path adds, and whoever scrapes reads."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+REFUSAL_KEYS_MAX = 10_000
+"""Pairs of host and reason counted apart; what comes beyond is counted under an empty host name."""
+
+_COUNTERS = {
+    "messages": "Messages of agents taken in.",
+    "message_bytes": "Bytes of these messages.",
+    "records": "Records accepted for committing.",
+    "samples": "Samples accepted for committing.",
+    "duplicates": "Records that came again and were ignored.",
+    "holes": "Records that came before an earlier one and were asked for again.",
+    "beats": "Beats of agents.",
+    "acks": "Acknowledgements sent.",
+    "sessions_begun": "Sessions that were welcomed.",
+    "sessions_refused": "Sessions that were not welcomed.",
+    "busy": "Times an agent was asked to wait.",
+    "throttled": "Times an agent was slowed down for exceeding its bytes.",
+    "commits": "Transactions of samples committed.",
+    "commit_failures": "Transactions of samples that failed; nothing in them was acknowledged.",
+    "commit_seconds": "Time spent in transactions of samples.",
+    "samples_lost": "Samples made by the collector itself that a failed commit took with it.",
+    "gaps": "Gap rows recorded.",
+    "dictionaries": "Series dictionaries received.",
+    "dictionaries_decoded": "Series dictionaries that had to be decoded: the rest were known.",
+}
+
+
+class IngestCounters:
+    """Counters of one collector process."""
+
+    __slots__ = (*_COUNTERS, "_gauges", "_skews", "refusals")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.message_bytes = 0
+        self.records = 0
+        self.samples = 0
+        self.duplicates = 0
+        self.holes = 0
+        self.beats = 0
+        self.acks = 0
+        self.sessions_begun = 0
+        self.sessions_refused = 0
+        self.busy = 0
+        self.throttled = 0
+        self.commits = 0
+        self.commit_failures = 0
+        self.commit_seconds = 0.0
+        self.samples_lost = 0
+        self.gaps = 0
+        self.dictionaries = 0
+        self.dictionaries_decoded = 0
+        self.refusals: dict[tuple[str, str], int] = {}
+        self._gauges: Callable[[], dict[str, float]] = dict
+        self._skews: Callable[[], Iterable[tuple[str, float]]] = list
+
+    def refused(self, agent: str, reason: str, count: int = 1) -> None:
+        """Something of an agent (its instance, or its id before that is known) was refused."""
+        key = (agent, reason)
+        if key not in self.refusals and len(self.refusals) >= REFUSAL_KEYS_MAX:
+            key = ("", reason)
+        self.refusals[key] = self.refusals.get(key, 0) + count
+
+    def refused_in_all(self, reason: str) -> int:
+        """How often something was refused for this reason, whoever sent it."""
+        return sum(count for (_, known), count in self.refusals.items() if known == reason)
+
+    def watch(
+        self, gauges: Callable[[], dict[str, float]], skews: Callable[[], Iterable[tuple[str, float]]]
+    ) -> None:
+        """Where the gauges come from: by name, and the clock skew in seconds by instance."""
+        self._gauges = gauges
+        self._skews = skews
+
+    def collect(self) -> Iterable[Metric]:
+        """For a prometheus_client registry."""
+        for name, text in _COUNTERS.items():
+            family = CounterMetricFamily(f"watchbill_collector_ingest_{name}", text)
+            family.add_metric((), float(getattr(self, name)))
+            yield family
+        refusals = CounterMetricFamily(
+            "watchbill_collector_refusals",
+            "What agents sent and the collector refused: series, records, messages or sessions.",
+            labels=("agent", "reason"),
+        )
+        for (agent, reason), count in list(self.refusals.items()):
+            refusals.add_metric((agent, reason), float(count))
+        yield refusals
+        for name, value in self._gauges().items():
+            yield GaugeMetricFamily(
+                f"watchbill_collector_ingest_{name}", f"Ingest: {name.replace('_', ' ')}.", value
+            )
+        skew = GaugeMetricFamily(
+            "watchbill_collector_agent_clock_skew_seconds",
+            "How far a host's wall clock is ahead of the collector's.",
+            labels=("agent",),
+        )
+        for agent, seconds in self._skews():
+            skew.add_metric((agent,), seconds)
+        yield skew

@@ -1,0 +1,448 @@
+"""Ingest as a whole: agents, their sessions, the group commit, `up`, and the one timer that all of them
+share.
+
+`grpc_server` opens a session per connection and feeds it; this object admits, greets, and looks after the
+rest. It runs in the event loop's thread and never blocks.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from watchbill.clock import Clock
+from watchbill.limits import (
+    ACK_INTERVAL_MS,
+    ACK_MESSAGES_MAX,
+    BATCH_RECORDS_MAX,
+    BEAT_INTERVAL_MS_MAX,
+    BEAT_METRICS_MAX,
+    CREDIT_BYTES_DEFAULT,
+    MESSAGE_BYTES_MAX,
+    RECONNECT_SPREAD_MS_MAX,
+    SEND_GRID_MS,
+    SERIES_PER_AGENT_MAX,
+    SESSIONS_MAX,
+    SESSIONS_PER_AGENT_MAX,
+    SILENCE_MAX_MS,
+)
+from watchbill.protocol.frames import EndReason, Hello, Settings, Stream, StreamMark, Welcome
+from watchbill.protocol.server import Closed, fault_of, greet
+from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_groups
+from watchbill_collector.ingest.commit import GroupCommit
+from watchbill_collector.ingest.counters import IngestCounters
+from watchbill_collector.ingest.dictionaries import Dictionaries, good_labels
+from watchbill_collector.ingest.liveness import Liveness, grace_s, stale_values
+from watchbill_collector.ingest.ports import Admission, CritSink, GapRow, Host, Mark, Sink, Standing
+from watchbill_collector.ingest.session import Outlet, Session
+from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
+
+log = logging.getLogger("watchbill.ingest")
+
+LOOK_EVERY_S = 1.0
+HELLO_WITHIN_S = 15.0
+HELLOS_PER_SECOND = 200.0
+HELLOS_BURST = 400.0
+AGENTS_PER_SPREAD_SECOND = 200
+"""The reconnect spread that agents are given is one second for this many of them."""
+INSTANCE_LABEL = "instance"
+JOB_LABEL = "job"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What the collector asks of its agents, and its bounds."""
+
+    sessions_max: int = SESSIONS_MAX
+    beat_interval_ms: int = BEAT_INTERVAL_MS_MAX
+    ack_interval_ms: int = ACK_INTERVAL_MS
+    ack_messages: int = ACK_MESSAGES_MAX
+    send_grid_ms: int = SEND_GRID_MS
+
+
+_REFUSALS = {
+    Standing.REVOKED: EndReason.REVOKED,
+    Standing.RETIRED: EndReason.REVOKED,
+    Standing.PENDING: EndReason.UNKNOWN_AGENT,
+}
+
+
+class Ingest:
+    """Takes what agents send. Make it in a running event loop, `restore` it, `start` it, `close` it.
+
+    `appended` gets every committed `Ticks` and what beats carry (the head); `ended` gets series that have
+    ended, with the time, beside the stale markers that history gets.
+    """
+
+    def __init__(
+        self,
+        table: SeriesTable,
+        sink: Sink,
+        admission: Admission,
+        clock: Clock,
+        *,
+        crit: CritSink | None = None,
+        appended: Callable[[Sequence[Ticks]], None] = lambda _: None,
+        options: IngestOptions | None = None,
+    ) -> None:
+        self.table = table
+        self.clock = clock
+        self.options = options or IngestOptions()
+        self.counters = IngestCounters()
+        self.dictionaries = Dictionaries(table)
+        self.live = appended
+        self.commits = GroupCommit(
+            sink,
+            self.counters,
+            crit=crit,
+            appended=appended,
+            committed=self._committed,
+            failed=self._failed,
+        )
+        self.liveness = Liveness(table, self.commits.add_own)
+        self.now_ms = clock.wall_ms()
+        """The collector's wall clock, read once a turn of the loop rather than once a message."""
+        self._admission = admission
+        self._agents: dict[str, Agent] = {}
+        self._sessions: set[Session] = set()
+        self._hellos = Bucket(HELLOS_PER_SECOND, HELLOS_BURST, clock.monotonic_s())
+        self._settings = Settings()
+        self._beat_metrics: tuple[str, ...] = ()
+        self._evaluation = (0, 0)
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._renew_settings()
+        self.counters.watch(self._gauges, self._skews)
+
+    # ------------------------------------------------------------ life
+
+    def restore(self, marks: Iterable[Mark]) -> None:
+        """Watermarks that were committed before this process began, of both streams."""
+        for mark in marks:
+            agent = self.agent(mark.agent_id)
+            agent.ledger.restore(mark.spool_id, StreamMark(Stream(mark.stream), mark.seq, mark.digest))
+
+    def start(self) -> None:
+        """Begin to look after sessions and hosts."""
+        expected = [(host.agent_id, labels) for host, labels in self._admission.expected()]
+        self.liveness.expect(expected, self.options.beat_interval_ms, self.clock.monotonic_s())
+        self._look()
+
+    async def close(self) -> None:
+        """End all sessions, commit what was accepted, acknowledge it, stop."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.commits.flush()
+        for session in list(self._sessions):
+            session.acknowledge(self.clock.monotonic_s())
+            session.end(EndReason.SHUTDOWN, "the collector stops", 1.0)
+        await self.commits.close()
+
+    # ------------------------------------------------------------ what others ask
+
+    @property
+    def sessions(self) -> int:
+        """Connections that are open."""
+        return len(self._sessions)
+
+    def connected(self, agent_id: str) -> bool:
+        """Whether an agent has a session now."""
+        agent = self._agents.get(agent_id)
+        return agent is not None and agent.session is not None
+
+    def facts(self, agent_id: str) -> AgentFacts | None:
+        """What is known of an agent now; None when this process has nothing of it."""
+        agent, pulse = self._agents.get(agent_id), self.liveness.pulse(agent_id)
+        if agent is None and pulse is None:
+            return None
+        silent_ms = round((self.clock.monotonic_s() - pulse.heard_s) * 1000) if pulse is not None else 0
+        return AgentFacts(
+            connected=agent is not None and agent.session is not None,
+            up=pulse.up if pulse is not None else None,
+            since_ms=pulse.since_ms if pulse is not None else 0,
+            # Before anything was heard by this process, `heard_s` is only when it began to wait.
+            heard_ms=self.clock.wall_ms() - silent_ms
+            if pulse is not None and agent is not None and agent.instance
+            else 0,
+            agent_version=agent.agent_version if agent is not None else "",
+            interval_ms=agent.interval_ms if agent is not None else 0,
+            series=agent.series_count() if agent is not None else 0,
+            skew_s=agent.skew_s if agent is not None else 0.0,
+            last_tick_ms=agent.last_tick_ms if agent is not None else 0,
+        )
+
+    def revoke(self, agent_id: str) -> None:
+        """End an agent's session at once: it may not speak any more."""
+        self._end_host(agent_id, EndReason.REVOKED, "this host was revoked or retired")
+
+    def retire(self, agent_id: str) -> None:
+        """A host was taken out of service: end its session and its series, say nothing more of it."""
+        self._end_host(agent_id, EndReason.REVOKED, "this host was retired")
+        self._end_series(agent_id)
+
+    def renamed(self, agent_id: str) -> None:
+        """A host's bound labels changed: its next session has to greet anew."""
+        agent = self._agents.get(agent_id)
+        if agent is not None and agent.session is not None:
+            agent.session.end(EndReason.SHUTDOWN, "this host's labels changed; connect again", 0.0)
+
+    def rules_read(self, metrics: Iterable[str], period_ms: int, phase_ms: int) -> None:
+        """What rules read, and when they look: t with t mod period = phase, in ms of the collector's
+        clock."""
+        self._beat_metrics = tuple(sorted(set(metrics)))[:BEAT_METRICS_MAX]
+        self._evaluation = (period_ms, phase_ms % period_ms if period_ms else 0)
+        before = self._settings
+        self._renew_settings()
+        if self._settings != before:
+            for session in self._sessions:
+                if session.pulse is not None:
+                    session.say(self._settings)
+
+    # ------------------------------------------------------------ sessions
+
+    def agent(self, agent_id: str) -> Agent:
+        """What is remembered of an agent, made on first sight."""
+        agent = self._agents.get(agent_id)
+        if agent is None:
+            agent = self._agents[agent_id] = Agent(agent_id, self.clock.monotonic_s())
+        return agent
+
+    def connect(self, agent_id: str, outlet: Outlet) -> Session | None:
+        """A connection with this identity, proved by its certificate. None: it is refused, and was told."""
+        now_s = self.clock.monotonic_s()
+        host = self._admission.host(agent_id)
+        if host is None:
+            self.counters.sessions_refused += 1
+            self.counters.refused(agent_id, "unknown_agent")
+            return None
+        agent = self.agent(agent_id)
+        if agent.connections >= SESSIONS_PER_AGENT_MAX:
+            self.counters.sessions_refused += 1
+            self.counters.refused(host.instance, "connections")
+            return None
+        agent.connections += 1
+        session = Session(self, agent, outlet, now_s)
+        self._sessions.add(session)
+        return session
+
+    def greet(self, session: Session, hello: Hello) -> None:
+        """Judge a Hello, and answer it."""
+        now_s = session.heard_s
+        self.now_ms = self.clock.wall_ms()
+        agent = session.agent
+        host = self._admission.host(agent.agent_id)
+        refusal = self._refusal(session, hello, host)
+        if refusal is not None:
+            reason, detail, retry_s = refusal
+            name = host.instance if host is not None else agent.agent_id
+            self.counters.sessions_refused += 1
+            self.counters.refused(name, reason.name.lower())
+            session.end(reason, detail, retry_s)
+            return
+        assert host is not None
+        self._replace(agent)
+        labels, fault = good_labels(hello.labels)
+        labels = {**labels, JOB_LABEL: hello.job, **host.labels, INSTANCE_LABEL: host.instance}
+        agent.instance, agent.job = host.instance, labels[JOB_LABEL]
+        agent.agent_version, agent.interval_ms = hello.agent_version[:64], hello.interval_ms
+        self._end_groups(agent.relabel(self.table.source(labels), frozenset(labels)))
+        offset_ms = agent.offset(hello.boot_id, hello.wall_ms, hello.boottime_ms, self.now_ms)
+        greeting = greet(agent.ledger, hello)
+        for closed in greeting.closed:
+            self._record_closed(agent, closed)
+        for watermark in greeting.touched:
+            self.commits.touch(watermark, agent)
+        pulse = self.liveness.begin(agent.agent_id, labels, self.options.beat_interval_ms, now_s, self.now_ms)
+        watermarks = [agent.ledger.watermark(hello.spool_id, state.stream) for state in hello.streams]
+        session.open(hello, pulse, offset_ms, watermarks)
+        agent.session = session
+        agent.run_id = hello.run_id
+        self._admission.seen(agent.agent_id, labels)
+        self.counters.sessions_begun += 1
+        session.say(
+            Welcome(
+                session=secrets.randbits(64) or 1,
+                server_time_ms=self.now_ms,
+                marks=greeting.marks,
+                settings=self._settings,
+                message_bytes_max=MESSAGE_BYTES_MAX,
+                batch_records_max=BATCH_RECORDS_MAX,
+                series_max=SERIES_PER_AGENT_MAX,
+                instance=host.instance,
+            )
+        )
+        if fault is not None:
+            session.tell(fault, 1, "a label of this host, in agent.toml, is left out")
+
+    def _refusal(
+        self, session: Session, hello: Hello, host: Host | None
+    ) -> tuple[EndReason, str, float] | None:
+        """Why a session cannot begin, if it cannot: the reason, words, and seconds until trying again makes
+        sense."""
+        now_s = session.heard_s
+        agent = session.agent
+        if host is None:
+            return EndReason.UNKNOWN_AGENT, "no such host here; enrol it again", 60.0
+        if host.standing is not Standing.ACTIVE:
+            return _REFUSALS[host.standing], f"this host is {host.standing.value}", 60.0
+        if self._closing:
+            return EndReason.SHUTDOWN, "the collector stops", 5.0
+        fault = fault_of(hello)
+        if fault is not None:
+            return (*fault, 60.0)
+        if not hello.job or good_labels({JOB_LABEL: hello.job})[1] is not None:
+            return EndReason.PROTOCOL, "the job label cannot be used", 60.0
+        other = agent.session
+        if other is not None and other is not session and other.run_id != hello.run_id:
+            patience_s = grace_s(self.options.beat_interval_ms)
+            if now_s - other.heard_s <= patience_s:
+                # A process that was killed leaves a session that ends with its connection, at the latest
+                # after this long; two that both speak are two hosts with one identity.
+                log.warning("%s connects twice at once: two hosts have one identity?", host.instance)
+                return (
+                    EndReason.DUPLICATE_IDENTITY,
+                    "another process with this identity is connected",
+                    patience_s,
+                )
+        if len(self._sessions) > self.options.sessions_max:
+            return EndReason.BUSY, "too many sessions", 30.0
+        if self._hellos.take(1, now_s) < 0:
+            self._hellos.take(-1, now_s)
+            return EndReason.BUSY, "too many agents connect at once", self.reconnect_spread_ms() / 1000
+        return None
+
+    def _replace(self, agent: Agent) -> None:
+        """A new session takes the place of one that is dead, or of an earlier connection of the same
+        process."""
+        if agent.session is not None:
+            agent.session.end(EndReason.SHUTDOWN, "a newer connection of this agent took over", 0.0)
+
+    def _record_closed(self, agent: Agent, closed: Closed) -> None:
+        self.commits.add_gap(
+            GapRow(
+                agent_id=agent.agent_id,
+                spool_id=closed.spool_id,
+                stream=int(closed.stream),
+                from_seq=closed.first,
+                to_seq=closed.last,
+                count=closed.count,
+                samples=0,
+                first_ms=agent.last_tick_ms,
+                last_ms=self.now_ms,
+                reason=closed.reason,
+                recorded_ms=self.now_ms,
+            )
+        )
+
+    def goodbye(self, session: Session) -> None:
+        """An announced stop: the host's series end once everything it sent is committed."""
+        if session.settled():
+            self._leave(session)
+
+    def _leave(self, session: Session) -> None:
+        session.acknowledge(self.clock.monotonic_s())
+        self._end_series(session.agent.agent_id)
+        self._admission.left(session.agent.agent_id)
+        session.end(EndReason.SHUTDOWN, "goodbye", 0.0)
+
+    def gone(self, session: Session) -> None:
+        """A session is over, from either side."""
+        session.ended = True
+        if session in self._sessions:
+            self._sessions.discard(session)
+            session.agent.connections -= 1
+        if session.agent.session is session:
+            session.agent.session = None
+
+    def _end_host(self, agent_id: str, reason: EndReason, detail: str) -> None:
+        for session in [one for one in self._sessions if one.agent.agent_id == agent_id]:
+            session.end(reason, detail, 60.0)
+
+    def _end_series(self, agent_id: str) -> None:
+        """Stale markers for everything a host has, and nothing more said of it."""
+        self.now_ms = self.clock.wall_ms()
+        agent = self._agents.get(agent_id)
+        if agent is not None:
+            self._end_groups(agent.series_in_use())
+        self.liveness.end(agent_id, self.now_ms)
+
+    def _end_groups(self, groups: Sequence[SeriesIds]) -> None:
+        for ids in stale_groups(groups):
+            times = np.array([self.now_ms], np.int64)
+            self.commits.add_own([Ticks(ids, times, stale_values(len(ids)))])
+
+    # ------------------------------------------------------------ after commits
+
+    def _committed(self, agents: Sequence[Agent]) -> None:
+        now_s = self.clock.monotonic_s()
+        for agent in agents:
+            session = agent.session
+            if session is None:
+                continue
+            if session.bye is not None and session.settled():
+                self._leave(session)
+            else:
+                session.acknowledge(now_s)
+
+    def _failed(self, agents: Sequence[Agent], seconds: float) -> None:
+        for agent in agents:
+            if agent.session is not None:
+                agent.session.busy(seconds)
+
+    # ------------------------------------------------------------ the shared timer
+
+    def _look(self) -> None:
+        """Once a second: acknowledgements that are due, sessions that are silent, hosts that are up or
+        down."""
+        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+        now_s = self.clock.monotonic_s()
+        self.now_ms = self.clock.wall_ms()
+        silence_s = SILENCE_MAX_MS / 1000
+        for session in list(self._sessions):
+            if session.pulse is None:
+                if now_s - session.began_s > HELLO_WITHIN_S:
+                    self.counters.refused(session.agent.agent_id, "no_hello")
+                    session.end(EndReason.PROTOCOL, "no Hello came")
+            elif now_s - session.heard_s > silence_s:
+                session.end(EndReason.SHUTDOWN, "nothing was heard for too long", 0.0)
+            elif now_s >= session.ack_at_s:
+                session.acknowledge(now_s)
+        self.liveness.look(now_s, self.now_ms)
+        if round(now_s) % 10 == 0:
+            self._renew_settings()
+
+    def reconnect_spread_ms(self) -> int:
+        """Over how long agents should spread their next connections."""
+        agents = len(self.liveness)
+        return min(RECONNECT_SPREAD_MS_MAX, agents * 1000 // AGENTS_PER_SPREAD_SECOND)
+
+    def _renew_settings(self) -> None:
+        options = self.options
+        self._settings = replace(
+            self._settings,
+            credit_bytes=CREDIT_BYTES_DEFAULT,
+            reconnect_spread_ms=self.reconnect_spread_ms(),
+            beat_interval_ms=options.beat_interval_ms,
+            beat_metrics=self._beat_metrics,
+            send_grid_ms=options.send_grid_ms,
+            evaluation_period_ms=self._evaluation[0],
+            evaluation_phase_ms=self._evaluation[1],
+            ack_interval_ms=options.ack_interval_ms,
+        )
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "sessions": float(len(self._sessions)),
+            "agents": float(len(self._agents)),
+            "agents_up": float(self.liveness.count_up()),
+            "pending_bytes": float(self.commits.pending_bytes),
+        }
+
+    def _skews(self) -> list[tuple[str, float]]:
+        return [
+            (agent.instance, agent.skew_s) for agent in self._agents.values() if agent.session is not None
+        ]

@@ -1,0 +1,159 @@
+"""What ingest needs of the rest of the collector, and the in-memory twins of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from watchbill.errors import StorageError  # noqa: TC001 - The twins' attribute has its type at run time.
+from watchbill_collector.history.values import GapRow, Mark
+from watchbill_collector.series import Ticks
+
+__all__ = [
+    "Admission",
+    "CritEvent",
+    "CritSink",
+    "GapRow",
+    "Host",
+    "Mark",
+    "MemoryAdmission",
+    "MemoryCritSink",
+    "MemorySink",
+    "Sink",
+    "Standing",
+]
+
+
+class Sink(Protocol):
+    """Where samples become durable."""
+
+    def commit(self, ticks: Sequence[Ticks], marks: Sequence[Mark], gaps: Sequence[GapRow]) -> None:
+        """Store all of it in one transaction. Blocks; called by one thread. Raises StorageError: nothing is
+        stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class CritEvent:
+    """One record of the crit stream."""
+
+    seq: int
+    event_id: bytes
+    kind: str
+    boottime_ms: int
+    wall_ms: int
+    payload: bytes
+
+
+class CritSink(Protocol):
+    """Where critical events become durable."""
+
+    def commit(self, marks: Sequence[Mark], events: Mapping[str, Sequence[CritEvent]]) -> None:
+        """Store events by agent id together with the marks. Blocks; called by one thread. Raises
+        StorageError."""
+
+
+class Standing(Enum):
+    """Whether a host may connect."""
+
+    ACTIVE = "active"
+    PENDING = "pending"
+    RETIRED = "retired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the registry says of an agent. `labels` were bound at enrolment: they win over what the host
+    says."""
+
+    agent_id: str
+    instance: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    standing: Standing = Standing.ACTIVE
+
+
+class Admission(Protocol):
+    """The registry of hosts, as ingest sees it. Nothing here may block: it is asked at every Hello."""
+
+    def host(self, agent_id: str) -> Host | None:
+        """The host with this identity, None when there is none."""
+
+    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
+        """A session began; the host's series carry these labels. Remembered, so that a host that was there
+        before a restart of the collector counts as down, not as unknown."""
+
+    def left(self, agent_id: str) -> None:
+        """The host announced its stop: it is neither up nor down."""
+
+    def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
+        """Active hosts that were seen and did not say goodbye, with the labels of their series."""
+
+
+# ---------------------------------------------------------------- twins
+
+
+class MemorySink:
+    """A sink in memory. `fail` makes every commit fail until it is cleared."""
+
+    def __init__(self) -> None:
+        self.ticks: list[Ticks] = []
+        self.marks: dict[tuple[str, bytes, int], Mark] = {}
+        self.gaps: list[GapRow] = []
+        self.commits = 0
+        self.fail: StorageError | None = None
+
+    def commit(self, ticks: Sequence[Ticks], marks: Sequence[Mark], gaps: Sequence[GapRow]) -> None:
+        """Keep it."""
+        if self.fail is not None:
+            raise self.fail
+        self.commits += 1
+        self.ticks += ticks
+        self.gaps += gaps
+        for mark in marks:
+            self.marks[mark.agent_id, mark.spool_id, mark.stream] = mark
+
+
+class MemoryCritSink:
+    """A crit sink in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, CritEvent]] = []
+        self.marks: dict[tuple[str, bytes], Mark] = {}
+        self.fail: StorageError | None = None
+
+    def commit(self, marks: Sequence[Mark], events: Mapping[str, Sequence[CritEvent]]) -> None:
+        """Keep it."""
+        if self.fail is not None:
+            raise self.fail
+        for agent_id, found in events.items():
+            self.events += [(agent_id, event) for event in found]
+        for mark in marks:
+            self.marks[mark.agent_id, mark.spool_id] = mark
+
+
+class MemoryAdmission:
+    """A registry in memory."""
+
+    def __init__(self, hosts: Sequence[Host] = ()) -> None:
+        self.hosts = {host.agent_id: host for host in hosts}
+        self.labels: dict[str, Mapping[str, str]] = {}
+
+    def host(self, agent_id: str) -> Host | None:
+        """The host with this identity."""
+        return self.hosts.get(agent_id)
+
+    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
+        """Remember that it was here."""
+        self.labels[agent_id] = dict(labels)
+
+    def left(self, agent_id: str) -> None:
+        """Forget that it was here."""
+        self.labels.pop(agent_id, None)
+
+    def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
+        """Hosts that were here and did not say goodbye."""
+        return [
+            (self.hosts[agent_id], labels)
+            for agent_id, labels in self.labels.items()
+            if agent_id in self.hosts and self.hosts[agent_id].standing is Standing.ACTIVE
+        ]
