@@ -107,7 +107,10 @@ export function Chart({ spec, seconds }: { spec: ChartSpec; seconds: number }) {
           chart = lines.length ? new uPlot(options(spec, lines, box.current.clientWidth, dark), data, box.current) : undefined;
         }
         // While nobody points at a moment, the legend says how it is now.
-        if (chart !== undefined && chart.cursor.idx == null) chart.setLegend({ idx: newest(data) });
+        // After uPlot has drawn, which empties it.
+        window.setTimeout(() => {
+          if (chart !== undefined && chart.cursor.idx == null) chart.setLegend({ idx: newest(data) });
+        });
       } catch (error) {
         if (!stopped) setNote(error instanceof Error ? error.message : String(error));
       }

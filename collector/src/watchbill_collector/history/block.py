@@ -79,10 +79,12 @@ LEVEL_FAST = 1
 """zstd's level for blocks that live an hour."""
 EXPONENT_MAX = 12
 """Decimals tried: nanoseconds in seconds need 9. A float holds powers of ten exactly up to 10^22."""
+COMMON_EXPONENTS = 4
+"""Integers to thousandths are tried one after another, finer decimals all at once."""
 PATCHES_PER_SERIES_MAX = 8
 """More odd values than this in one series of one block, and the series goes the XOR way."""
-CHUNK_VALUES = 1 << 16
-"""Values taken apart at a time: what is computed on the way stays in the processor's cache."""
+CHUNK_VALUES = 1 << 22
+"""Values taken apart at a time: bounds the memory for what is computed on the way."""
 PART_BYTES_MAX = 1 << 30
 """What a reader believes of a length before it allocates."""
 
@@ -301,6 +303,8 @@ def _integers(values: Values) -> tuple[Integers, Bytes, Mask, Patches]:
         if not len(failed):
             return integers, exponents, exact, np.zeros(0, _PATCH)
         mended, odd = _without_odd(values.take(failed, axis=1))
+        hope = possible[failed] | odd.any(axis=0)  # The others are no decimals whatever one does.
+        failed, mended, odd = failed[hope], mended.compress(hope, axis=1), odd[:, hope]
         found, found_exponents, right = _search(mended)
         good = failed[right]
         integers[:, good], exponents[good], exact[good] = found[:, right], found_exponents[right], True
@@ -322,15 +326,18 @@ def _exponents(values: Values) -> tuple[Bytes, Mask]:
     ticks, series = values.shape
     probes = values[[0, ticks // 3, 2 * ticks // 3, ticks - 1]]
     exponents = np.zeros(series, np.uint8)
+    possible = np.ones(series, np.bool_)
     left = np.arange(series)
-    for exponent, power in enumerate(_POWERS):
+    for exponent, power in enumerate(_POWERS[:COMMON_EXPONENTS]):
         fits = (np.rint(probes * power) / power == probes).all(axis=0)
         exponents[left[fits]] = exponent
         left, probes = left[~fits], probes[:, ~fits]
         if not len(left):
-            break
-    possible = np.ones(series, np.bool_)
-    possible[left] = False
+            return exponents, possible
+    powers = _POWERS[COMMON_EXPONENTS:, None, None]  # The rare ones in one go.
+    fits = (np.rint(probes * powers) / powers == probes).all(axis=1)
+    exponents[left] = COMMON_EXPONENTS + fits.argmax(axis=0)
+    possible[left] = fits.any(axis=0)
     return exponents, possible
 
 

@@ -22,7 +22,6 @@ let them. After a failed write or sync nothing more is taken until the process s
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,16 +30,17 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from watchbill.clock import Clock
 from watchbill.errors import StorageError
-from watchbill.files import Lock, make_directory, sync_directory
+from watchbill.files import Lock, make_directory
 from watchbill.protocol.frames import GapReason
-from watchbill_collector.history import block, commits, retention
+from watchbill_collector.history import commits, minis, retention
 from watchbill_collector.history.catalogue import Catalogue
+from watchbill_collector.history.checkpoint import Checkpointer
 from watchbill_collector.history.database import storing, transaction
 from watchbill_collector.history.days import Days, day_of, hour_of
+from watchbill_collector.history.disk import Disk
 from watchbill_collector.history.lists import MIXED, ListBook, SeriesList
 from watchbill_collector.history.merging import Merger
 from watchbill_collector.history.pieces import between, unite
@@ -57,7 +57,6 @@ from watchbill_collector.history.values import (
     Mark,
     Piece,
     Samples,
-    StorageBroken,
     StorageFull,
     Tier,
     TierSamples,
@@ -81,11 +80,6 @@ LATE_QUIET_S = 120.0
 """Late readings of an hour are merged when no more came for so long,"""
 LATE_WAIT_S = 1800.0
 """or at the latest after this."""
-DISK_LOOK_S = 1.0
-CHECKPOINT_BYTES = 4 << 20
-"""Bytes committed after which the write-ahead log is moved into the file."""
-COMMIT_BYTES = 5 * 4096
-"""Pages that a commit touches besides its data, about."""
 COMPACT_SAMPLES = 4_000_000
 """Statistics joined in one slice of the daily tidying."""
 COMPACT_DELAY_MS = 2 * HOUR_MS
@@ -123,8 +117,7 @@ class History:
         self._clock = clock
         self._options = options
         self._problems: dict[str, int] = {}
-        self._state = ("ok", "")
-        self._told_full = False
+        self._disk = Disk(directory, clock, options.free_share_min, options.ballast_bytes)
         self._writing = threading.RLock()
         self._closed = False
         make_directory(directory)
@@ -134,9 +127,7 @@ class History:
         except BaseException:
             self._lock.release()
             raise
-        self._wake = threading.Event()
-        self._checkpointer = threading.Thread(target=self._checkpoint, name="history-checkpoint", daemon=True)
-        self._checkpointer.start()
+        self._checkpointer = Checkpointer(self._tail.path, self._damaged)
 
     @classmethod
     def open(
@@ -178,13 +169,12 @@ class History:
         self._recent: set[int] = set()  # Lists of commits since the tail's labels were last looked at.
         self._unsettled: set[int] = set()
         self._compacted = 0
-        self._trimmed_s = self._flush_wait_s = self._looked_s = now_s - 3600.0
+        self._trimmed_s = self._flush_wait_s = now_s - 3600.0
         self._idle_ms = self._clock.boottime_ms()
-        self._since_checkpoint = 0
         self._reference = self._first_reference()
         today = day_of(hour_of(min(self._clock.wall_ms(), TIME_MS_MAX)))
         self._raw.files(today - 1, today)
-        self._ballast()
+        self._disk.set_ballast()
 
     def _all_days(self) -> list[Days]:
         return [self._raw, *self._tiers.values()]
@@ -200,21 +190,16 @@ class History:
         with self._writing:
             try:
                 self._commit(ticks, marks, gaps)
-            except StorageFull as exc:
+            except StorageFull:
                 self.counters.refused_full += 1
-                if not self._told_full:
-                    self._told_full = True
-                    log.error("history takes nothing more: %s", exc)
                 raise
-            if self._told_full:
-                self._told_full = False
-                log.warning("history takes readings again")
+            self._disk.taken()
 
     def _commit(self, ticks: Sequence[Ticks], marks: Sequence[Mark], gaps: Sequence[GapRow]) -> None:
-        self._refuse()
+        self._disk.require()
         began = self._clock.monotonic_s()
         kept = [each for each in map(self._kept, ticks) if each is not None]
-        with self._storing(), self._tail_transaction() as connection:
+        with self._disk.guard(), self._tail_transaction() as connection:
             in_file, write = self._catalogue.in_file, self._catalogue.write
             entries = [
                 commits.Entry(in_file.get(of.number) or write(connection, of), piece.times, piece.values)
@@ -225,7 +210,7 @@ class History:
                 data = commits.pack(entries, marks)
                 raw = self._tail.add_raw(data)
                 self.counters.bytes_raw += len(data)
-                self._since_checkpoint += len(data) + COMMIT_BYTES
+                self._checkpointer.wrote(len(data))
             if gaps:
                 self._tail.add_gaps(gaps)
         self._waiting.add([(of.owner, piece) for of, piece in kept], raw, began)
@@ -270,9 +255,6 @@ class History:
                 self._trim()
         except StorageError as exc:
             self._damaged(f"making mini-blocks: {exc}")
-        if self._since_checkpoint >= CHECKPOINT_BYTES:
-            self._since_checkpoint = 0
-            self._wake.set()
 
     def _flush(self, owners: Sequence[int]) -> None:
         """Make mini-blocks of all that waits of some owners."""
@@ -284,14 +266,14 @@ class History:
                     piece = between(part, hour * HOUR_MS, (hour + 1) * HOUR_MS)
                     assert piece is not None
                     work.append((owner, hour, of, piece))
-        encoded = _encoded([piece for *_, piece in work])
+        encoded = minis.encoded([piece for *_, piece in work])
         rows: list[tuple[int, MiniRow]] = []
-        with self._storing(), self._tail_transaction() as connection:
+        with self._disk.guard(), self._tail_transaction() as connection:
             for (owner, hour, of, piece), data in zip(work, encoded, strict=True):
                 place = (self._owner_id(connection, owner), self._catalogue.write(connection, of), hour)
                 row = self._tail.add_mini(*place, int(piece.times[0]), int(piece.times[-1]), data)
                 rows.append((owner, row))
-                self._since_checkpoint += len(data)
+                self._checkpointer.wrote(len(data))
             ids = [self._owner_id(connection, owner) for owner in owners]
             self._tail.set_flushed(ids, self._tail.raw_next - 1)
         now_s = self._clock.monotonic_s()
@@ -307,7 +289,7 @@ class History:
     def _trim(self) -> None:
         oldest = self._waiting.oldest_raw()
         dirty = [self._marks[key] for key in self._dirty_marks if key in self._marks]
-        with self._storing(), self._tail_transaction():
+        with self._disk.guard(), self._tail_transaction():
             self._tail.remove_raw(self._tail.raw_next if oldest is None else oldest, dirty)
         self._dirty_marks.clear()
 
@@ -318,8 +300,7 @@ class History:
         then yesterday is tidied. Raises StorageError; trying again is harmless.
         """
         with self._writing:
-            if self._state[0] == "broken":
-                raise StorageBroken(self._state[1])
+            self._disk.require(room=False)
             began = self._clock.monotonic_s()
             due = self._waiting.due(began)
             if due:
@@ -330,7 +311,7 @@ class History:
             try:
                 self._merge_slice(chosen)
             except StorageFull:
-                self._drop_ballast()
+                self._disk.drop_ballast()
                 raise
             self.counters.merge_seconds += self._clock.monotonic_s() - began
             return True
@@ -362,7 +343,7 @@ class History:
                 break
             rows[owner] = list(of_hour[owner])
             number += len(rows[owner])
-        with self._storing():
+        with self._disk.guard():
             made = self._merger.merge(self._tail, self._catalogue, hour, rows)
             done = [row for of_owner in made.done.values() for row in of_owner]
             with self._tail_transaction():
@@ -383,7 +364,7 @@ class History:
 
     def _tidy(self, now_ms: int) -> bool:
         """When there is nothing to merge."""
-        with self._storing():
+        with self._disk.guard():
             for day in self._unsettled:
                 self._merger.settle(day)
             self._unsettled.clear()
@@ -405,7 +386,7 @@ class History:
 
     def remove_marks(self, marks: Sequence[Mark]) -> None:
         """Forget watermarks of spools that will never speak again."""
-        with self._writing, self._storing():
+        with self._writing, self._disk.guard():
             # Their last word may still be in a raw row, and would be read back: those rows go first.
             self._flush(self._waiting.owners())
             self._trim()
@@ -461,7 +442,8 @@ class History:
         """What is there, and what is wrong."""
         days = self._all_days()
         return HistoryStatus(
-            *self._state,
+            self._disk.state,
+            self._disk.reason,
             tail_bytes=self._tail_bytes(),
             pending_bytes=self._waiting.bytes,
             minis=self._waiting.minis,
@@ -491,7 +473,7 @@ class History:
 
         Call it every few minutes. Raises StorageError.
         """
-        with self._writing, self._storing():
+        with self._writing, self._disk.guard():
             boottime = self._clock.boottime_ms()
             self._reference = self._reference.moved(now_ms, self._newest_ms, boottime)
             self.counters.retention_held += self._reference.doubted_since_ms is not None
@@ -503,12 +485,12 @@ class History:
             gone += self._shrink()
             self.counters.files_removed += len(gone)
             self._forget_idle(boottime)
-            self._look_at_disk()
-            if self._state[0] == "ok":
+            self._disk.look()
+            if self._disk.state == "ok":
                 with self._tail_transaction():
                     self._tail.set_meta("retention", self._reference.at_ms)
                     self._tail.trim_gaps()
-                self._ballast()
+                self._disk.set_ballast()
             return gone
 
     def _shrink(self) -> list[str]:
@@ -571,65 +553,6 @@ class History:
             raise
         self._catalogue.committed()
 
-    @contextlib.contextmanager
-    def _storing(self) -> Iterator[None]:
-        """Errors in our words, and remembered when they mean that nothing more should be taken."""
-        try:
-            with storing(str(self.directory)):
-                yield
-        except StorageFull as exc:
-            self._state = ("full", str(exc))
-            self._looked_s = self._clock.monotonic_s()
-            raise
-        except StorageBroken as exc:
-            self._state = ("broken", str(exc))
-            raise
-
-    def _refuse(self) -> None:
-        """Raises when nothing may be taken."""
-        if self._clock.monotonic_s() - self._looked_s >= DISK_LOOK_S:
-            self._look_at_disk()
-        state, reason = self._state
-        if state == "full":
-            raise StorageFull(reason)
-        if state == "broken":
-            raise StorageBroken(reason)
-
-    def _look_at_disk(self) -> None:
-        self._looked_s = self._clock.monotonic_s()
-        if self._state[0] == "broken":
-            return
-        free = self._free_share()
-        wanted = self._options.free_share_min
-        if free < wanted:
-            text = f"{self.directory}: {free:.1%} of the disk is free, {wanted:.0%} is wanted"
-            self._state = ("full", text)
-        else:
-            self._state = ("ok", "")
-
-    def _free_share(self) -> float:
-        try:
-            disk = os.statvfs(self.directory)
-        except OSError as exc:
-            raise StorageError(f"{self.directory}: {exc}") from exc
-        return disk.f_bavail / max(disk.f_blocks, 1)
-
-    def _ballast(self) -> None:
-        """Set room aside, as long as there is plenty."""
-        path, size = self.directory / "ballast", self._options.ballast_bytes
-        disk = os.statvfs(self.directory)
-        spare = disk.f_bavail * disk.f_frsize - self._options.free_share_min * disk.f_blocks * disk.f_frsize
-        if not size or path.exists() or spare < 4 * size:
-            return
-        with contextlib.suppress(OSError), open(path, "xb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-
-    def _drop_ballast(self) -> None:
-        path = self.directory / "ballast"
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-            sync_directory(self.directory)
-
     def _damaged(self, what: str) -> None:
         self.counters.damaged_parts += 1
         if what in self._problems:
@@ -638,63 +561,17 @@ class History:
             self._problems[what] = 1
             log.error("history: %s", what)
 
-    def _checkpoint(self) -> None:
-        """The thread that moves the tail's log into its file."""
-        connection: sqlite3.Connection | None = None
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            if self._closed:
-                break
-            try:
-                if connection is None:
-                    connection = sqlite3.connect(self._tail.path, isolation_level=None)
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            except sqlite3.Error as exc:
-                self._damaged(f"{self._tail.path}: checkpoint: {exc}")
-        if connection is not None:
-            connection.close()
-
     def close(self) -> None:
         """Stop. Everything committed is on disk already; this makes the files tidy."""
         with self._writing:
             if self._closed:
                 return
             self._closed = True
-            self._wake.set()
-            self._checkpointer.join()
+            self._checkpointer.close()
             for days in self._all_days():
                 days.close()
             self._tail.close()
             self._lock.release()
-
-
-def _encoded(pieces: Sequence[Piece]) -> list[bytes]:
-    """Mini-blocks: pieces of the same number of ticks are encoded in one call."""
-    encoded: list[bytes] = [b""] * len(pieces)
-    alike: dict[int, list[int]] = {}
-    for position, piece in enumerate(pieces):
-        if piece.present is None:
-            alike.setdefault(len(piece.times), []).append(position)
-        else:
-            encoded[position] = _encode([piece], piece.present)[0]
-    for every in alike.values():
-        for begin in range(0, len(every), FLUSH_OWNERS):
-            positions = every[begin : begin + FLUSH_OWNERS]
-            for position, data in zip(positions, _encode([pieces[p] for p in positions], None), strict=True):
-                encoded[position] = data
-    return encoded
-
-
-def _encode(pieces: Sequence[Piece], present: npt.NDArray[np.bool_] | None) -> list[bytes]:
-    return block.encode(
-        [piece.times for piece in pieces],
-        pieces[0].values if len(pieces) == 1 else np.concatenate([piece.values for piece in pieces], axis=1),
-        [len(piece.ids) for piece in pieces],
-        present=present,
-        frame_series=block.NO_FRAMES,
-        level=block.LEVEL_FAST,
-    )
 
 
 def _key(mark: Mark) -> tuple[str, bytes, int]:

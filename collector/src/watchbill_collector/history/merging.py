@@ -16,7 +16,7 @@ new is written beside it.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,8 @@ from watchbill_collector.history.values import Piece, Tier
 from watchbill_collector.labels import METRIC_NAME, STRINGS
 from watchbill_collector.series import SeriesTable, Values
 
+DECODE_VALUES = 1 << 16
+"""Values decoded in one go: many small blocks together, but not more than the processor's cache holds."""
 _POWERS: Values = np.float64(10.0) ** np.arange(block.EXPONENT_MAX + 1, dtype=np.float64)
 
 
@@ -328,21 +330,29 @@ def _decoded(blocks: Sequence[Block]) -> list[Values]:
     by_ticks: dict[int, list[int]] = {}
     for position, each in enumerate(blocks):
         by_ticks.setdefault(each.ticks, []).append(position)
-    for ticks, positions in by_ticks.items():
-        while positions:
-            size = 0
-            for some, position in enumerate(positions, 1):
-                size += blocks[position].count * ticks
-                if size >= block.CHUNK_VALUES:
-                    break
-            together = block.decode([blocks[position] for position in positions[:some]])
+    for ticks, every in by_ticks.items():
+        for positions in _portions(every, [blocks[position].count * ticks for position in every]):
+            together = block.decode([blocks[position] for position in positions])
             begin = 0
-            for position in positions[:some]:
+            for position in positions:
                 end = begin + blocks[position].count
                 decoded[position] = together[:, begin:end]
                 begin = end
-            positions = positions[some:]
     return decoded
+
+
+def _portions(positions: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Runs of positions of about DECODE_VALUES each."""
+    portion: list[int] = []
+    size = 0
+    for position, more in zip(positions, sizes, strict=True):
+        portion.append(position)
+        size += more
+        if size >= DECODE_VALUES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def _piece(each: SeriesList, read: Block, values: Values) -> Piece:

@@ -79,7 +79,7 @@ class Waiting:
         if self.bytes > PENDING_BYTES_MAX:
             heaviest = sorted(self._owners, key=lambda owner: -self._owners[owner].bytes)
             self._due |= set(heaviest[: 1 + len(heaviest) // 4])
-        return sorted(self._due)
+        return list(self._due)
 
     def take(self, owner: int) -> list[Piece]:
         """All that waits of an owner; it stays until `flushed`."""
