@@ -1,5 +1,5 @@
 """Every mistake in a rule file is found, all at once, with its line and what would be right."""
-# ruff: noqa: E501  # Tables read best with a line for each case.
+# Tables read best with a line for each case.
 
 from pathlib import Path
 

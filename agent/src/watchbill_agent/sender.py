@@ -364,7 +364,7 @@ class Sender:
         if not waiting:
             flow.release_s = float("inf")
         elif flow.release_s == float("inf"):
-            flow.release_s = now_s + pacer.grid_in(now_s)
+            flow.release_s = now_s + pacer.release_in(now_s)
         await self._beat_if_due(flow, pacer, now_s)
         now_s = self._clock.monotonic_s()
         waits = [pacer.beat_in(now_s), pacer.ack_patience_s()]

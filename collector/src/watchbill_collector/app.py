@@ -8,6 +8,7 @@ stop: HTTP streams and queries, agents (what was accepted is committed and ackno
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import socket
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("watchbill.collector")
 
 DRAIN_S = 15.0
+GARBAGE_THRESHOLDS = (20_000, 20, 20)
 OWN_SAMPLES_S = 15.0
 """How often the collector's own metrics go into its history."""
 MERGE_S = 2.0
@@ -147,6 +149,7 @@ class _Collector:
         self._house.on_reload(self._reload)
         self._spawn_loops()
         self._condition.not_ready = ""
+        _settle_garbage()
         self._house.ready(f"http {ports.http}")
         took = {"seconds": round(time.monotonic() - began_s, 2)}
         log.info("ready", extra=fields(stream=ports.stream, enroll=ports.enroll, http=ports.http, **took))
@@ -515,6 +518,16 @@ class _Collector:
         self._config = config
         await self._load_rules()
         self._rules.wake()
+
+
+def _settle_garbage() -> None:
+    """What was made until now stays: the collector of garbage need not look at it again, and seldom at the rest.
+
+    With a thousand agents a full collection took 170 ms, and the small ones 3 % of all CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 async def _raise(error: BaseException) -> None:

@@ -54,6 +54,9 @@ GAPS_HELD_MAX = 64
 ACK_MESSAGES_MAX = 4
 ACK_INTERVAL_MS = 60_000
 SEND_GRID_MS = 250
+SEND_GRID_BUSY_MS = 1_000
+SEND_GRID_BUSY_AGENTS = 200
+"""With so many agents they send on the coarser grid: four times as many messages then share a wake-up and a commit."""
 KEEPALIVE_MS = 90_000
 """Agents ping a connection on which nothing came for this long; acknowledgements usually come first."""
 KEEPALIVE_TIMEOUT_MS = 20_000

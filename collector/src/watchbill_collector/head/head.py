@@ -352,7 +352,7 @@ class Head:
     def select(self, matchers: tuple[Matcher, ...]) -> Selection:
         """The series of one selector, for reading. The same object, and label frame, while nothing
         changes."""
-        ids = self.table.select(matchers)
+        ids = self._chosen(matchers)
         known = self._selections.get(matchers)
         if known is None or known.ids is not ids:
             known = Selection(ids, self.table.frame(ids))
@@ -381,19 +381,30 @@ class Head:
         if generation == self._seen_generation:
             return
         self._seen_generation = generation
-        room = len(self._need)
-        if generation > room:
-            size = max(1024, generation + generation // 4)
-            self._need = _extended(self._need, size, _NOT_KEPT)
-            self._pool_of = _extended(self._pool_of, size, -1)
-            self._row_of = _extended(self._row_of, size, -1)
+        self._reach(generation)
         for matchers, window in self._watches.items():
-            ids = self.table.select(matchers)
+            ids = self._chosen(matchers)
             seen = self._seen.get(matchers)
             if seen is not ids:
                 fresh = ids if seen is None else ids[len(seen) :]
                 self._need[fresh] = np.maximum(self._need[fresh], window)
                 self._seen[matchers] = ids
+
+    def _reach(self, series: int) -> None:
+        """Room for so many series."""
+        if series > len(self._need):
+            size = max(1024, series + series // 4)
+            self._need = _extended(self._need, size, _NOT_KEPT)
+            self._pool_of = _extended(self._pool_of, size, -1)
+            self._row_of = _extended(self._row_of, size, -1)
+
+    def _chosen(self, matchers: tuple[Matcher, ...]) -> SeriesIds:
+        """The series of a selector now. Other threads add to the table at any moment, so there may be some that
+        nobody has learnt of."""
+        ids = self.table.select(matchers)
+        if len(ids):
+            self._reach(int(ids[-1]) + 1)
+        return ids
 
     def _flush(self) -> None:
         batch = self._batch

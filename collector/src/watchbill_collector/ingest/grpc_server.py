@@ -24,7 +24,7 @@ from watchbill.clock import Clock
 from watchbill.errors import Permanent, Unreadable
 from watchbill.grpc_environment import tls_1_2_is_off
 from watchbill.identity import parse_agent_uri
-from watchbill.limits import KEEPALIVE_MS, MESSAGE_BYTES_MAX
+from watchbill.limits import DECOMPRESSED_BYTES_MAX, KEEPALIVE_MS, MESSAGE_BYTES_MAX
 from watchbill.protocol.frames import EndReason
 from watchbill_collector.ingest.ingest import Ingest
 
@@ -125,7 +125,9 @@ class GrpcServer:
             options=[
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.so_reuseport", 0),  # A second collector on the port must be told, not share it.
-                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                # gRPC ends a stream with a longer message without telling us whose it was: so it lets more
+                # through than is allowed, and the session refuses and counts it.
+                ("grpc.max_receive_message_length", DECOMPRESSED_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_concurrent_streams", 8),
                 ("grpc.max_metadata_size", 8 * 1024),

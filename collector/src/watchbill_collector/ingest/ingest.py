@@ -23,6 +23,8 @@ from watchbill.limits import (
     CREDIT_BYTES_DEFAULT,
     MESSAGE_BYTES_MAX,
     RECONNECT_SPREAD_MS_MAX,
+    SEND_GRID_BUSY_AGENTS,
+    SEND_GRID_BUSY_MS,
     SEND_GRID_MS,
     SERIES_PER_AGENT_MAX,
     SESSIONS_MAX,
@@ -43,6 +45,8 @@ from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
 log = logging.getLogger("watchbill.ingest")
 
 LOOK_EVERY_S = 1.0
+LOOK_SHARES = 5
+"""Sessions are looked at in turn, a share of them each time: all of them every second cost 5 % of a quiet collector."""
 HELLO_WITHIN_S = 15.0
 HELLOS_PER_SECOND = 200.0
 HELLOS_BURST = 400.0
@@ -61,6 +65,7 @@ class IngestOptions:
     ack_interval_ms: int = ACK_INTERVAL_MS
     ack_messages: int = ACK_MESSAGES_MAX
     send_grid_ms: int = SEND_GRID_MS
+    send_grid_busy_ms: int = SEND_GRID_BUSY_MS
 
 
 _REFUSALS = {
@@ -108,6 +113,8 @@ class Ingest:
         self._admission = admission
         self._agents: dict[str, Agent] = {}
         self._sessions: set[Session] = set()
+        self._hurried: set[Session] = set()
+        self._turn: list[list[Session]] = []
         self._hellos = Bucket(HELLOS_PER_SECOND, HELLOS_BURST, clock.monotonic_s())
         self._settings = Settings()
         self._beat_metrics: tuple[str, ...] = ()
@@ -198,9 +205,13 @@ class Ingest:
         before = self._settings
         self._renew_settings()
         if self._settings != before:
-            for session in self._sessions:
-                if session.pulse is not None:
-                    session.say(self._settings)
+            self._say_settings()
+
+    def _say_settings(self) -> None:
+        """Tell the sessions that are open."""
+        for session in self._sessions:
+            if session.pulse is not None:
+                session.say(self._settings)
 
     # ------------------------------------------------------------ sessions
 
@@ -352,6 +363,7 @@ class Ingest:
     def gone(self, session: Session) -> None:
         """A session is over, from either side."""
         session.ended = True
+        self._hurried.discard(session)
         if session in self._sessions:
             self._sessions.discard(session)
             session.agent.connections -= 1
@@ -401,19 +413,40 @@ class Ingest:
         self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
         now_s = self.clock.monotonic_s()
         self.now_ms = self.clock.wall_ms()
-        silence_s = SILENCE_MAX_MS / 1000
-        for session in list(self._sessions):
-            if session.pulse is None:
-                if now_s - session.began_s > HELLO_WITHIN_S:
-                    self.counters.refused(session.agent.agent_id, "no_hello")
-                    session.end(EndReason.PROTOCOL, "no Hello came")
-            elif now_s - session.heard_s > silence_s:
-                session.end(EndReason.SHUTDOWN, "nothing was heard for too long", 0.0)
-            elif now_s >= session.ack_at_s:
-                session.acknowledge(now_s)
+        for session in [*self._hurried, *self._next_share()]:
+            self._look_at(session, now_s)
         self.liveness.look(now_s, self.now_ms)
         if round(now_s) % 10 == 0:
+            grid_ms = self._settings.send_grid_ms
             self._renew_settings()
+            if self._settings.send_grid_ms != grid_ms:
+                self._say_settings()
+
+    def _next_share(self) -> list[Session]:
+        """The sessions whose turn it is."""
+        if not self._turn:
+            everybody = list(self._sessions)
+            self._turn = [everybody[share::LOOK_SHARES] for share in range(LOOK_SHARES)]
+        return self._turn.pop()
+
+    def _look_at(self, session: Session, now_s: float) -> None:
+        if session.ended:
+            return
+        if session.pulse is None:
+            if now_s - session.began_s > HELLO_WITHIN_S:
+                self.counters.refused(session.agent.agent_id, "no_hello")
+                session.end(EndReason.PROTOCOL, "no Hello came")
+        elif now_s - session.heard_s > SILENCE_MAX_MS / 1000:
+            session.end(EndReason.SHUTDOWN, "nothing was heard for too long", 0.0)
+        elif now_s >= session.ack_at_s:
+            session.acknowledge(now_s)
+
+    def hurry(self, session: Session, *, on: bool) -> None:
+        """Whether to look at a session every second: one with little credit may be waiting for more."""
+        if on:
+            self._hurried.add(session)
+        else:
+            self._hurried.discard(session)
 
     def reconnect_spread_ms(self) -> int:
         """Over how long agents should spread their next connections."""
@@ -428,7 +461,9 @@ class Ingest:
             reconnect_spread_ms=self.reconnect_spread_ms(),
             beat_interval_ms=options.beat_interval_ms,
             beat_metrics=self._beat_metrics,
-            send_grid_ms=options.send_grid_ms,
+            send_grid_ms=options.send_grid_busy_ms
+            if len(self.liveness) >= SEND_GRID_BUSY_AGENTS
+            else options.send_grid_ms,
             evaluation_period_ms=self._evaluation[0],
             evaluation_phase_ms=self._evaluation[1],
             ack_interval_ms=options.ack_interval_ms,

@@ -31,6 +31,7 @@ from watchbill.limits import (
     DICTIONARY_BYTES_MAX,
     DICTIONARY_PARTS_MAX,
     FUTURE_MS_MAX,
+    MESSAGE_BYTES_MAX,
     MESSAGE_CHARGE_BYTES,
     RECORD_BYTES_MAX,
     TICKS_PER_BLOCK_MAX,
@@ -88,6 +89,7 @@ class Session:
         "_acks",
         "_credit",
         "_frames",
+        "_hurried",
         "_ingest",
         "_nack_s",
         "_outlet",
@@ -126,6 +128,7 @@ class Session:
         self._credit = CREDIT_BYTES_DEFAULT
         self._nack_s = 0.0
         self._owed = 0
+        self._hurried = False
         self._schemas: OrderedDict[int, HostSeries | None] = OrderedDict()
         self._parts: tuple[int, int] = (0, 0)  # The schema whose parts are coming, and how many it has.
         self._frames: list[bytes] = []
@@ -146,6 +149,9 @@ class Session:
         counters = self._ingest.counters
         counters.messages += 1
         counters.message_bytes += size
+        if size > MESSAGE_BYTES_MAX:
+            self._broken("oversized", f"a message of {size} bytes, more than {MESSAGE_BYTES_MAX}")
+            return 0.0
         try:
             up = _parse(message)
             if pulse is not None and up.HasField("batch"):
@@ -496,7 +502,11 @@ class Session:
         """When the shared timer should ask again: when the oldest message has waited long enough, or soon
         because the credit has to grow."""
         waits = self._acks.oldest_s() + self._ingest.options.ack_interval_ms / 1000
-        self.ack_at_s = min(waits, now_s + 1.0) if self._credit < CREDIT_BYTES_DEFAULT else waits
+        short = self._credit < CREDIT_BYTES_DEFAULT
+        self.ack_at_s = min(waits, now_s + 1.0) if short else waits
+        if short is not self._hurried:
+            self._hurried = short
+            self._ingest.hurry(self, on=short and not self.ended)
 
     def _credit_now(self, now_s: float) -> int:
         """What may be in flight: as much as the byte quota will still take, within bounds."""

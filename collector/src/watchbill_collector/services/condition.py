@@ -189,7 +189,7 @@ class OwnSamples:
                 if len(ids) >= SERIES_OWN_MAX:
                     self.dropped += 1
                     continue
-                key = (sample.name, tuple(sorted(sample.labels.items())))
+                key = (sample.name, tuple(sample.labels.items()))  # A family gives its labels in one order.
                 known = self._ids.get(key)
                 if known is None:
                     labels = {METRIC_NAME: sample.name, **dict(key[1]), **self._labels}

@@ -237,6 +237,9 @@ def _closing(watermark: Watermark, retired: RetiredSpool | None) -> Closed | Non
         if watermark.stream is Stream.CRIT and watermark.accepted == 0:
             return None  # Nothing critical was ever sent; there is no reason to suspect any.
         return Closed(watermark.spool_id, watermark.stream, first, first - 1, GapReason.TAIL_UNKNOWN)
+    if watermark.accepted > retired.last_seq:
+        # It was rolled back before it ended: what it numbered anew after that is not what is held here.
+        return Closed(watermark.spool_id, watermark.stream, first, first - 1, GapReason.TAIL_UNKNOWN)
     if retired.last_seq < first:
         return None
     return Closed(watermark.spool_id, watermark.stream, first, retired.last_seq, GapReason.SPOOL_RETIRED)

@@ -70,6 +70,16 @@ class Pacer:
         grid_ms = min(self.settings.send_grid_ms, SEND_GRID_MS_MAX)
         return self.time.until(now_s, grid_ms) if grid_ms else 0.0
 
+    def release_in(self, now_s: float) -> float:
+        """Seconds until records that wait may leave: at the next point of the grid, or when a beat with
+        values would.
+
+        So however coarse the grid is, what was sampled before that moment is there when the rules look.
+        """
+        looks_s = self.evaluation_in(now_s)
+        grid_s = self.grid_in(now_s)
+        return grid_s if looks_s is None else min(grid_s, looks_s)
+
     def beat_in(self, now_s: float) -> float:
         """Seconds until a beat is due if nothing else is sent; 0 or less when it is.
 

@@ -1,0 +1,113 @@
+"""`up`: from which facts, when, and for whom."""
+
+import numpy as np
+
+from watchbill_collector.ingest.liveness import Liveness
+from watchbill_collector.series import SeriesTable, Ticks, is_stale
+
+LABELS = {"instance": "web01", "job": "node"}
+
+
+class Watch:
+    """A liveness and everything it said, as (instance, value), None for a stale marker."""
+
+    def __init__(self) -> None:
+        self.table = SeriesTable()
+        self.said: list[tuple[str, float | None]] = []
+        self.liveness = Liveness(self.table, self.take)
+
+    def take(self, found: list[Ticks]) -> None:
+        for ticks in found:
+            stale = is_stale(ticks.values)[0]
+            for column, series in enumerate(ticks.series.tolist()):
+                labels = self.table.labels(series)
+                assert labels["__name__"] == "up"
+                value = None if stale[column] else float(ticks.values[0, column])
+                self.said.append((labels["instance"], value))
+
+    def heard(self) -> list[tuple[str, float | None]]:
+        said, self.said = self.said, []
+        return said
+
+
+def test_a_host_is_up_at_once_when_its_session_begins() -> None:
+    watch = Watch()
+    watch.liveness.look(0, 0)
+    assert watch.heard() == []
+    watch.liveness.begin("a", LABELS, 10_000, 1, 1000)
+    assert watch.heard() == [("web01", 1.0)]
+
+
+def test_a_silent_host_is_down_after_three_beats_and_up_again_when_heard() -> None:
+    watch = Watch()
+    watch.liveness.look(0, 0)
+    pulse = watch.liveness.begin("a", LABELS, 10_000, 1, 1000)
+    watch.heard()
+    watch.liveness.look(14, 14_000)
+    assert watch.heard() == []
+    watch.liveness.look(31.5, 31_500)
+    assert watch.heard() == [("web01", 0.0), ("web01", 0.0)], "at once, and in the sample of all"
+    pulse.heard_s = 33
+    watch.liveness.look(33, 33_000)
+    assert watch.heard() == [("web01", 1.0)]
+
+
+def test_the_grace_is_never_shorter_than_fifteen_seconds() -> None:
+    watch = Watch()
+    watch.liveness.begin("a", LABELS, 1000, 0, 0)
+    watch.liveness.look(14.9, 14_900)
+    assert ("web01", 0.0) not in watch.heard()
+    watch.liveness.look(15.1, 15_100)
+    assert ("web01", 0.0) in watch.heard()
+
+
+def test_all_hosts_are_said_together_every_fifteen_seconds() -> None:
+    watch = Watch()
+    for name in "abc":
+        watch.liveness.begin(name, {"instance": name, "job": "node"}, 10_000, 0, 0)
+    watch.heard()
+    watch.liveness.look(0, 0)
+    watch.liveness.look(10, 10_000)
+    assert watch.heard() == [("a", 1.0), ("b", 1.0), ("c", 1.0)]
+    watch.liveness.look(15, 15_000)
+    assert len(watch.heard()) == 3
+
+
+def test_an_announced_stop_ends_the_series() -> None:
+    watch = Watch()
+    watch.liveness.begin("a", LABELS, 10_000, 0, 0)
+    watch.heard()
+    watch.liveness.end("a", 1000)
+    assert watch.heard() == [("web01", None)]
+    watch.liveness.look(60, 60_000)
+    assert watch.heard() == []
+
+
+def test_a_host_that_was_there_before_a_restart_is_down_after_the_grace_and_not_before() -> None:
+    watch = Watch()
+    watch.liveness.expect([("a", LABELS)], 10_000, 0)
+    watch.liveness.look(1, 1000)
+    watch.liveness.look(29, 29_000)
+    assert watch.heard() == []
+    watch.liveness.look(31, 31_000)
+    assert watch.heard()[0] == ("web01", 0.0)
+
+
+def test_other_labels_end_the_old_series_and_begin_new_ones() -> None:
+    watch = Watch()
+    watch.liveness.begin("a", LABELS, 10_000, 0, 0)
+    watch.heard()
+    watch.liveness.begin("a", {"instance": "web02", "job": "node"}, 10_000, 1, 1000)
+    assert watch.heard() == [("web01", None), ("web02", 1.0)]
+
+
+def test_the_series_array_is_the_same_object_while_the_hosts_are_the_same() -> None:
+    table = SeriesTable()
+    seen: list[Ticks] = []
+    liveness = Liveness(table, seen.extend)
+    liveness.begin("a", LABELS, 10_000, 0, 0)
+    liveness.look(0, 0)
+    liveness.look(15, 15_000)
+    first, second = [ticks.series for ticks in seen[-2:]]
+    assert first is second
+    assert first.dtype == np.uint32
