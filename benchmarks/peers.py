@@ -27,7 +27,8 @@ class Targets:
 
     def __init__(self, fleet: Fleet) -> None:
         self._heads = [
-            f"{series.name}{{{','.join(f'{k}="{v}"' for k, v in series.labels)}}} " for series in fleet.series
+            "{}{{{}}} ".format(series.name, ",".join(f'{name}="{value}"' for name, value in series.labels))
+            for series in fleet.series
         ]
         self._values = fleet.values.copy()
         self._loop = asyncio.new_event_loop()
