@@ -152,7 +152,9 @@ def test_a_demo_that_is_killed_is_cleaned_up_after(place):
 
 
 def test_a_collector_that_is_killed_is_started_again_and_its_history_is_there(place):
-    process = place.start("--json")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = place.start("--json", "--port", str(port))
     url = first_document(process)["url"]
 
     def count() -> int:
