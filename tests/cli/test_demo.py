@@ -152,9 +152,7 @@ def test_a_demo_that_is_killed_is_cleaned_up_after(place):
 
 
 def test_a_collector_that_is_killed_is_started_again_and_its_history_is_there(place):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = place.start("--json", "--port", str(port))
+    process = place.start("--json", "--port", str(free_port()))
     url = first_document(process)["url"]
 
     def count() -> int:
@@ -163,13 +161,16 @@ def test_a_collector_that_is_killed_is_started_again_and_its_history_is_there(pl
         rows = json.loads(said.stdout)["data"]["result"] if said.returncode == 0 else []
         return int(float(rows[0]["value"][1])) if rows else 0
 
-    before = count()
-    assert before
+    def until_more_than(least: int) -> int:
+        deadline = time.monotonic() + DEADLINE_S
+        while (now := count()) <= least:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return now
+
+    before = until_more_than(0)
     os.kill(place.pid_of("watchbill-collector"), signal.SIGKILL)
-    deadline = time.monotonic() + DEADLINE_S
-    while count() <= before:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until_more_than(before)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, said
