@@ -67,6 +67,7 @@ export async function refresh(): Promise<void> {
     await refreshUsage();
     link.value = "live";
     problem.value = "";
+    listen();
   } catch (error) {
     const status = error instanceof ApiError ? error.status : 0;
     link.value = status === 401 || status === 403 ? "login" : "lost";
@@ -84,6 +85,15 @@ function hurry(): void {
   }, EVENT_DELAY_MS);
 }
 
+let events: EventSource | undefined;
+
+/** Follow the collector's events. A browser gives up for good when it is refused, so this is asked after every poll. */
+function listen(): void {
+  if (events !== undefined && events.readyState !== EventSource.CLOSED) return;
+  events = new EventSource("/api/watchbill/v1/events");
+  for (const kind of ["alert", "host", "resync"]) events.addEventListener(kind, hurry);
+}
+
 export function start(): void {
   window.addEventListener("hashchange", () => {
     route.value = location.hash;
@@ -91,8 +101,6 @@ export function start(): void {
   window.setInterval(() => {
     now.value = Date.now();
   }, 1_000);
-  const events = new EventSource("/api/watchbill/v1/events");
-  for (const kind of ["alert", "host", "resync"]) events.addEventListener(kind, hurry);
   const poll = async (): Promise<void> => {
     if (!document.hidden && link.value !== "login") await refresh();
     window.setTimeout(() => void poll(), POLL_MS);

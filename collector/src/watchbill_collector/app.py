@@ -8,6 +8,7 @@ stop: HTTP streams and queries, agents (what was accepted is committed and ackno
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import secrets
@@ -440,7 +441,9 @@ class _Collector:
             log.info("history removed", extra=fields(file=name))
 
     async def _tidy(self) -> None:
-        """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired."""
+        """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired, and
+        memory that is free inside the process and could be free outside."""
+        _give_memory_back()
         self._pki.server.refresh(self._names, self._clock.wall_ms())
         for host in self._registry.hosts():
             if self._registry.standing(host.agent_id) is RefusalReason.EXPIRED and self._ingest.connected(
@@ -528,6 +531,14 @@ def _settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+def _give_memory_back() -> None:
+    """glibc keeps what lies between two pieces in use. Readings come and go in pieces of a few kilobytes between
+    what connections hold for long: with a thousand agents at 1 s this was 100 to 300 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 async def _raise(error: BaseException) -> None:

@@ -81,7 +81,12 @@ def page_file(content: bytes, media: str) -> PageFile:
 def page_answer(file: PageFile, headers: Headers) -> Response:
     """The file, or that it has not changed."""
     # no-cache: kept by the browser, asked about every time, so that an upgrade is seen at the next reload.
-    common = {"Cache-Control": "no-cache", "ETag": file.tag, "Vary": "Accept-Encoding"}
+    common = {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": PAGE_POLICY,  # Of a 304, too: a browser takes its headers over.
+        "ETag": file.tag,
+        "Vary": "Accept-Encoding",
+    }
     if file.tag in headers.get("if-none-match", ""):
         return Response(status_code=304, headers=common)
     if file.packed and wants_gzip(headers):

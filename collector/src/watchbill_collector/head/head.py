@@ -222,6 +222,7 @@ class Head:
         plain = (senders >= 0) & (times[:, 0] > last) & (times[:, -1] <= now_ms + FUTURE_MS_MAX)
         if times.shape[1] > 1:
             plain &= (times[:, 1:] > times[:, :-1]).all(axis=1)
+            self._take_back(layout, senders, times, last, plain)
         others: list[Ticks] = []
         if not plain.all():
             others = [messages[at] for at in np.flatnonzero(~plain).tolist()]
@@ -244,6 +245,18 @@ class Head:
             clock.last_ms = time
         self.stats.ticks += ticks * len(messages)
         return others
+
+    def _take_back(
+        self, layout: Layout, senders: Ints, times: Ints, last: Ints, plain: npt.NDArray[np.bool_]
+    ) -> None:
+        """Where beats have brought a tick before its message came, give way to the message: then it follows plainly."""
+        repeats = ~plain & (senders >= 0) & (times[:, 0] <= last) & (last <= times[:, -1])
+        repeats &= (times[:, 1:] > times[:, :-1]).all(axis=1)
+        if not repeats.any():
+            return
+        self._flush()
+        for at in np.flatnonzero(repeats).tolist():
+            plain[at] = self._rewind(layout.clocks[senders[at]], times[at].tolist())
 
     def _bound(self, messages: list[Ticks]) -> list[Binding]:
         bindings = self._bindings
@@ -536,12 +549,7 @@ class Head:
         rest."""
         self._flush()
         clock = share.clock
-        known, number = self._newest(clock, times[0])
-        if times[-1] >= clock.last_ms and known and share.complete and set(known) <= set(times):
-            for part in clock.parts:
-                part.pool.rewind(part.column, number)
-            clock.count = number
-            self.stats.rewound += 1
+        if share.complete and times[-1] >= clock.last_ms and self._rewind(clock, times):
             keep = 0
         else:
             keep = next((at for at, time in enumerate(times) if time > clock.last_ms), len(times))
@@ -553,14 +561,21 @@ class Head:
         if keep < len(times):
             self._batch.add(share, times[keep:], values[keep:])
 
-    def _newest(self, clock: Clock, since_ms: int) -> tuple[list[int], int]:
-        """The times of the ticks from `since_ms` on, and the number of the first of them."""
+    def _rewind(self, clock: Clock, times: list[int]) -> bool:
+        """Forget the newest ticks of a clock if these have them all; whether they do."""
         if not clock.parts:
-            return [], 0
-        part = max(clock.parts, key=lambda part: part.pool.depth)
-        numbers, times = part.pool.ticks_of(part.column)
-        at = int(np.searchsorted(times, since_ms))
-        return times[at:].tolist(), int(numbers[at]) if at < len(numbers) else clock.count
+            return False
+        deepest = max(clock.parts, key=lambda part: part.pool.depth)
+        known = deepest.pool.times_since(deepest.column, times[0])
+        if not known or not set(known) <= set(times):
+            return False
+        number = clock.count - len(known)
+        for part in clock.parts:
+            part.pool.rewind(part.column, number)
+        clock.count = number
+        clock.last_ms = times[0] - 1
+        self.stats.rewound += 1
+        return True
 
     def _fill(self, share: Share, values: npt.NDArray[np.float64]) -> None:
         """More values for the newest tick, where it has holes; the first value of a moment stands."""

@@ -269,6 +269,16 @@ class Pool:
         numbers = np.arange(int(self.base[column]), int(self.count[column]))
         return numbers, self.times[column, numbers % self.depth]
 
+    def times_since(self, column: int, since_ms: int) -> list[int]:
+        """The times of a clock's newest ticks, from `since_ms` on, ascending. There are few, as a rule none."""
+        base, tick = int(self.base[column]), int(self.count[column]) - 1
+        times = self.times[column]
+        found: list[int] = []
+        while tick >= base and (time := int(times[tick % self.depth])) >= since_ms:
+            found.append(time)
+            tick -= 1
+        return found[::-1]
+
     def copy_rows(self, source: "Pool", rows: Ints, column: int) -> Ints:
         """Take over rows of another pool under the same clock, with what both rings can hold."""
         old_column = int(source.column[rows[0]])

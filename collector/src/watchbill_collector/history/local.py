@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_OWNERS = 16
 """So many senders' readings become mini-blocks in one go: in numpy a call costs as much as the arithmetic."""
-FLUSH_WAIT_S = 3.0
+FLUSH_WAIT_S = 6.0
 """Fewer wait for so long."""
 TRIM_S = 60.0
 """How often raw rows that are no longer needed are deleted."""
@@ -243,18 +243,23 @@ class History:
 
     def _tend(self, now_s: float) -> None:
         """Small tidying between commits. What fails here fails no commit: it is tried again."""
-        due = self._waiting.due(now_s)
-        if len(due) < FLUSH_OWNERS and now_s - self._flush_wait_s < FLUSH_WAIT_S:
-            due = []
+        due = self._due(now_s)
         try:
             if due:
-                self._flush_wait_s = now_s
                 self._flush(due)
             if now_s - self._trimmed_s >= TRIM_S:
                 self._trimmed_s = now_s
                 self._trim()
         except StorageError as exc:
             self._damaged(f"making mini-blocks: {exc}")
+
+    def _due(self, now_s: float) -> list[int]:
+        """Owners whose mini-blocks should be made now, in one go with others'."""
+        due = self._waiting.due(now_s)
+        if len(due) < FLUSH_OWNERS and now_s - self._flush_wait_s < FLUSH_WAIT_S:
+            return []
+        self._flush_wait_s = now_s
+        return due
 
     def _flush(self, owners: Sequence[int]) -> None:
         """Make mini-blocks of all that waits of some owners."""
@@ -302,7 +307,7 @@ class History:
         with self._writing:
             self._disk.require(room=False)
             began = self._clock.monotonic_s()
-            due = self._waiting.due(began)
+            due = self._due(began)
             if due:
                 self._flush(due)
             chosen = self._ripe(now_ms, began)

@@ -18,6 +18,8 @@ MINI_AGE_S = 300.0
 """or so long a wait: 20 ticks at 15 s,"""
 AGED_LOOK_S = 2.0
 """How often all owners are looked at for their age."""
+GOLDEN = 0.6180339887
+"""Multiples of it, modulo 1, are spread evenly however many there are."""
 MINI_BYTES = 2 << 20
 """or so many bytes of one owner."""
 PENDING_BYTES_MAX = 512 << 20
@@ -33,6 +35,8 @@ class _Owner:
     ticks: int = 0
     bytes: int = 0
     since_s: float = 0.0
+    share: float = 1.0
+    """How much of a full wait this one is."""
 
 
 class Waiting:
@@ -43,6 +47,7 @@ class Waiting:
         self._owners: dict[int, _Owner] = {}
         self._minis: dict[int, dict[int, list[MiniRow]]] = {}
         self._due: set[int] = set()
+        self._begun: set[int] = set()
         self._aged_look_s = 0.0
         self.bytes = 0
         """Bytes of values that wait in memory."""
@@ -56,16 +61,24 @@ class Waiting:
             for owner, piece in pieces:
                 state = self._owners.get(owner)
                 if state is None:
-                    state = self._owners[owner] = _Owner(since_s=now_s)
+                    state = self._owners[owner] = _Owner(since_s=now_s, share=self._share(owner))
                 state.pieces.append(piece)
                 state.raws.append(raw)
                 size = piece.values.nbytes
                 total += size
                 state.ticks += len(piece.times)
                 state.bytes += size
-                if state.ticks >= MINI_TICKS or state.bytes >= MINI_BYTES:
+                if state.ticks >= MINI_TICKS * state.share or state.bytes >= MINI_BYTES:
                     self._due.add(owner)
             self.bytes += total
+
+    def _share(self, owner: int) -> float:
+        """The first wait of each owner is cut to another length, so that their turns stay spread out, however many
+        began together: half of the memory, and no minute in which a whole fleet's mini-blocks are made."""
+        if owner in self._begun:
+            return 1.0
+        self._begun.add(owner)
+        return 1.0 - owner * GOLDEN % 1.0
 
     def due(self, now_s: float) -> list[int]:
         """Owners whose readings should become mini-blocks."""
@@ -74,7 +87,7 @@ class Waiting:
             self._due |= {
                 owner
                 for owner, state in self._owners.items()
-                if state.pieces and now_s - state.since_s >= MINI_AGE_S
+                if state.pieces and now_s - state.since_s >= MINI_AGE_S * state.share
             }
         if self.bytes > PENDING_BYTES_MAX:
             heaviest = sorted(self._owners, key=lambda owner: -self._owners[owner].bytes)

@@ -157,6 +157,12 @@ class GroupCommit:
         wait_s = max(START_WITHIN_S, self._began_s + EVERY_S - time.monotonic())
         self._timer = self._loop.call_later(wait_s, self._begin)
 
+    def begin(self) -> None:
+        """Nothing more will come for a moment: what waits is committed now, unless the last commit was just before."""
+        if self._timer is not None and time.monotonic() >= self._began_s + EVERY_S:
+            self._timer.cancel()
+            self._begin()
+
     def _begin(self) -> None:
         self._timer = None
         group, self._group = self._group, _Group()

@@ -26,6 +26,7 @@ from watchbill.grpc_environment import tls_1_2_is_off
 from watchbill.identity import parse_agent_uri
 from watchbill.limits import DECOMPRESSED_BYTES_MAX, KEEPALIVE_MS, MESSAGE_BYTES_MAX
 from watchbill.protocol.frames import EndReason
+from watchbill_collector.ingest.gather import Gather, Inlet
 from watchbill_collector.ingest.ingest import Ingest
 
 SERVICE = "watchbill.v1.Link"
@@ -121,6 +122,7 @@ class GrpcServer:
         self._ingest = ingest
         self._clock = clock
         self._site = site
+        self._gather = Gather(clock.monotonic_s, ingest.commits.begin)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.http2.bdp_probe", 0),
@@ -185,8 +187,8 @@ class GrpcServer:
                 grpc.StatusCode.PERMISSION_DENIED, "this host is not known here, or connects too often"
             )
         read: Callable[[], Awaitable[object]] = context.read
-        receive = session.receive
-        now_s = self._clock.monotonic_s
+        inlet = Inlet(session.receive)
+        gather = self._gather
         end_of_stream = grpc.aio.EOF
         try:
             while True:
@@ -194,11 +196,15 @@ class GrpcServer:
                 if message is end_of_stream:
                     break
                 assert isinstance(message, bytes)
-                throttle_s = receive(message, now_s())
+                gather.add(inlet, message)
+                if session.pulse is None:
+                    gather.hand_over()  # A Hello is answered at once.
+                throttle_s = inlet.throttle()
                 if throttle_s > 0:
                     await asyncio.sleep(min(throttle_s, THROTTLE_MAX_S))
         except (grpc.aio.BaseError, grpc.RpcError):
             pass  # The connection broke, or this side ended it: either way there is nothing left to read.
         finally:
+            gather.hand_over()
             self._ingest.gone(session)
         await outlet.drained()

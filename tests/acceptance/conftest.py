@@ -1,0 +1,65 @@
+"""Fixtures of the acceptance tests: a house of real processes, empty or with a collector and one host."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+NAME = "watchbill_acceptance_house"
+
+
+def _loaded() -> ModuleType:
+    """`house.py` beside this file: test folders are no packages, so it cannot be imported by name."""
+    if NAME in sys.modules:
+        return sys.modules[NAME]
+    spec = importlib.util.spec_from_file_location(NAME, Path(__file__).with_name("house.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for a minute to pass goes last: other tests run meanwhile."""
+    items.sort(key=lambda item: "after_the_minute" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def until() -> Any:
+    """Wait for a condition; see house.py."""
+    return _loaded().until
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an initialised collector is kept, to be copied."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def house(template: Path) -> Iterator[Any]:
+    """An empty house for one test."""
+    made = _loaded().House(template)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def shared_house(template: Path) -> Iterator[Any]:
+    """An empty house for the tests of one file."""
+    made = _loaded().House(template)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def long_lived_house(template: Path) -> Iterator[Any]:
+    """An empty house that lasts until the last test."""
+    made = _loaded().House(template)
+    yield made
+    made.close()
