@@ -91,7 +91,7 @@ export function Chart({ spec, seconds }: { spec: ChartSpec; seconds: number }) {
     const step = Math.max(1, Math.ceil(seconds / POINTS_WANTED));
 
     const draw = async (): Promise<void> => {
-      const end = Math.floor(now.value / 1000 / step) * step;
+      const end = Math.floor(now.value / 1000); // Not rounded to the step: the newest minutes matter most.
       const start = end - Math.floor(seconds / step) * step;
       try {
         const lines = (await fetchLines(spec.query, start, end, step, spec.labels)).slice(0, LINES_MAX);

@@ -25,7 +25,7 @@ STATES = ("firing", "pending", "resolved")
 def alerts(session: Session, everything: bool, exit_code: bool) -> int:
     """What is pending or firing."""
     try:
-        document = session.client.get("/alerts", {"resolved": "1"} if everything else None)
+        document = session.client.get("/alerts", {"resolved": "1"} if everything or session.as_json else None)
         status = session.client.get("/status")["status"] if exit_code else None
     except Misused:
         raise
@@ -35,7 +35,10 @@ def alerts(session: Session, everything: bool, exit_code: bool) -> int:
         session.screen.line(f"UNKNOWN: {exc}")
         return UNKNOWN
     rows = sorted(document["alerts"], key=lambda alert: (STATES.index(alert["state"]), alert["since"]))
-    document["alerts"] = rows
+    resolved = [alert for alert in rows if alert["state"] == "resolved"]
+    if not everything:
+        rows = [alert for alert in rows if alert["state"] != "resolved"]
+    document |= {"alerts": rows, "resolved": resolved}
     code, sentence = _nagios(rows, status) if status is not None else (OK, "")
     if session.as_json:
         session.screen.json(document)

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool, QueuePool
 
 from watchbill.errors import ConfigError, Problem, Refused, StorageError
-from watchbill.files import Lock, make_directory
+from watchbill.files import PRIVATE_FILE, Lock, make_directory
 
 DATABASE_FILE: Final = "control.db"
 LOCK_FILE: Final = "control.lock"
@@ -70,6 +70,8 @@ class Held:
         if database.file is not None:
             make_directory(database.file.parent)
             self._lock = Lock(database.file.parent / LOCK_FILE)
+            # Made before SQLite would make it, which goes by the umask; its side files take the same mode.
+            database.file.touch(PRIVATE_FILE)
 
     def release(self) -> None:
         """Let the next one in."""
