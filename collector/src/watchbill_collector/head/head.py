@@ -603,36 +603,54 @@ class Head:
         ]
 
     def _deepen(self, part: Part) -> None:
-        """Move a part to a ring that holds its windows at the pace that it really has."""
+        """Move rows to rings that hold their windows at the pace that the clock really has.
+
+        Each goes as deep as its own window wants: at a pace that was guessed, windows of different lengths may have
+        come to share a ring.
+        """
         pool = part.pool
         clock = self._clock_of[pool.depth, part.column]
         numbers, times = pool.ticks_of(part.column)
         first, first_ms = (int(numbers[0]), int(times[0])) if len(numbers) else (0, clock.first_ms)
         interval = max(1, (clock.last_ms - first_ms) // max(1, clock.count - 1 - first))
-        wanted = depth_for(part.need_ms + SLACK_MS, interval, DEPTHS)
-        deeper = max(wanted, next((depth for depth in DEPTHS if depth > pool.depth), pool.depth))
-        if deeper == pool.depth or self.bytes_used + 8 * deeper * len(part.rows) > self.bytes_max:
-            self.stats.windows_cut += 1
-            return
-        target = self._pool(deeper)
-        # The ticks of the batch have numbers already and are not in any ring yet.
-        known = int(pool.count[part.column])
-        moved = clock.part_in(target)
-        if moved is None:
-            moved = Part(target, target.add_column(known), np.empty(0, np.int64), 0)
-            clock.parts.append(moved)
-            self._clock_of[target.depth, moved.column] = clock
-        rows = target.copy_rows(pool, part.rows, moved.column)
-        moved.rows = np.concatenate([moved.rows, rows])
-        self._need_of(moved, part.need_ms)
-        series = target.series[rows]
-        self._pool_of[series] = self._pools_in_order.index(target)
-        self._row_of[series] = rows
-        self._free(clock, part, np.ones(len(part.rows), np.bool_), keep_series=True)
-        self._version += 1
+        next_depth = next((depth for depth in DEPTHS if depth > pool.depth), pool.depth)
+        needs = np.unique(self._need[pool.series[part.rows]]).tolist()
+        for need in reversed(needs):
+            deeper = depth_for(need + SLACK_MS, interval, DEPTHS)
+            if deeper <= pool.depth:
+                if need != needs[-1]:
+                    break
+                deeper = next_depth
+            which = self._need[pool.series[part.rows]] == need
+            if deeper == pool.depth or self.bytes_used + 8 * deeper * int(which.sum()) > self.bytes_max:
+                self.stats.windows_cut += 1
+                return
+            self._move(clock, part, which, self._pool(deeper), need)
+        if len(part.rows):
+            part.need_ms = int(self._need[pool.series[part.rows]].max())
+            pool.need_ms[part.column] = part.need_ms + SLACK_MS
         self.stats.deepened += 1
         for binding in clock.bindings:
             self._refresh(binding)
+
+    def _move(
+        self, clock: Clock, part: Part, which: npt.NDArray[np.bool_], target: Pool, need_ms: int
+    ) -> None:
+        """Move some rows of a part, with what they hold."""
+        pool = part.pool
+        moved = clock.part_in(target)
+        if moved is None:
+            # The ticks of the batch have numbers already and are not in any ring yet.
+            moved = Part(target, target.add_column(int(pool.count[part.column])), np.empty(0, np.int64), 0)
+            clock.parts.append(moved)
+            self._clock_of[target.depth, moved.column] = clock
+        rows = target.copy_rows(pool, part.rows[which], moved.column)
+        moved.rows = np.concatenate([moved.rows, rows])
+        self._need_of(moved, need_ms)
+        series = target.series[rows]
+        self._pool_of[series] = self._pools_in_order.index(target)
+        self._row_of[series] = rows
+        self._free(clock, part, which, keep_series=True)
 
     def _free(
         self, clock: Clock, part: Part, which: npt.NDArray[np.bool_], *, keep_series: bool = False

@@ -121,6 +121,12 @@ class Pool:
         """The rows belong to nobody any more."""
         self.column[rows] = -1
         self._free_rows.extend(rows.tolist())
+        if not self.rows_live:
+            # A ring that was only the first guess of many senders is not needed again soon.
+            self._free_rows, self.rows_used = [], 0
+            self.values, self.series = np.empty((0, self.depth)), np.empty(0, np.uint32)
+            self.column = np.empty(0, np.int32)
+            self.special, self.reset, self.ended = (np.empty(0, np.int64) for _ in range(3))
 
     def free_column(self, column: int) -> None:
         """The clock is gone; its rows have been freed before."""
