@@ -38,7 +38,8 @@ def read_request(der: bytes) -> SigningRequest:
         request = x509.load_der_x509_csr(der)
         key = request.public_key()
         extensions = len(request.extensions)
-        right = request.is_signature_valid
+        # A request ends in its signature, a BIT STRING. Unused bits there would be a second spelling of the same one.
+        right = request.is_signature_valid and der.endswith(b"\x00" + request.signature)
     except Exception as exc:
         raise IdentityRefused(RefusalReason.MALFORMED, "the signing request cannot be read") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
