@@ -24,6 +24,8 @@ from benchmarks.processes import LOAD_CPU
 
 CONNECTING_MAX = 24
 """Connections being opened at once."""
+RAMP_S = 15.0
+"""Hosts take their first reading spread over this long, as when a collector comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +122,11 @@ class _Player:
 
         interval_s, rng = self.plan.interval_s, random.Random(self.plan.seed)
         begin = time.monotonic() + 0.2
-        due = [(begin + rng.random() * interval_s, number, 0) for number in range(len(self.identities))]
+        spread_s = max(interval_s, RAMP_S)
+        due = [(begin + rng.random() * spread_s, number, 0) for number in range(len(self.identities))]
         heapq.heapify(due)
-        at, rows = -1, self.values
+        kept = 2 + int(spread_s / interval_s)
+        rows: dict[int, Matrix] = {}
         pending = [0] * len(self.identities)
         while due:
             when, number, tick = heapq.heappop(due)
@@ -133,13 +137,11 @@ class _Player:
                 self.late_s = max(self.late_s, -delay)
                 if number % 16 == 0:
                     await asyncio.sleep(0)
-            if tick > at:
-                at = tick
-                previous = rows
-                if self.plan.load:
-                    rows = self.fleet.advance(interval_s).copy()
-            # A host whose phase is late in the interval may still be one tick behind.
-            row = (rows if tick == at else previous)[number]
+            if tick not in rows:
+                # The tick-th reading of every host is the tick-th state of the fleet, whenever it is taken.
+                rows[tick] = self.fleet.advance(interval_s).copy() if self.plan.load else self.values
+                rows.pop(tick - kept, None)
+            row = rows[tick][number]
             values = row.tolist()
             for (host, place), value in self.overlay.items():
                 if host == number:

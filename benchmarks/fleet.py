@@ -15,8 +15,9 @@ Matrix = npt.NDArray[np.float64]
 SERIES_PER_HOST = 300
 TROUBLE_HOSTS = 0.02
 """Share of the hosts that get into trouble in each round."""
-TROUBLE_ROUND_S = 120
-"""Seconds of trouble, then as many of calm."""
+CALM_S = 75
+TROUBLE_S = 105
+"""So long everybody is well, then some are not; then again."""
 
 CPUS = 4
 MODES = ("idle", "user", "system", "iowait", "irq", "nice", "softirq", "steal")
@@ -234,9 +235,9 @@ class Fleet:
         self._load1 = index["node_load1", ()]
 
     def troubled(self) -> npt.NDArray[np.int64]:
-        """Which hosts are in trouble now: another share of the fleet every second round."""
-        turn, phase = divmod(int(self.now_s), 2 * TROUBLE_ROUND_S)
-        if phase >= TROUBLE_ROUND_S:
+        """Which hosts are in trouble now: another share of the fleet in every round."""
+        turn, phase = divmod(int(self.now_s), CALM_S + TROUBLE_S)
+        if phase < CALM_S:
             return np.zeros(0, np.int64)
         count = max(1, int(self.hosts * TROUBLE_HOSTS))
         return (np.arange(count) + turn * count) % self.hosts
