@@ -19,7 +19,7 @@ import pytest
 from watchbill.clock import ManualClock
 from watchbill.errors import StorageError
 from watchbill.protocol.frames import GapReason
-from watchbill_collector.history import History, HistoryOptions, StorageFull, Tier, local
+from watchbill_collector.history import History, HistoryOptions, StorageFull, Tier, local, tiers
 from watchbill_collector.history import days as days_module
 from watchbill_collector.series import SeriesTable
 
@@ -44,7 +44,13 @@ def story(fleet: "Fleet", said: Callable[[str], None]) -> None:  # type: ignore[
     for number in range(1, 11):
         begin = START + 600_000 * number
         batch = [fleet.ticks(host, NAMES, [begin - 300_000, begin], base=number * 1e6) for host in "ab"]
-        if number == 7:  # Late, and with another list.
+        if number == 3:  # Often for some time: a fast list, until late readings make it a slow one.
+            batch.append(fleet.ticks("a", NAMES, [START + 1_000_000 + 1_000 * i for i in range(90)]))
+        if number == 8:
+            batch.append(fleet.ticks("a", NAMES, [START + 61_000 + 60_000 * i for i in range(59)], base=0.5))
+            # And the other way round.
+            batch.append(fleet.ticks("b", NAMES, [START + 1_000_000 + 1_000 * i for i in range(90)]))
+        if number == 9:  # Late, and with another list.
             batch.append(fleet.ticks("a", [*NAMES, "new"], [START + 60_000, START + 300_000], base=0.25))
         fleet.commit(*batch, marks={"a": number, "b": number})
         said(f"commit {number}")
@@ -141,6 +147,14 @@ def test_a_kill_at_every_write_point_loses_nothing_that_was_acknowledged(
     assert at > 150
 
 
+@pytest.fixture(params=["raw", "1m"])
+def place_of_readings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which file the readings go to: that of fast lists, or that of slow ones."""
+    if request.param == "raw":
+        monkeypatch.setattr(tiers, "READINGS_PER_STEP_MAX", 0)
+    return str(request.param)
+
+
 def filled(open_history: Open) -> "Fleet":  # type: ignore[name-defined]  # noqa: F821
     """Two hours of two hosts in day files, and something that waits."""
     fleet = open_history()
@@ -200,11 +214,11 @@ def test_a_tail_with_bad_pages_gives_back_what_can_be_read(open_history: Open, t
 
 @pytest.mark.parametrize("lot", range(6))
 def test_a_garbled_day_file_is_named_and_the_rest_is_served(
-    open_history: Open, tmp_path: Path, lot: int
+    open_history: Open, tmp_path: Path, lot: int, place_of_readings: str
 ) -> None:
     fleet = filled(open_history)
     fleet.history.close()
-    path = tmp_path / "history" / "raw" / "2023-11-14.db"
+    path = tmp_path / "history" / place_of_readings / "2023-11-14.db"
     random = np.random.default_rng(lot)
     content = bytearray(path.read_bytes())
     for at in random.integers(4096, len(content), 40).tolist():
@@ -231,11 +245,11 @@ def test_a_garbled_day_file_is_named_and_the_rest_is_served(
 
 
 def test_a_truncated_day_file_is_named_and_its_day_goes_on_in_another_part(
-    open_history: Open, tmp_path: Path
+    open_history: Open, tmp_path: Path, place_of_readings: str
 ) -> None:
     fleet = filled(open_history)
     fleet.history.close()
-    path = tmp_path / "history" / "raw" / "2023-11-14.db"
+    path = tmp_path / "history" / place_of_readings / "2023-11-14.db"
     path.write_bytes(path.read_bytes()[:5000])
     again = open_history()
     ids = again.ids("a", NAMES)
@@ -244,17 +258,19 @@ def test_a_truncated_day_file_is_named_and_its_day_goes_on_in_another_part(
     assert len(samples.times) > 0  # What waited in the tail.
     again.clock.advance(3600)
     merge_all(again.history, again.clock)
-    assert (tmp_path / "history" / "raw" / "2023-11-14.1.db").exists()
+    assert (tmp_path / "history" / place_of_readings / "2023-11-14.1.db").exists()
     again.history.close()
     third = open_history()
     third.history.know(0, START * 2)
     assert len(third.history.select(third.ids("a", NAMES), 0, START * 2, 10**6).times) == len(samples.times)
 
 
-def test_a_newer_day_file_is_left_alone_and_named(open_history: Open, tmp_path: Path) -> None:
+def test_a_newer_day_file_is_left_alone_and_named(
+    open_history: Open, tmp_path: Path, place_of_readings: str
+) -> None:
     fleet = filled(open_history)
     fleet.history.close()
-    path = tmp_path / "history" / "raw" / "2023-11-14.db"
+    path = tmp_path / "history" / place_of_readings / "2023-11-14.db"
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA user_version={days_module.VERSION + 1}")
     connection.close()
@@ -265,7 +281,7 @@ def test_a_newer_day_file_is_left_alone_and_named(open_history: Open, tmp_path: 
     again.clock.advance(3600)
     merge_all(again.history, again.clock)
     assert path.read_bytes() == before
-    assert (tmp_path / "history" / "raw" / "2023-11-14.1.db").exists()
+    assert (tmp_path / "history" / place_of_readings / "2023-11-14.1.db").exists()
 
 
 def test_a_newer_tail_is_refused(open_history: Open, tmp_path: Path, clock: ManualClock) -> None:
@@ -355,6 +371,49 @@ def test_a_full_disk_refuses_commits_and_loses_nothing_acknowledged(
     assert fleet.found() == fleet.recorded  # Reading goes on.
     history.close()
     assert open_history(place="disk/history").found() == fleet.recorded
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_merge_costs_nothing(
+    small_disk: Path, clock: ManualClock, open_history: Open
+) -> None:
+    fleet = open_history(place="disk/history")
+    names = [f"m{i}" for i in range(100)]
+    random = np.random.default_rng(3)
+    for begin in range(START, START + HOUR_MS, 300_000):
+        for host, step in (("slow", 15_000), ("fast", 5_000)):
+            times = list(range(begin + step, begin + 300_001, step))
+            ticks = fleet.ticks(host, names, times)
+            ticks = dataclasses.replace(ticks, values=np.round(random.random((len(times), 100)) * 100, 2))
+            fleet.history.commit([ticks], [], [])
+            fleet.record(ticks)
+        clock.advance(300)
+    clock.advance(700)
+    filler = small_disk / "filler"
+    refused = 0
+    # From no room at all to just enough, so that the disk fills up at many places of the merge.
+    for room in range(0, 1_200_000, 80_000):
+        free = shutil.disk_usage(small_disk).free
+        with filler.open("wb") as out:
+            out.write(bytes(max(free - room, 0) // 4096 * 4096))
+        clock.advance(2)
+        try:
+            merge_all(fleet.history, clock)
+        except StorageFull:
+            refused += 1
+        filler.unlink()
+        assert fleet.found() == fleet.recorded, room
+    assert refused >= 2
+    clock.advance(2)
+    merge_all(fleet.history, clock)
+    assert fleet.history.status().minis == 0
+    assert fleet.history.status().state == "ok"
+    assert not fleet.history.status().problems
+    assert fleet.found() == fleet.recorded
+    fleet.history.close()
+    again = open_history(place="disk/history")
+    assert again.found() == fleet.recorded
+    steps = again.history.select_tier(again.table.select([]), 0, START * 2, Tier.HOUR, 10**6)
+    assert steps.count.sum() == len(fleet.recorded)
 
 
 def test_readings_are_refused_before_the_disk_is_full(open_history: Open, options: HistoryOptions) -> None:

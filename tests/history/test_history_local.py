@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watchbill.clock import ManualClock
-from watchbill_collector.history import History, HistoryOptions, Tier, local
+from watchbill_collector.history import History, HistoryOptions, Tier, local, tiers
 from watchbill_collector.series import SeriesTable, Ticks
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -42,7 +42,7 @@ def test_an_hour_that_is_over_goes_to_day_files_and_leaves_the_tail(open_history
     fleet.clock.advance(600)
     merge_all(history, fleet.clock)
     status = history.status()
-    assert (status.minis, status.pending_bytes, status.day_files, status.state) == (0, 0, 3, "ok")
+    assert (status.minis, status.pending_bytes, status.day_files, status.state) == (0, 0, 2, "ok")
     assert history.counters.blocks == 2
     assert fleet.found() == fleet.recorded
 
@@ -66,7 +66,7 @@ def test_a_midnight_reading_belongs_to_the_day_that_ends(open_history: Open, tmp
     fleet.commit(fleet.ticks("a", NAMES, [midnight, midnight + 1]))
     fleet.clock.advance(4000)
     merge_all(fleet.history, fleet.clock)
-    assert sorted(path.name for path in (tmp_path / "history" / "raw").glob("*.db")) == [
+    assert sorted(path.name for path in (tmp_path / "history" / "1m").glob("*.db")) == [
         "2023-11-13.db",
         "2023-11-14.db",
     ]
@@ -121,6 +121,63 @@ def test_steps_agree_before_and_after_the_merge(open_history: Open) -> None:
         np.testing.assert_allclose(now.increase[:middle], was.increase[:middle])
         assert now.increase[:middle].sum() == values[-1, 0] - values[0, 0]
         assert np.isnan(now.increase[middle:]).all()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_late_reading_counts_in_every_tier_at_once(
+    open_history: Open, monkeypatch: pytest.MonkeyPatch, *, fast: bool
+) -> None:
+    if fast:
+        monkeypatch.setattr(tiers, "READINGS_PER_STEP_MAX", 0)
+    fleet = open_history()
+    ids = fleet.ids("a", NAMES)
+    first = START + 15_000 * np.arange(1, 481)
+    for begin in range(0, 480, 20):
+        times = first[begin : begin + 20]
+        fleet.history.commit([Ticks(ids, times, np.full((20, 3), 5.0))], [], [])
+        fleet.clock.advance(300)
+    fleet.clock.advance(600)
+    merge_all(fleet.history, fleet.clock)
+    assert fleet.history.status().minis == 0
+    late = first[:100] + 1000
+    values = np.where(np.arange(300).reshape(100, 3) == 1, -7.0, 9.0)
+    values[4] = 5.0
+    fleet.history.commit([Ticks(ids, late, values)], [], [])
+    fleet.history.commit([Ticks(ids, first[:3], np.full((3, 3), 99.0))], [], [])  # These are known already.
+    span = (START, START + 2 * HOUR_MS)
+    asked = [(fleet.history.select_tier(ids, *span, tier, 10**6), tier) for tier in Tier]
+    for _ in range(2):
+        fleet.clock.advance(4000)
+        merge_all(fleet.history, fleet.clock)
+    assert fleet.history.counters.late_merges == 1
+    for before, tier in asked:
+        after = fleet.history.select_tier(ids, *span, tier, 10**6)
+        assert not before.damaged
+        assert before.count.sum() == 580 * 3
+        for name in ("times", "offsets", "minimum", "maximum", "total", "count", "last"):
+            assert getattr(before, name).tolist() == getattr(after, name).tolist(), (tier, name)
+        assert before.minimum.min() == -7.0
+    assert asked[1][0].count[:2].tolist() == [340.0, 240.0]
+
+
+def test_late_readings_whose_fellows_are_gone_are_added_up_and_the_answer_says_so(
+    open_history: Open, options: HistoryOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers, "READINGS_PER_STEP_MAX", 0)
+    fleet = open_history(dataclasses.replace(options, raw_ms=2 * DAY_MS))
+    while fleet.clock.wall_ms() < START + 6 * DAY_MS:
+        an_hour(fleet, begin=fleet.clock.wall_ms() // HOUR_MS * HOUR_MS, step=360_000)
+        merge_all(fleet.history, fleet.clock)
+        fleet.history.retain(fleet.clock.wall_ms())
+    ids = fleet.ids("a", NAMES)
+    fleet.history.commit([Ticks(ids, np.array([START + 1000]), np.array([[-3.0] * 3]))], [], [])
+    found = fleet.history.select_tier(ids, START, START + HOUR_MS, Tier.HOUR, 99)
+    assert (found.count.tolist(), found.minimum.tolist()) == ([11.0] * 3, [-3.0] * 3)
+    assert any("added up" in what for what in found.damaged)
+    for _ in range(2):
+        fleet.clock.advance(4000)
+        merge_all(fleet.history, fleet.clock)
+    assert any("readings were gone" in what for what in fleet.history.status().problems)
 
 
 def test_a_day_of_hour_steps_is_tidied_into_one_block(open_history: Open, tmp_path: Path) -> None:
@@ -193,7 +250,12 @@ def test_readings_of_any_year_are_kept_where_they_belong(open_history: Open) -> 
     ]
 
 
-def test_old_days_go_when_they_are_old_and_tiers_stay(open_history: Open, options: HistoryOptions) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_old_days_go_when_they_are_old_and_tiers_stay(
+    open_history: Open, options: HistoryOptions, monkeypatch: pytest.MonkeyPatch, *, fast: bool
+) -> None:
+    if fast:
+        monkeypatch.setattr(tiers, "READINGS_PER_STEP_MAX", 0)
     short = dataclasses.replace(options, raw_ms=2 * DAY_MS, minute_ms=4 * DAY_MS)
     fleet = open_history(short)
     gone: list[str] = []
@@ -202,13 +264,28 @@ def test_old_days_go_when_they_are_old_and_tiers_stay(open_history: Open, option
         merge_all(fleet.history, fleet.clock)
         gone += fleet.history.retain(fleet.clock.wall_ms())
     history = fleet.history
-    assert len(history._raw.days) == 3  # Today's, a whole one, and the one that is half in reach.
+    # Today's, a whole one, and the one that is half in reach. Slow lists have their readings elsewhere.
+    assert len(history._raw.days) == (3 if fast else 0)
     assert len(history._tiers[Tier.MINUTE].days) == 5
     assert len(history._tiers[Tier.HOUR].days) == 9
-    assert history.counters.files_removed == len(gone) == 6 + 4
+    assert history.counters.files_removed == len(gone) == (6 if fast else 0) + 4
     assert all(not Path(name).exists() for name in gone)
     ids = fleet.ids("a", ["load"])
     assert len(history.select(ids, START, START + DAY_MS, 10**6).times) == 0
+    begins = history.oldest_ms()
+    assert begins == (START // DAY_MS + 6) * DAY_MS
+    for kept in (history, None):  # The same after a start.
+        if kept is None:
+            history.close()
+            history = open_history(short).history
+            history.know(0, START * 2)
+            ids = history._table.select([])[:1]
+        assert history.oldest_ms() == begins
+        assert min(history.select(ids, 0, START * 2, 10**6).times) > begins
+        assert history.oldest_ms(Tier.MINUTE) == (START // DAY_MS + 4) * DAY_MS
+        found = history.select_tier(ids, 0, begins, Tier.MINUTE, 10**6)
+        assert len(found.times) == 480
+        assert found.count.sum() == 480
     assert len(history.select_tier(ids, START, START + DAY_MS, Tier.HOUR, 10**6).times) == 24
 
 
@@ -266,7 +343,7 @@ def test_memory_of_old_days_is_given_back_and_read_again(open_history: Open) -> 
     for _ in range(3):
         fleet.clock.advance(3601)
         fleet.history.retain(fleet.clock.wall_ms())
-    (old, *_) = fleet.history._raw.every()
+    (old, *_) = fleet.history._tiers[Tier.MINUTE].every()
     assert not old.catalogue.lists
     assert fleet.found() == fleet.recorded
 

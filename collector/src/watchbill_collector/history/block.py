@@ -411,7 +411,7 @@ class Block:
     @cached_property
     def heads(self) -> bytes:
         """Kinds, exponents, firsts, patches, presence, and planes when there are no frames."""
-        heads = _decompressed(self._data[self._heads_at : self._frames_at])
+        heads = decompressed(self._data[self._heads_at : self._frames_at])
         if len(heads) < 10 * self.count + 8:
             raise DamagedBlock("a block's heads are shorter than they say")
         return heads
@@ -475,7 +475,7 @@ class Block:
                 raise DamagedBlock("a block's frames do not fit its series")
             begin = struct.unpack_from("<I", self._data, at - 4)[0] if number else 0
             end = struct.unpack_from("<I", self._data, at)[0]
-            cached = _decompressed(self._data[self._frames_at + begin : self._frames_at + end])
+            cached = decompressed(self._data[self._frames_at + begin : self._frames_at + end])
             self._frames[number] = cached
         return cached
 
@@ -579,7 +579,8 @@ class _Decompressors(threading.local):
 _decompressor = _Decompressors()
 
 
-def _decompressed(part: bytes) -> bytes:
+def decompressed(part: bytes) -> bytes:
+    """One zstd frame of a block. Raises DamagedBlock."""
     try:
         if zstandard.frame_content_size(part) > PART_BYTES_MAX:
             raise DamagedBlock("a block's part claims to be larger than any")

@@ -64,18 +64,18 @@ class Catalogue:
             try:
                 columns[number] = _unpacked(data)
                 self._columns[digest] = number
-            except (zstandard.ZstdError, ValueError) as exc:
+            except (zstandard.ZstdError, ValueError, TypeError) as exc:
                 self._damaged(f"column {number}: {exc}")
-        sources = _Numbering(texts, self._table.source)
-        keys = _Numbering(texts, self._table.key_of)
+        sources = _Numbering(texts, columns, self._table.source)
+        keys = _Numbering(texts, columns, self._table.key_of)
         for number, of_sources, of_keys, checksum in connection.execute(
             "SELECT id, sources, keys, checksum FROM lists"
         ):
             try:
                 if checksum != _list_checksum(number, of_sources, of_keys):
                     raise ValueError("checksum")
-                ids = self._series(sources.of(columns[of_sources]), keys.of(columns[of_keys]))
-            except (KeyError, ValueError) as exc:
+                ids = self._series(sources.of(of_sources), keys.of(of_keys))
+            except (KeyError, ValueError, TypeError) as exc:  # A damaged row may hold anything.
                 self._damaged(f"list {number}: {exc}")
                 continue
             each = self._book.of(ids)
@@ -123,13 +123,14 @@ class Catalogue:
             connection, self._source_sets(connection, sources[:1] if shared else sources)
         )
         of_keys = self._column(connection, self._key_sets(connection, self._table.keys_of(each.ids)))
-        row = connection.execute("SELECT id FROM lists WHERE sources = ? AND keys = ?", (of_sources, of_keys))
-        found = row.fetchone()
-        if found is None:
+        query = "SELECT id, checksum FROM lists WHERE sources = ? AND keys = ?"
+        found = connection.execute(query, (of_sources, of_keys)).fetchone()
+        # A damaged row makes room for a new one.
+        if found is None or found[1] != _list_checksum(found[0], of_sources, of_keys):
             number = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM lists").fetchone()[0]
             checksum = _list_checksum(number, of_sources, of_keys)
             connection.execute(
-                "INSERT INTO lists VALUES (?, ?, ?, ?)", (number, of_sources, of_keys, checksum)
+                "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?)", (number, of_sources, of_keys, checksum)
             )
         else:
             number = found[0]
@@ -209,7 +210,7 @@ class Catalogue:
         known = self._columns.get(digest)
         if known is None:
             cursor = connection.execute(
-                "INSERT INTO columns (digest, data) VALUES (?, ?)", (digest, _packed(sets))
+                "INSERT OR REPLACE INTO columns (digest, data) VALUES (?, ?)", (digest, _packed(sets))
             )
             known = self._columns[digest] = int(cursor.lastrowid or 0)
             self._undo.append(lambda: self._columns.pop(digest, None))
@@ -217,16 +218,29 @@ class Catalogue:
 
 
 class _Numbering:
-    """Set ids of a file -> numbers of the process, made as they are needed."""
+    """Set ids of a file -> numbers of the process, made as they are needed; column by column."""
 
-    def __init__(self, texts: dict[int, dict[str, str]], number: Callable[[dict[str, str]], int]) -> None:
+    def __init__(
+        self,
+        texts: dict[int, dict[str, str]],
+        columns: dict[int, Numbers],
+        number: Callable[[dict[str, str]], int],
+    ) -> None:
         self._texts = texts
+        self._columns = columns
         self._number = number
         self._numbers: Numbers = np.full(max(texts) + 1, _NO_SET, np.int32)
+        self._found: dict[int, Numbers] = {}
         self.known: dict[int, int] = {}
 
-    def of(self, sets: Numbers) -> Numbers:
-        """Raises KeyError for a set that is not there."""
+    def of(self, column: int) -> Numbers:
+        """The numbers of a column. Raises KeyError for one that is not there, or has a set that is not."""
+        found = self._found.get(column)
+        if found is None:
+            found = self._found[column] = self._of(self._columns[column])
+        return found
+
+    def _of(self, sets: Numbers) -> Numbers:
         if len(sets) and not 0 <= int(sets.min()) <= int(sets.max()) < len(self._numbers):
             raise KeyError("a label set is missing")
         found = self._numbers[sets]

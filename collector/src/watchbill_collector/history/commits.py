@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import zstandard
 
 from watchbill.errors import Unreadable
@@ -22,8 +23,10 @@ LEVEL = -3
 BYTES_MAX = 1 << 30
 """What a reader believes of a length before it allocates."""
 
+SCRATCH_BYTES_MAX = 8 << 20
+"""What is larger than this is packed in memory that goes again."""
+
 _LENGTH = struct.Struct("<I")
-_COMPRESSOR = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)  # For the writer thread.
 
 
 class _Header(msgspec.Struct, array_like=True):
@@ -43,20 +46,44 @@ class Entry:
     values: Values
 
 
-def pack(entries: Sequence[Entry], marks: Sequence[Mark]) -> bytes:
-    """The row's content."""
-    header = msgspec.msgpack.encode(
-        _Header(
-            [(entry.list_id, *entry.values.shape) for entry in entries],
-            [(mark.agent_id, mark.spool_id, mark.stream, mark.seq, mark.digest) for mark in marks],
+class Packer:
+    """Makes rows. It keeps two buffers, since fresh pages for every commit cost as much as the packing does; so it is
+    for one thread."""
+
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        self._values = np.empty(0)
+        self._row = np.empty(0, np.uint8)
+
+    def pack(self, entries: Sequence[Entry], marks: Sequence[Mark]) -> bytes:
+        """The row's content."""
+        header = msgspec.msgpack.encode(
+            _Header(
+                [(entry.list_id, *entry.values.shape) for entry in entries],
+                [(mark.agent_id, mark.spool_id, mark.stream, mark.seq, mark.digest) for mark in marks],
+            )
         )
-    )
-    parts = [_LENGTH.pack(len(header)), header]
-    if entries:
-        parts.append(np.concatenate([entry.times for entry in entries]).astype("<i8", copy=False).tobytes())
-        values = np.concatenate([entry.values.reshape(-1) for entry in entries])
-        parts.append(values.view(np.uint8).reshape(-1, 8).T.tobytes())
-    return _COMPRESSOR.compress(b"".join(parts))
+        total = sum(entry.values.size for entry in entries)
+        times = sum(len(entry.times) for entry in entries)
+        begin = _LENGTH.size + len(header)
+        planes = begin + 8 * times
+        values, row = self._room(total, planes + 8 * total)
+        row[:begin] = np.frombuffer(_LENGTH.pack(len(header)) + header, np.uint8)
+        if entries:
+            stamps = np.concatenate([entry.times for entry in entries]).astype("<i8", copy=False)
+            row[begin:planes] = stamps.view(np.uint8)
+            np.concatenate([entry.values.reshape(-1) for entry in entries], out=values)
+            row[planes:].reshape(8, total)[:] = values.view(np.uint8).reshape(total, 8).T
+        return self._compressor.compress(row.data)
+
+    def _room(self, values: int, size: int) -> tuple[Values, npt.NDArray[np.uint8]]:
+        if size > SCRATCH_BYTES_MAX:
+            return np.empty(values), np.empty(size, np.uint8)
+        if values > len(self._values):
+            self._values = np.empty(values + values // 4)
+        if size > len(self._row):
+            self._row = np.empty(size + size // 4, np.uint8)
+        return self._values[:values], self._row[:size]
 
 
 def unpack(data: bytes) -> tuple[list[Entry], list[Mark]]:

@@ -38,7 +38,7 @@ def storing(what: str) -> Iterator[None]:
     except sqlite3.OperationalError as exc:
         name = getattr(exc, "sqlite_errorname", "")
         kind: type[StorageError] = StorageError
-        if name == "SQLITE_FULL":
+        if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):  # No room for the log's index is no room.
             kind = StorageFull
         elif name.startswith("SQLITE_IOERR"):
             kind = StorageBroken
@@ -57,6 +57,7 @@ def create_or_open(
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, PRIVATE_FILE))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
     try:
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS:d}")
         empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
@@ -75,6 +76,11 @@ def create_or_open(
         connection.close()
         raise
     return connection
+
+
+def _text(data: bytes) -> str:
+    """Damaged text becomes other text, which fails its checksum, and not an error that hides the whole table."""
+    return data.decode("utf-8", "replace")
 
 
 def check(connection: sqlite3.Connection, path: Path, application: int, version: int) -> None:
@@ -107,7 +113,9 @@ def reading(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("COMMIT")
+        # Nothing was written: where ending it fails, the file is damaged, and what is missing has been named.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
 
 
 class Readers:
@@ -127,6 +135,7 @@ class Readers:
         if connection is None:
             uri = f"{self._path.absolute().as_uri()}?mode=rw"  # A reader of a WAL file writes its index.
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            connection.text_factory = _text
             connection.execute(f"PRAGMA busy_timeout={BUSY_MS:d}")
             connection.execute("PRAGMA query_only=ON")
         try:

@@ -1,7 +1,7 @@
 """Day files: one SQLite file for each UTC day and tier, complete in itself.
 
-    raw/2026-05-09.db    blocks of readings, one for each owner's list and hour
-    1m/2026-05-09.db     the same hours at a minute's resolution
+    raw/2026-05-09.db    readings of lists that are read often, one block for each owner's list and hour
+    1m/2026-05-09.db     the same hours at a minute's resolution; readings of slower lists
     1h/2026-05-09.db     the day at an hour's
 
 A block's row says which list it holds (`catalogue`), its hour, and the merge that wrote it: a merge that is
@@ -15,7 +15,7 @@ import re
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,9 @@ from watchbill_collector.history.values import DAY_MS, HOUR_MS
 from watchbill_collector.series import SeriesTable
 
 APPLICATION = 0x57424459  # "WBDY"
-VERSION = 1
+VERSION = 2
+"""1: lists read every 10 seconds or more slowly had their readings in raw files too. Both are read, and a file that
+is written becomes version 2: who knows only 1 must not take what raw files hold for all there is."""
 PAGE_BYTES = 4096
 READINGS, STATISTICS = 0, 1
 """What a block holds: readings, or six rows of statistics for each series."""
@@ -70,7 +72,15 @@ class BlockRow:
     list_id: int
     hour: int
     kind: int
-    data: bytes
+    data: bytes | sqlite3.Blob
+    """All of it, or for reading parts of it until the next row is asked for."""
+
+    @property
+    def whole(self) -> bytes:
+        """All of it."""
+        data = self.data[:]
+        assert isinstance(data, bytes)
+        return data
 
 
 def hour_of(time_ms: int) -> int:
@@ -154,26 +164,64 @@ class DayFile:
             self.unusable = text if str(self.path) in text else f"{self.path}: {text}"
             self._damaged(self.unusable)
 
-    def blocks(self, list_ids: Iterable[int], first_hour: int, last_hour: int) -> Iterator[BlockRow]:
-        """The blocks of some lists in some hours, the ones written first in front; damaged rows are named."""
+    def blocks(
+        self,
+        list_ids: Iterable[int],
+        first_hour: int,
+        last_hour: int,
+        kind: int | None = None,
+        *,
+        partly: Container[int] = (),
+    ) -> Iterator[BlockRow]:
+        """The blocks of some lists in some hours, the ones written first in front; damaged rows are named.
+
+        With a `kind` only those of this kind. Of the lists in `partly` blocks are opened and not read: of 58 kB
+        one series needs 3.
+        """
         if self._blank:
             return
-        try:
-            # One transaction: a merge that replaces a block by another list's must not fall between.
-            with self.readers.connection() as connection, reading(connection):
-                for list_id in list_ids:
-                    rows = connection.execute(
-                        "SELECT id, list, hour, batch, part, kind, checksum, data FROM blocks"
-                        " WHERE list = ? AND hour BETWEEN ? AND ? ORDER BY hour, id",
-                        (list_id, first_hour, last_hour),
+        # One transaction: a merge that replaces a block by another list's must not fall between.
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self.readers.connection())
+                stack.enter_context(reading(connection))
+            except sqlite3.Error as exc:
+                self._damaged(f"{self.path}: {exc}")
+                return
+            for list_id in list_ids:
+                try:
+                    yield from self._of_list(
+                        connection, (list_id, first_hour, last_hour, kind), list_id in partly
                     )
-                    for number, of_list, hour, batch, part, kind, checksum, data in rows:
-                        if _checksum(of_list, hour, batch, part, kind) == checksum:
-                            yield BlockRow(number, of_list, hour, kind, data)
-                        else:
-                            self._damaged(f"{self.path}: block {number}: its row does not match its checksum")
-        except sqlite3.Error as exc:
-            self._damaged(f"{self.path}: {exc}")
+                except sqlite3.Error as exc:
+                    self._damaged(f"{self.path}: {exc}")
+
+    def _of_list(
+        self, connection: sqlite3.Connection, wanted: tuple[int, int, int, int | None], partly: bool
+    ) -> Iterator[BlockRow]:
+        data = "NULL" if partly else "data"
+        rows = connection.execute(
+            f"SELECT id, list, hour, batch, part, kind, checksum, {data} FROM blocks"  # noqa: S608  # Ours.
+            " WHERE list = ?1 AND hour BETWEEN ?2 AND ?3 AND (?4 IS NULL OR kind = ?4) ORDER BY hour, id",
+            wanted,
+        )
+        for number, of_list, hour, batch, part, kind, checksum, content in (
+            rows.fetchall() if partly else rows
+        ):
+            if _checksum(of_list, hour, batch, part, kind) != checksum:
+                self._damaged(f"{self.path}: block {number}: its row does not match its checksum")
+            elif partly:
+                try:
+                    blob = connection.blobopen("blocks", "data", number, readonly=True)
+                except sqlite3.Error as exc:
+                    self._damaged(f"{self.path}: block {number}: {exc}")
+                    continue
+                with blob:
+                    yield BlockRow(number, of_list, hour, kind, blob)
+            elif isinstance(content, bytes):
+                yield BlockRow(number, of_list, hour, kind, content)
+            else:
+                self._damaged(f"{self.path}: block {number}: its row holds no block")
 
     # Writing.
 
@@ -182,6 +230,8 @@ class DayFile:
         if self._writer is None:
             fresh = not self.path.exists()
             writer = create_or_open(self.path, APPLICATION, VERSION, SCHEMA, PAGE_BYTES)
+            if writer.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                writer.execute(f"PRAGMA user_version={VERSION:d}")
             if fresh:
                 sync_directory(self.path.parent)
             self._writer = writer
@@ -354,6 +404,12 @@ class Days:
                     continue
                 return file
         raise sqlite3.DatabaseError(f"{self.directory}: {PARTS_MAX} damaged parts of {day_name(day)}")
+
+    def written(self, day: int) -> DayFile | None:
+        """The file that a day's blocks go to if there is one. Raises sqlite3.Error, OSError."""
+        with self._lock:
+            known = day in self._files
+        return self.for_writing(day) if known else None
 
     def unlink(self, day: int) -> list[str]:
         """Remove a day; the names of the files that went."""

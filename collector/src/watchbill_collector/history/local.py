@@ -2,7 +2,7 @@
 
     commit   ->  tail.db: one row a group commit, marks and gaps in the same transaction; readings wait in
     memory
-    minis    ->  60 ticks or 5 minutes of a sender become one small block in tail.db; the raw rows go
+    minis    ->  40 ticks or 5 minutes of a sender become one small block in tail.db; the raw rows go
     merge    ->  an hour that is over becomes one block a sender in raw/DATE.db, and in 1m/ and 1h/
     retain   ->  day files that are too old are unlinked
 
@@ -44,6 +44,7 @@ from watchbill_collector.history.disk import Disk
 from watchbill_collector.history.lists import MIXED, ListBook, SeriesList
 from watchbill_collector.history.merging import Merger
 from watchbill_collector.history.pieces import between, unite
+from watchbill_collector.history.presence import Present, present
 from watchbill_collector.history.reading import Reader
 from watchbill_collector.history.recovery import open_tail
 from watchbill_collector.history.tail import MiniRow, Tail  # noqa: TC001
@@ -57,6 +58,7 @@ from watchbill_collector.history.values import (
     Mark,
     Piece,
     Samples,
+    StorageBroken,
     StorageFull,
     Tier,
     TierSamples,
@@ -142,6 +144,7 @@ class History:
     def _open(self) -> None:
         self._book = ListBook(self._table)
         self._waiting = Waiting()
+        self._packer = commits.Packer()
         with storing(str(self.directory)):
             opened = open_tail(self.directory, self._table, self._book, self._clock.wall_ms(), self._damaged)
             self._tail: Tail = opened.tail
@@ -161,6 +164,10 @@ class History:
         self._newest_ms = max(
             [opened.newest_ms, *((day + 1) * DAY_MS for days in self._all_days() for day in days.days[-1:])]
         )
+        self._readings = (self._raw, self._tiers[Tier.MINUTE])
+        known = self._tail.meta("raw_from")
+        self._raw_from = known if isinstance(known, int) else 0
+        """The first day whose readings are all there still."""
         self._merger = Merger(self._table, self._book, self._raw, self._tiers, self._damaged)
         tail = (self._tail, self._catalogue)
         self._reader = Reader(self._table, self._book, self._waiting, tail, self._damaged)
@@ -173,7 +180,8 @@ class History:
         self._idle_ms = self._clock.boottime_ms()
         self._reference = self._first_reference()
         today = day_of(hour_of(min(self._clock.wall_ms(), TIME_MS_MAX)))
-        self._raw.files(today - 1, today)
+        for days in self._readings:
+            days.files(today - 1, today)
         self._disk.set_ballast()
 
     def _all_days(self) -> list[Days]:
@@ -207,7 +215,7 @@ class History:
             ]
             raw = 0
             if entries or marks:
-                data = commits.pack(entries, marks)
+                data = self._packer.pack(entries, marks)
                 raw = self._tail.add_raw(data)
                 self.counters.bytes_raw += len(data)
                 self._checkpointer.wrote(len(data))
@@ -273,7 +281,7 @@ class History:
                     work.append((owner, hour, of, piece))
         encoded = minis.encoded([piece for *_, piece in work])
         rows: list[tuple[int, MiniRow]] = []
-        with self._disk.guard(), self._tail_transaction() as connection:
+        with self._disk.guard(), self._tail_transaction(synced=False) as connection:
             for (owner, hour, of, piece), data in zip(work, encoded, strict=True):
                 place = (self._owner_id(connection, owner), self._catalogue.write(connection, of), hour)
                 row = self._tail.add_mini(*place, int(piece.times[0]), int(piece.times[-1]), data)
@@ -294,7 +302,7 @@ class History:
     def _trim(self) -> None:
         oldest = self._waiting.oldest_raw()
         dirty = [self._marks[key] for key in self._dirty_marks if key in self._marks]
-        with self._disk.guard(), self._tail_transaction():
+        with self._disk.guard(), self._tail_transaction(synced=False):
             self._tail.remove_raw(self._tail.raw_next if oldest is None else oldest, dirty)
         self._dirty_marks.clear()
 
@@ -410,15 +418,27 @@ class History:
 
         Ask before selecting by labels in the past: label tables of old days are read on first need.
         """
-        self._reader.know([self._raw], start_ms, end_ms)
+        self._reader.know(self._readings, start_ms, end_ms)
+
+    def present(self, start_ms: int, end_ms: int) -> Present:
+        """Which series, by number, have readings in (start, end]: to within an hour, in coarser tiers a day."""
+        begins = [days.days[0] * DAY_MS for days in self._readings if days.days]
+        waiting = self._waiting, self._catalogue
+        begins_ms = min(begins, default=TIME_MS_MAX)
+        by_day = self._tiers[Tier.HOUR]
+        return present(self._table, self._readings, by_day, begins_ms, waiting, start_ms, end_ms)
 
     def know_tier(self, start_ms: int, end_ms: int, tier: Tier) -> None:
         """The same for a tier, which reaches further back."""
-        self._reader.know([self._tiers[tier], self._raw], start_ms, end_ms)
+        self._reader.know([self._tiers[tier], *self._readings], start_ms, end_ms)
 
     def select(self, ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int) -> Samples:
-        """Readings of distinct series in (start, end], stale markers among them. Raises TooManySamples."""
-        return self._reader.select(self._raw, ids, start_ms, end_ms, samples_max)
+        """Readings of distinct series in (start, end], stale markers among them. Raises TooManySamples.
+
+        None are older than `oldest_ms()`: what the minute tier keeps of slow lists beyond that is its own.
+        """
+        start_ms = max(start_ms, self._raw_from * DAY_MS)
+        return self._reader.select(self._readings, ids, start_ms, end_ms, samples_max)
 
     def select_tier(
         self, ids: SeriesIds, start_ms: int, end_ms: int, tier: Tier, samples_max: int
@@ -428,7 +448,7 @@ class History:
         What is not merged yet is condensed on the way, so the newest step may still be growing.
         """
         return self._reader.select_tier(
-            self._raw, self._tiers[tier], tier, ids, start_ms, end_ms, samples_max
+            self._readings, self._tiers[tier], tier, ids, start_ms, end_ms, samples_max
         )
 
     @property
@@ -438,10 +458,10 @@ class History:
 
     def oldest_ms(self, tier: Tier | None = None) -> int | None:
         """Where a tier (None: the readings themselves) begins; None when it is empty."""
-        days = (self._tiers[tier] if tier else self._raw).days
-        hours = self._waiting.hours()
-        begins = [days[0] * DAY_MS] if days else []
-        return min(begins + [hour * HOUR_MS for hour in hours[:1]], default=None)
+        kept = [self._tiers[tier]] if tier else self._readings
+        begins = [days.days[0] * DAY_MS for days in kept if days.days]
+        oldest = min(begins + [hour * HOUR_MS for hour in self._waiting.hours()[:1]], default=None)
+        return oldest if oldest is None or tier else max(oldest, self._raw_from * DAY_MS)
 
     def status(self) -> HistoryStatus:
         """What is there, and what is wrong."""
@@ -483,7 +503,11 @@ class History:
             self._reference = self._reference.moved(now_ms, self._newest_ms, boottime)
             self.counters.retention_held += self._reference.doubted_since_ms is not None
             gone: list[str] = []
-            keeps = (self._options.raw_ms, self._options.minute_ms, self._options.hour_ms)
+            raw_ms, minute_ms = self._options.raw_ms, self._options.minute_ms
+            if raw_ms:
+                self._raw_from = max(self._raw_from, retention.first_kept(raw_ms, self._reference.at_ms))
+            # Readings of slow lists are in the minute tier's files, whichever of the two is to be kept longer.
+            keeps = (raw_ms, max(raw_ms, minute_ms) if raw_ms and minute_ms else 0, self._options.hour_ms)
             for days, keep_ms in zip(self._all_days(), keeps, strict=True):
                 for day in retention.too_old(days.days, keep_ms, self._reference.at_ms):
                     gone += days.unlink(day)
@@ -494,6 +518,7 @@ class History:
             if self._disk.state == "ok":
                 with self._tail_transaction():
                     self._tail.set_meta("retention", self._reference.at_ms)
+                    self._tail.set_meta("raw_from", self._raw_from)
                     self._tail.trim_gaps()
                 self._disk.set_ballast()
             return gone
@@ -512,6 +537,8 @@ class History:
             for day in retention.over_size(sizes, self._options.size_bytes_max - rest, newest):
                 total -= sizes[day]
                 gone += days.unlink(day)
+                if days is self._raw:
+                    self._raw_from = max(self._raw_from, day + 1)
         return gone
 
     def _forget_idle(self, boottime_ms: int) -> None:
@@ -549,12 +576,24 @@ class History:
     # The disk.
 
     @contextlib.contextmanager
-    def _tail_transaction(self) -> Iterator[sqlite3.Connection]:
+    def _tail_transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """All or nothing in the tail. What only moves readings that are durable already need not be `synced`: the log
+        keeps the order of transactions, so a power cut takes back the move, or less."""
+        connection = self._tail.connection
         try:
-            with transaction(self._tail.connection):
-                yield self._tail.connection
-        except BaseException:
+            if not synced:
+                connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with transaction(connection):
+                    yield connection
+            finally:
+                if not synced:
+                    connection.execute("PRAGMA synchronous = FULL")
+        except BaseException as exc:
             self._catalogue.rolled_back()
+            if getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                self._tail.suspect()
+                raise StorageBroken(f"{self._tail.path}: {exc}: the next start rebuilds it") from exc
             raise
         self._catalogue.committed()
 

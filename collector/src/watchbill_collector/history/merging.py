@@ -1,22 +1,27 @@
 """From mini-blocks to day files.
 
-One slice takes some owners of one hour: their mini-blocks, and what the day file has of that hour already,
-are put together, encoded, and written; only then do the mini-blocks leave the tail. The order of the commits
-is
+One slice takes some owners of one hour: their mini-blocks, and what day files have of that hour already, are
+put together, encoded, and written; only then do the mini-blocks leave the tail. Readings of lists that are
+read often go to the raw file and their statistics to the minute's; lists read every 10 seconds or more slowly
+have no smaller statistics, so the minute's file is where their readings are, once. The order of the commits is
 
-    1. the tiers' files    the same again is harmless: equal keys replace
-    2. the day file        with a note of which mini-blocks it holds now (`merged`)
-    3. the tail            the mini-blocks go
+    1. the raw file        readings of fast lists; what has a place elsewhere now goes
+    2. the hour's file     statistics; the same again is harmless: equal keys replace
+    3. the minute's file   readings of slow lists, statistics of fast ones, and a note of which mini-blocks
+                           these files hold now (`merged`)
+    4. the tail            the mini-blocks go
 
-A crash after 1 repeats all of it. A crash after 2 finds the note, writes nothing again, and does 3.
+A crash before 3 repeats all of it: what is written already joins with the same mini-blocks to the same again. A
+crash after 3 finds the note, writes nothing again, and does 4.
 
 Late readings, for an hour that was merged before, join the block that is there and the joint block replaces
-it. A reading that was there first stays. A block that cannot be read is left where it is and named; what is
-new is written beside it.
+it. A reading that was there first stays. They may make a list fast that was slow, or the other way round: its
+readings are written where they go before they leave where they were. A block that cannot be read is left where
+it is and named; what is new is written beside it.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,9 +69,19 @@ class _Work:
 
     owner: int
     through: int
-    parts: list[Piece]
-    old_rows: list[int] = field(default_factory=list)
+    parts: list["_Part"] = field(default_factory=list)
+    old_raw: list[int] = field(default_factory=list)
+    old_minute: list[int] = field(default_factory=list)
     old_lists: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Readings of one list, encoded. `slow` ones are the minute tier's."""
+
+    piece: Piece
+    blocks: list[bytes]
+    slow: bool
 
 
 class Merger:
@@ -91,28 +106,29 @@ class Merger:
     def merge(self, tail: Tail, catalogue: Catalogue, hour: int, rows: dict[int, list[MiniRow]]) -> Slice:
         """Bring some owners' mini-blocks of an hour into the day files. Raises sqlite3.Error, OSError."""
         made = Slice(done={owner: list(of_owner) for owner, of_owner in rows.items()})
-        file = self._raw.for_writing(day_of(hour))
+        minute = self._tiers[Tier.MINUTE].for_writing(day_of(hour))
         fresh: dict[int, list[MiniRow]] = {}
         for owner, of_owner in rows.items():
-            known = file.merged_through(tail.identity, of_owner[0].owner, hour)
+            known = minute.merged_through(tail.identity, of_owner[0].owner, hour)
             left = [row for row in of_owner if row.id > known]
             if left:
                 fresh[owner] = left
         pieces = self._minis(tail, catalogue, fresh, made)
-        work = [self._work(file, hour, owner, fresh[owner], pieces.get(owner, [])) for owner in fresh]
-        encoded = [(each, [(part, self._encoded(part)) for part in each.parts]) for each in work]
-        for tier, days in self._tiers.items():
-            self._write_tier(tier, days, hour, encoded)
-        with file.writing() as writer:
-            for each, parts in encoded:
-                file.remove(writer, each.old_rows)
-                for part, blocks in parts:
-                    list_id = file.catalogue.write(writer, self._book.of(part.ids))
-                    for number, data in enumerate(blocks):
-                        file.put(writer, BlockKey(list_id, hour, each.through, number), READINGS, data)
-                        made.blocks += 1
-                file.set_merged(writer, tail.identity, fresh[each.owner][0].owner, hour, each.through)
-                made.late += bool(each.old_rows)
+        work = [self._work(minute, hour, owner, fresh[owner], pieces.get(owner, [])) for owner in fresh]
+        self._write_raw(minute, hour, work)
+        self._write_hour(hour, work)
+        with minute.writing() as writer:
+            for each in work:
+                minute.remove(writer, each.old_minute)
+                self._remove_statistics(minute, writer, hour, each.old_lists)
+                self._put(minute, writer, hour, each, slow=True)
+                for part in each.parts:
+                    if not part.slow:
+                        self._put_statistics(minute, writer, Tier.MINUTE, hour, each, part.piece)
+                minute.set_merged(writer, tail.identity, fresh[each.owner][0].owner, hour, each.through)
+        self._remember(hour, work)
+        made.blocks = sum(len(part.blocks) for each in work for part in each.parts)
+        made.late = sum(bool(each.old_raw or each.old_minute) for each in work)
         return made
 
     def settle(self, day: int) -> None:
@@ -130,11 +146,11 @@ class Merger:
         found: list[tuple[int, MiniRow, Block]] = []
         for owner, of_owner in rows.items():
             for row in of_owner:
-                data = tail.connection.execute("SELECT data FROM minis WHERE id = ?", (row.id,)).fetchone()
                 try:
+                    data = tail.mini(row.id)
                     if data is None or row.list_id not in catalogue.lists:
                         raise DamagedBlock("it is gone, or its list is")
-                    each = Block(data[0])
+                    each = Block(data)
                     if each.count != len(catalogue.lists[row.list_id].ids):
                         raise DamagedBlock("it does not fit its list")
                     _ = each.heads  # All there is in a block without frames, under one checksum.
@@ -163,26 +179,43 @@ class Merger:
         return True
 
     def _work(
-        self, file: DayFile, hour: int, owner: int, rows: Sequence[MiniRow], pieces: list[Piece]
+        self, minute: DayFile, hour: int, owner: int, rows: Sequence[MiniRow], pieces: list[Piece]
     ) -> _Work:
-        """Add what the file has already, in front: it was committed first."""
-        work = _Work(owner, rows[-1].id, [])
-        mine = {each.number: each for each in self._book.owned_by([owner]) if each.owner == owner}
-        known = {file.catalogue.in_file[n]: each for n, each in mine.items() if n in file.catalogue.in_file}
+        """Put what files have already in front: it was committed first."""
+        work = _Work(owner, rows[-1].id)
+        mine = [each for each in self._book.owned_by([owner]) if each.owner == owner]
         old: list[Piece] = []
-        for row in file.blocks(known, hour, hour):
+        raw = self._raw.written(day_of(hour))
+        if raw is not None:
+            old += self._old(raw, hour, mine, work.old_raw, work.old_lists)
+        old += self._old(minute, hour, mine, work.old_minute, work.old_lists)
+        for part in unite([*old, *pieces]) if pieces or old else []:
+            work.parts.append(_Part(part, self._encoded(part), keeps_readings(part, Tier.MINUTE.value)))
+        return work
+
+    def _old(
+        self,
+        file: DayFile,
+        hour: int,
+        mine: Sequence[SeriesList],
+        old_rows: list[int],
+        old_lists: set[int],
+    ) -> list[Piece]:
+        """What a file has of these lists' readings in an hour; where it is goes into the last two."""
+        in_file = file.catalogue.in_file
+        known = {in_file[each.number]: each for each in mine if each.number in in_file}
+        found: list[Piece] = []
+        for row in file.blocks(known, hour, hour, READINGS):
             try:
-                each = Block(row.data)
+                each = Block(row.whole)
                 _read_through(each)
-                old.append(_piece(known[row.list_id], each, block.decode([each])))
+                found.append(_piece(known[row.list_id], each, block.decode([each])))
             except Unreadable as exc:
                 self._damaged(f"{file.path}: block {row.id}: {exc}")
                 continue
-            work.old_rows.append(row.id)
-            work.old_lists.add(known[row.list_id].number)
-        if pieces or old:
-            work.parts = unite([*old, *pieces])
-        return work
+            old_rows.append(row.id)
+            old_lists.add(known[row.list_id].number)
+        return found
 
     # Writing.
 
@@ -198,39 +231,77 @@ class Merger:
             )
         return blocks
 
-    def _write_tier(
-        self,
-        tier: Tier,
-        days: Days,
-        hour: int,
-        encoded: Iterable[tuple[_Work, list[tuple[Piece, list[bytes]]]]],
-    ) -> None:
-        file = days.for_writing(day_of(hour))
+    def _write_raw(self, minute: DayFile, hour: int, work: Sequence[_Work]) -> None:
+        """Readings of fast lists; then readings that have a place in the minute's file leave this one."""
+        changed = [each for each in work if each.old_raw or not all(part.slow for part in each.parts)]
+        if not changed:
+            return
+        if any(each.old_raw for each in changed):
+            with minute.writing() as writer:
+                for each in changed:
+                    self._put(minute, writer, hour, each, slow=True)
+        file = self._raw.for_writing(day_of(hour))
         with file.writing() as writer:
-            for work, parts in encoded:
-                self._remove_old(file, writer, hour, work.old_lists)
-                for part, blocks in parts:
-                    each = self._book.of(part.ids)
-                    list_id = file.catalogue.write(writer, each)
-                    if tier is Tier.MINUTE and keeps_readings(part, tier.value):
-                        kind, datas = READINGS, blocks
-                    else:
-                        kind, datas = STATISTICS, [self._condensed(tier, hour, each, part)]
-                    for number, data in enumerate(datas):
-                        file.put(writer, BlockKey(list_id, hour, work.through, number), kind, data)
-                    if tier is Tier.HOUR:  # The last of the tiers: every one has seen the old value.
-                        last = part.values[-1].copy()
-                        if part.present is not None:
-                            last[~part.present[-1]] = np.nan
-                        self._last[each.number] = (hour, last)
+            for each in changed:
+                file.remove(writer, each.old_raw)
+                self._put(file, writer, hour, each, slow=False)
+        if any(each.old_raw or each.old_minute for each in changed):
+            self._book.epoch += 1  # A query that was here before these came looks again.
+
+    def _put(self, file: DayFile, writer: sqlite3.Connection, hour: int, each: _Work, *, slow: bool) -> None:
+        """Readings of an owner's slow lists, or of the others."""
+        for part in each.parts:
+            if part.slow == slow:
+                list_id = file.catalogue.write(writer, self._book.of(part.piece.ids))
+                for number, data in enumerate(part.blocks):
+                    file.put(writer, BlockKey(list_id, hour, each.through, number), READINGS, data)
+
+    def _write_hour(self, hour: int, work: Sequence[_Work]) -> None:
+        file = self._tiers[Tier.HOUR].for_writing(day_of(hour))
+        with file.writing() as writer:
+            for each in work:
+                self._remove_statistics(file, writer, hour, each.old_lists)
+                for part in each.parts:
+                    self._put_statistics(file, writer, Tier.HOUR, hour, each, part.piece)
+
+    def _put_statistics(
+        self,
+        file: DayFile,
+        writer: sqlite3.Connection,
+        tier: Tier,
+        hour: int,
+        work: _Work,
+        piece: Piece,
+    ) -> None:
+        each = self._book.of(piece.ids)
+        list_id = file.catalogue.write(writer, each)
+        data = self._condensed(tier, hour, each, piece)
+        query = "SELECT count(*) FROM blocks WHERE list = ? AND hour = ? AND kind = ? AND batch != ?"
+        if writer.execute(query, (list_id, hour, STATISTICS, work.through)).fetchone()[0]:
+            self._damaged(
+                f"{file.path}: readings of hour {hour} came when its other readings were gone: where both have a "
+                "step, it has the statistics of the earlier ones"
+            )
+        file.put(writer, BlockKey(list_id, hour, work.through), STATISTICS, data)
+
+    def _remember(self, hour: int, work: Sequence[_Work]) -> None:
+        """The last values, for the growth in the hour that comes."""
+        for each in work:
+            for part in each.parts:
+                last = part.piece.values[-1].copy()
+                if part.piece.present is not None:
+                    last[~part.piece.present[-1]] = np.nan
+                self._last[self._book.of(part.piece.ids).number] = (hour, last)
 
     @staticmethod
-    def _remove_old(file: DayFile, writer: sqlite3.Connection, hour: int, lists: set[int]) -> None:
-        """The tier's blocks of lists whose readings are all in the new block."""
+    def _remove_statistics(file: DayFile, writer: sqlite3.Connection, hour: int, lists: set[int]) -> None:
+        """Statistics of lists whose readings are all in the new blocks."""
         for number in lists:
             list_id = file.catalogue.in_file.get(number)
             if list_id is not None:
-                writer.execute("DELETE FROM blocks WHERE list = ? AND hour = ?", (list_id, hour))
+                writer.execute(
+                    "DELETE FROM blocks WHERE list = ? AND hour = ? AND kind = ?", (list_id, hour, STATISTICS)
+                )
 
     def _condensed(self, tier: Tier, hour: int, each: SeriesList, part: Piece) -> bytes:
         powers: Values = _POWERS[block.decimals(part.values)]
@@ -258,11 +329,12 @@ class Merger:
         known = self._last.get(each.number)
         if known is not None and known[0] == hour - 1:
             return known[1]
-        for file in self._raw.files(day_of(hour - 1), day_of(hour - 1)):
+        day = day_of(hour - 1)
+        for file in [*self._tiers[Tier.MINUTE].files(day, day), *self._raw.files(day, day)]:
             list_id = file.catalogue.in_file.get(each.number)
-            for row in file.blocks([] if list_id is None else [list_id], hour - 1, hour - 1):
+            for row in file.blocks([] if list_id is None else [list_id], hour - 1, hour - 1, READINGS):
                 try:
-                    last: Values = block.decode([Block(row.data)])[-1]
+                    last: Values = block.decode([Block(row.whole)])[-1]
                     return last
                 except Unreadable as exc:
                     self._damaged(f"{file.path}: block {row.id}: {exc}")
@@ -285,7 +357,7 @@ class Merger:
                     break
                 rows = [row for row in file.blocks([list_id], first, last) if row.kind == STATISTICS]
                 try:
-                    blocks = [Block(row.data) for row in rows]
+                    blocks = [Block(row.whole) for row in rows]
                 except Unreadable:
                     continue  # Named whenever it is read.
                 blocks = [b for b in blocks if b.count == 6 * len(each.ids)]

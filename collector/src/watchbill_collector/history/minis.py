@@ -8,8 +8,9 @@ import numpy.typing as npt
 from watchbill_collector.history import block
 from watchbill_collector.history.values import Piece
 
-TOGETHER = 16
-"""Senders encoded in one call: in numpy a call costs as much as the arithmetic on one sender's readings."""
+TOGETHER = 4
+"""Senders encoded in one call: in numpy a call costs as much as the arithmetic on one sender's readings; and with
+more the arrays leave the cache, and then malloc's heap, where they find their pages again."""
 
 
 def encoded(pieces: Sequence[Piece]) -> list[bytes]:

@@ -6,29 +6,37 @@ further down, and when a mini-block has gone before it could be read, its hour m
 not known yet, so the query begins again.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from watchbill.errors import Unreadable
-from watchbill_collector.history.block import Block
+from watchbill_collector.history import steps
 from watchbill_collector.history.catalogue import Catalogue
 from watchbill_collector.history.database import storing
 from watchbill_collector.history.days import READINGS, Days, day_of, hour_of, hours_of
-from watchbill_collector.history.gather import Gather
+from watchbill_collector.history.gather import SINGLE_COLUMNS_MAX, Gather
 from watchbill_collector.history.lists import MIXED, ListBook, SeriesList
-from watchbill_collector.history.tail import MiniRow, Tail
-from watchbill_collector.history.tiers import STATISTICS, condense_ragged, offsets_of
+from watchbill_collector.history.recent import Recent
+from watchbill_collector.history.tail import MiniRow, Tail, mini_data
+from watchbill_collector.history.tiers import STATISTICS, condense_ragged
 from watchbill_collector.history.values import TIME_MS_MAX, Piece, Samples, Tier, TierSamples
 from watchbill_collector.history.waiting import Waiting
+from watchbill_collector.labels import Indices
 from watchbill_collector.series import SeriesIds, SeriesTable, Values
 
 Answer = TypeVar("Answer")
 
 ATTEMPTS = 5
 """Merges that may overtake one query; after so many it answers with what it has."""
+MINIS_AT_ONCE = 256
+"""Mini-blocks asked for in one query."""
+IN_MINIS, IN_MEMORY = 1, 2
+"""Ranks: what is in a day file was committed first."""
 FEW = 16
 """Up to so many series a search is cheaper than a table of all."""
 
@@ -40,15 +48,6 @@ class _Wanted:
     each: SeriesList
     columns: list[int]
     positions: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Waits:
-    """What is not in a day file: mini-blocks read, pieces of memory."""
-
-    wanted: dict[int, _Wanted]
-    minis: list[tuple[_Wanted, Block]]
-    pieces: list[tuple[_Wanted, Piece]]
 
 
 class Reader:
@@ -67,6 +66,7 @@ class Reader:
         self._waiting = waiting
         self._tail, self.catalogue = tail
         self._damaged = damaged
+        self._recent = Recent()
 
     def know(self, all_days: Iterable[Days], start_ms: int, end_ms: int) -> None:
         """Load the label tables of day files in (start, end]."""
@@ -74,9 +74,11 @@ class Reader:
         for days in all_days:
             days.files(day_of(first), day_of(last))
 
-    def select(self, days: Days, ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int) -> Samples:
-        """Readings in (start, end]."""
-        return self._steadily(lambda: self._select(days, ids, start_ms, end_ms, samples_max))
+    def select(
+        self, all_days: Sequence[Days], ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int
+    ) -> Samples:
+        """Readings in (start, end], wherever they are in these files."""
+        return self._steadily(lambda: self._select(all_days, ids, start_ms, end_ms, samples_max))
 
     def _steadily(self, query: Callable[[], Answer]) -> Answer:
         """Ask again when lists were forgotten meanwhile."""
@@ -87,24 +89,42 @@ class Reader:
                 break
         return answer
 
-    def _select(self, days: Days, ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int) -> Samples:
+    def _select(
+        self, all_days: Sequence[Days], ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int
+    ) -> Samples:
         first, last = _hours(start_ms, end_ms)
-        self.know([days], start_ms, end_ms)
+        self.know(all_days, start_ms, end_ms)
         gather = Gather(start_ms, end_ms, samples_max)
         damage: list[str] = []
-        waits = self._waits(ids, first, last, damage)
-        self._days(days, waits.wanted, first, last, damage, gather, None)
-        _add(gather, waits)
+        wanted = self._waits(ids, start_ms, end_ms, damage, gather)
+        for days in all_days:
+            self._days(days, wanted, first, last, damage, gather, None)
         return gather.finish(len(ids), tuple(damage))
 
     def select_tier(
-        self, raw: Days, days: Days, tier: Tier, ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int
+        self,
+        all_days: Sequence[Days],
+        days: Days,
+        tier: Tier,
+        ids: SeriesIds,
+        start_ms: int,
+        end_ms: int,
+        samples_max: int,
     ) -> TierSamples:
         """Statistics of the steps that end in (start, end]."""
-        return self._steadily(lambda: self._select_tier(raw, days, tier, ids, start_ms, end_ms, samples_max))
+        return self._steadily(
+            lambda: self._select_tier(all_days, days, tier, ids, start_ms, end_ms, samples_max)
+        )
 
     def _select_tier(
-        self, raw: Days, days: Days, tier: Tier, ids: SeriesIds, start_ms: int, end_ms: int, samples_max: int
+        self,
+        all_days: Sequence[Days],
+        days: Days,
+        tier: Tier,
+        ids: SeriesIds,
+        start_ms: int,
+        end_ms: int,
+        samples_max: int,
     ) -> TierSamples:
         # One step more, for the reading before the first: growth is counted from there.
         from_ms = max(start_ms // tier.value - 1, 0) * tier.value
@@ -112,30 +132,78 @@ class Reader:
         first, last = _hours(from_ms, end_ms)
         if tier is Tier.HOUR:  # A tidied day is one block under its first hour.
             first = hours_of(day_of(first))[0]
-        self.know([days, raw], from_ms, end_ms)
-        readings = Gather(from_ms, -(-end_ms // tier.value) * tier.value, samples_max)
+        self.know([days, *all_days], from_ms, end_ms)
+        whole_ms = -(-end_ms // tier.value) * tier.value
+        readings = Gather(from_ms, whole_ms, samples_max)
         statistics = Gather(from_ms, end_ms, samples_max * STATISTICS)
         damage: list[str] = []
-        waits = self._waits(ids, first, last, damage)
-        self._days(days, waits.wanted, first, last, damage, readings, statistics)
-        _add(readings, waits)
+        wanted = self._waits(ids, from_ms, whole_ms, damage, readings)
+        self._days(days, wanted, first, last, damage, readings, statistics)
         of_statistics = statistics.finish(STATISTICS * len(ids))
         fresh = readings.finish(len(ids))
-        of_readings = condense_ragged(fresh, tier, _before(of_statistics, fresh))
-        return _joined(of_statistics, of_readings, len(ids), start_ms, end_ms, tuple(damage))
+        stored = steps.of_rows(of_statistics, tier, len(ids))
+        made = condense_ragged(fresh, tier, _before(of_statistics, fresh))
+        parts = [stored, made]
+        late = steps.shared(stored, made)
+        if len(late):
+            times = made.times[late]
+            rows = np.unique(np.searchsorted(made.offsets, late, side="right") - 1)
+            begin_ms, last_ms = int(times.min()) - 2 * tier.value, int(times.max())
+            some = self._select(all_days, ids[rows], max(begin_ms, 0), last_ms, samples_max)
+            damage += [what for what in some.damaged if what not in damage]
+            renewed, added = steps.renewed(stored, made, _spread(condense_ragged(some, tier), rows, len(ids)))
+            parts.insert(0, renewed)
+            if added:
+                damage.append(
+                    f"{added} steps of the {tier.label} tier had late readings whose fellows are gone: both are "
+                    "added up"
+                )
+        return steps.joined(parts, start_ms, end_ms, tuple(damage))
 
-    def _waits(self, ids: SeriesIds, first: int, last: int, damage: list[str]) -> _Waits:
+    def _waits(
+        self, ids: SeriesIds, start_ms: int, end_ms: int, damage: list[str], gather: Gather
+    ) -> dict[int, _Wanted]:
+        """Gather what is not in day files yet; which lists hold some of these series, by list number."""
+        first, last = _hours(start_ms, end_ms)
         owners = {*np.unique(self._table.sources_of(ids)).tolist(), MIXED}
         for attempt in range(ATTEMPTS):
+            gather.clear()
             pieces, rows = self._waiting.snapshot(owners, first, last)
             wanted = self._wanted(ids, owners)
-            minis = self._minis(rows, wanted, damage, tolerant=attempt == ATTEMPTS - 1)
-            if minis is not None:
+            rows = [row for row in rows if row.last_ms > start_ms and row.first_ms <= end_ms]
+            if self._minis(rows, wanted, damage, gather, tolerant=attempt == ATTEMPTS - 1):
                 break
-        assert minis is not None
+        self._pieces(pieces, wanted, start_ms, end_ms, gather)
+        return wanted
+
+    @staticmethod
+    def _pieces(
+        pieces: list[Piece], wanted: dict[int, _Wanted], start_ms: int, end_ms: int, gather: Gather
+    ) -> None:
+        """Gather pieces of memory. Those of one list come together where no other list can have its series."""
         by_ids = {id(each.each.ids): each for each in wanted.values()}
-        found = [(by_ids[id(piece.ids)], piece) for piece in pieces if id(piece.ids) in by_ids]
-        return _Waits(wanted, minis, found)
+        of_list: dict[int, list[Piece]] = {}
+        chosen: list[Piece] = []
+        for piece in pieces:
+            times = piece.times
+            if id(piece.ids) in by_ids and (len(times) > 1 or start_ms < times[0] <= end_ms):
+                of_list.setdefault(id(piece.ids), []).append(piece)
+                chosen.append(piece)
+        owners = [by_ids[number].each.owner for number in of_list]
+        if MIXED in owners or len(set(owners)) < len(owners):
+            groups = [[piece] for piece in chosen]
+        else:
+            groups = list(of_list.values())
+        for some in groups:
+            mine = by_ids[id(some[0].ids)]
+            times = np.concatenate([piece.times for piece in some])
+            values = np.concatenate([piece.values for piece in some])
+            if not (times[1:] > times[:-1]).all():
+                order = np.argsort(times, kind="stable")  # Of equal times the first one stays.
+                times = times[order]
+                fresh = np.concatenate([[True], times[1:] > times[:-1]])
+                times, values = times[fresh], values[order[fresh]]
+            gather.add(mine.positions, mine.columns, times, values, IN_MEMORY)
 
     def _wanted(self, ids: SeriesIds, owners: set[int]) -> dict[int, _Wanted]:
         """Which lists hold some of these series, by list number."""
@@ -162,26 +230,73 @@ class Reader:
         return wanted
 
     def _minis(
-        self, rows: list[MiniRow], wanted: dict[int, _Wanted], damage: list[str], *, tolerant: bool
-    ) -> list[tuple[_Wanted, Block]] | None:
-        """Mini-blocks read; None when one of them has gone and that is not tolerated."""
-        found = []
+        self,
+        rows: list[MiniRow],
+        wanted: dict[int, _Wanted],
+        damage: list[str],
+        gather: Gather,
+        *,
+        tolerant: bool,
+    ) -> bool:
+        """Gather mini-blocks; False when one of them has gone and that is not tolerated."""
+        of_lists = self.catalogue.lists
+        mine = {
+            row.id: wanted[of_lists[row.list_id].number]
+            for row in rows
+            if row.list_id in of_lists and of_lists[row.list_id].number in wanted
+        }
+        keys = {number: tuple(each.columns) for number, each in wanted.items()}
+        ids = []
+        for number, each in mine.items():
+            known = self._recent.get(number, keys[each.each.number])
+            if known is None:
+                ids.append(number)
+            else:
+                gather.add_singles(known, each.positions, IN_MINIS, number)
         with storing(str(self._tail.path)), self._tail.readers.connection() as connection:
-            for row in rows:
-                each = self.catalogue.lists.get(row.list_id)
-                mine = None if each is None else wanted.get(each.number)
-                if mine is None:
-                    continue
-                data = connection.execute("SELECT data FROM minis WHERE id = ?", (row.id,)).fetchone()
-                if data is None:
-                    if tolerant:
+            for begin in range(0, len(ids), MINIS_AT_ONCE):
+                some = ids[begin : begin + MINIS_AT_ONCE]
+                found = 0
+                for number, data in self._data(connection, some, damage):
+                    found += 1
+                    if data is None:
+                        continue  # It is damaged.
+                    each = mine[number]
+                    try:
+                        singles = gather.add_block(
+                            data, len(each.each.ids), each.columns, each.positions, IN_MINIS, number
+                        )
+                    except Unreadable as exc:
+                        self._note(damage, f"{self._tail.path}: mini-block {number}: {exc}")
                         continue
-                    return None
-                try:
-                    found.append((mine, _fitting(Block(data[0]), len(mine.each.ids))))
-                except Unreadable as exc:
-                    self._note(damage, f"{self._tail.path}: mini-block {row.id}: {exc}")
-        return found
+                    if singles is not None:
+                        self._recent.put(number, keys[each.each.number], singles)
+                if found < len(some) and not tolerant:
+                    return False
+        return True
+
+    def _data(
+        self, connection: sqlite3.Connection, ids: list[int], damage: list[str]
+    ) -> Iterator[tuple[int, bytes | None]]:
+        """Mini-blocks that are still there, with their data; None stands for data that cannot be read."""
+        query = "SELECT id, data FROM minis WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+        try:
+            found = connection.execute(query, (json.dumps(ids),)).fetchall()
+        except sqlite3.DatabaseError as exc:
+            if isinstance(exc, sqlite3.OperationalError):
+                raise
+        else:
+            yield from found
+            return
+        for number in ids:  # Somewhere in these is a damaged page.
+            try:
+                data = mini_data(connection, number)
+            except Unreadable as exc:
+                self._note(damage, f"{self._tail.path}: mini-block {number}: {exc}")
+                yield number, None
+                continue
+            if data is not None:
+                yield number, data
 
     def _days(
         self,
@@ -197,43 +312,29 @@ class Reader:
         for file in days.files(day_of(first), day_of(last)):
             in_file = file.catalogue.in_file
             mine = {in_file[number]: each for number, each in wanted.items() if number in in_file}
-            for row in file.blocks(mine, first, last):
+            rows = 1 if statistics is None else STATISTICS
+            few = {number for number, each in mine.items() if rows * len(each.columns) <= SINGLE_COLUMNS_MAX}
+            kind = READINGS if statistics is None else None
+            for row in file.blocks(mine, first, last, kind, partly=few):
                 each = mine[row.list_id]
                 series = len(each.each.ids)
                 try:
-                    block = Block(row.data)
                     if row.kind == READINGS:
-                        readings.add_block(_fitting(block, series), each.columns, each.positions)
-                    elif statistics is not None:
+                        readings.add_block(row.data, series, each.columns, each.positions)
+                    else:
+                        assert statistics is not None
                         columns = [
                             at * series + column for at in range(STATISTICS) for column in each.columns
                         ]
                         places = [STATISTICS * p + at for at in range(STATISTICS) for p in each.positions]
-                        statistics.add_block(_fitting(block, STATISTICS * series), columns, places)
-                except Unreadable as exc:
+                        statistics.add_block(row.data, STATISTICS * series, columns, places)
+                except (Unreadable, sqlite3.Error) as exc:
                     self._note(damage, f"{file.path}: block {row.id}: {exc}")
         damage += days.unusable(day_of(first), day_of(last))
 
     def _note(self, damage: list[str], what: str) -> None:
         damage.append(what)
         self._damaged(what)
-
-
-def _fitting(block: Block, series: int) -> Block:
-    if block.count != series:
-        raise Unreadable(f"it has {block.count} series and its list {series}")
-    return block
-
-
-def _add(gather: Gather, waits: _Waits) -> None:
-    for mine, block in waits.minis:
-        gather.add_block(block, mine.columns, mine.positions)
-    for mine, piece in waits.pieces:
-        times, values = piece.times, piece.values
-        if len(times) > 1 and not (times[1:] > times[:-1]).all():
-            order = np.argsort(times, kind="stable")
-            times, values = times[order], values[order]
-        gather.add(mine.positions, mine.columns, times, values)
 
 
 def _before(stored: Samples, fresh: Samples) -> Values:
@@ -248,43 +349,11 @@ def _before(stored: Samples, fresh: Samples) -> Values:
     return before
 
 
-def _joined(
-    stored: Samples,
-    made: TierSamples,
-    series: int,
-    start_ms: int,
-    end_ms: int,
-    damage: tuple[str, ...],
-) -> TierSamples:
-    """Stored statistics and those made on the way; where both have a step, the stored one stays."""
-    lengths = np.diff(stored.offsets).reshape(series, STATISTICS)[:, 0] if series else np.zeros(0, np.int64)
-    rows = np.repeat(np.arange(series), lengths)
-    at = np.repeat(stored.offsets[:-1:STATISTICS], lengths)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    places = [at + within + row * np.repeat(lengths, lengths) for row in range(STATISTICS)]
-    rows = np.concatenate([rows, np.repeat(np.arange(series), np.diff(made.offsets))])
-    times = np.concatenate([stored.times[places[0]], made.times])
-    order = np.lexsort((times, rows))
-    rows, times = rows[order], times[order]
-    keep = (times > start_ms) & (times <= end_ms)
-    keep[1:] &= (times[1:] != times[:-1]) | (rows[1:] != rows[:-1])
-    order, rows, times = order[keep], rows[keep], times[keep]
-
-    def both(row: int, more: Values) -> Values:
-        return np.concatenate([stored.values[places[row]], more])[order]
-
-    return TierSamples(
-        tier=made.tier,
-        times=times,
-        minimum=both(0, made.minimum),
-        maximum=both(1, made.maximum),
-        total=both(2, made.total),
-        count=both(3, made.count),
-        last=both(4, made.last),
-        increase=both(5, made.increase),
-        offsets=offsets_of(rows, series),
-        damaged=damage,
-    )
+def _spread(some: TierSamples, rows: Indices, series: int) -> TierSamples:
+    """Steps of a few series as steps of all."""
+    lengths = np.zeros(series, np.int64)
+    lengths[rows] = np.diff(some.offsets)
+    return replace(some, offsets=np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _hours(start_ms: int, end_ms: int) -> tuple[int, int]:

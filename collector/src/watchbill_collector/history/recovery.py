@@ -3,6 +3,8 @@
 1. A tail of a newer version is refused: this program must not touch it.
 2. A tail that SQLite cannot read is moved to `quarantine/` with its companions; every row that can be read is
    copied into a new one, and a gap row says that something may be missing. Starting is never blocked.
+   Damage that shows only when the tail is written (nothing is taken then) is noted in a file beside it, and the
+   next start does the same.
 3. Raw rows are read back into memory, but for readings that are in mini-blocks already.
 4. Single rows that are damaged are named, counted and get a gap row; the rest is served.
 """
@@ -21,7 +23,7 @@ from watchbill_collector.history import commits
 from watchbill_collector.history.catalogue import Catalogue
 from watchbill_collector.history.database import ForeignFile, NewerFile, transaction
 from watchbill_collector.history.lists import MIXED, ListBook, SeriesList
-from watchbill_collector.history.tail import MiniRow, Tail, salvage
+from watchbill_collector.history.tail import SUSPECT, MiniRow, Tail, salvage
 from watchbill_collector.history.values import GapRow, Mark, Piece
 from watchbill_collector.series import SeriesTable
 
@@ -47,7 +49,10 @@ def open_tail(
 ) -> Opened:
     """Raises StorageError for what a person has to decide, sqlite3.Error when even a new tail fails."""
     path = directory / "tail.db"
+    suspect = directory / SUSPECT
     try:
+        if suspect.exists() and path.exists():
+            raise sqlite3.DatabaseError("it was found damaged while it was written")
         return _read(path, table, book, now_ms, damaged)
     except NewerFile as exc:
         raise StorageError(str(exc)) from exc
@@ -63,6 +68,7 @@ def open_tail(
         for what in lost:
             damaged(f"{kept}: not recovered: {what}")
         opened.quarantined = 1
+        suspect.unlink(missing_ok=True)
         return opened
 
 
@@ -155,7 +161,7 @@ def _read_raw(opened: Opened, now_ms: int, damaged: Callable[[str], None]) -> li
     for number, data in tail.raw():
         try:
             entries, of_row = commits.unpack(data)
-        except Unreadable as exc:
+        except (Unreadable, TypeError) as exc:  # A damaged row may hold anything.
             damaged(f"{tail.path}: raw row {number}: {exc}")
             bad.append(number)
             gaps.append(_gap(0, now_ms, now_ms))

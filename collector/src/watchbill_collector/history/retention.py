@@ -52,7 +52,12 @@ def too_old(days: Sequence[int], keep_ms: int, reference_ms: int) -> list[int]:
     """Days that end before what is kept begins; nothing when `keep_ms` is 0."""
     if not keep_ms:
         return []
-    return [day for day in days if (day + 1) * DAY_MS < reference_ms - keep_ms]
+    return [day for day in days if day < first_kept(keep_ms, reference_ms)]
+
+
+def first_kept(keep_ms: int, reference_ms: int) -> int:
+    """The first day that does not end before what is kept begins."""
+    return max(-(-(reference_ms - keep_ms) // DAY_MS) - 1, 0)
 
 
 def over_size(sizes: Mapping[int, int], bytes_max: int, newest_day: int) -> list[int]:

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from watchbill.files import PRIVATE_FILE, sync_directory
 from watchbill.protocol.frames import GapReason
 from watchbill_collector.history import catalogue
+from watchbill_collector.history.block import DamagedBlock
 from watchbill_collector.history.database import Readers, create_or_open, transaction
 from watchbill_collector.history.values import GapRow, Mark
 
@@ -48,6 +50,10 @@ CREATE INDEX gaps_of_agent ON gaps (agent, id)
 """
 )
 TABLES = ("sets", "columns", "lists", "meta", "raw", "minis", "flushed", "marks", "gaps")
+KEYED_TABLES = ("meta", "marks")
+"""Those without row numbers: read up to the first damaged page."""
+SUSPECT = "rebuild-tail"
+"""A file of this name beside the tail: it was found damaged while it was written."""
 CHECKPOINT_FALLBACK_PAGES = 16_384
 """The writer checkpoints by itself at this size of the log, if the thread that should do so does not."""
 _REASONS = frozenset(map(int, GapReason))
@@ -109,6 +115,12 @@ class Tail:
         """Remember a value, inside a transaction."""
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
+    def suspect(self) -> None:
+        """Let the next start rebuild it from what can be read."""
+        with contextlib.suppress(OSError):
+            (self.path.parent / SUSPECT).touch(PRIVATE_FILE)
+            sync_directory(self.path.parent)
+
     # Writing, inside a transaction.
 
     def add_raw(self, data: bytes) -> int:
@@ -169,8 +181,13 @@ class Tail:
         self.connection.execute("DELETE FROM flushed WHERE through < ?", (before,))
 
     def remove_minis(self, ids: Sequence[int]) -> None:
-        """Drop mini-blocks that a day file holds."""
-        self.connection.executemany("DELETE FROM minis WHERE id = ?", [(number,) for number in ids])
+        """Drop mini-blocks that a day file holds. One whose pages are damaged stays where it is."""
+        for number in ids:
+            try:
+                self.connection.execute("DELETE FROM minis WHERE id = ?", (number,))
+            except sqlite3.DatabaseError as exc:
+                if isinstance(exc, sqlite3.OperationalError):
+                    raise
         self.set_meta("minis_through", self.mini_next - 1)
 
     def remove_mark(self, mark: Mark) -> None:
@@ -196,6 +213,10 @@ class Tail:
         """Group commits in order."""
         yield from self.connection.execute("SELECT id, data FROM raw ORDER BY id")
 
+    def mini(self, number: int) -> bytes | None:
+        """One mini-block's data; None when it is gone. Raises DamagedBlock."""
+        return mini_data(self.connection, number)
+
     def minis(self) -> Iterator[MiniRow | int]:
         """Every mini-block without its data; of one with a wrong checksum only the number."""
         for *fields, checksum in self.connection.execute(
@@ -206,7 +227,8 @@ class Tail:
 
     def flushed(self) -> dict[int, int]:
         """Owner (the file's number) -> last raw row in minis."""
-        return dict(self.connection.execute("SELECT owner, through FROM flushed").fetchall())
+        rows = self.connection.execute("SELECT owner, through FROM flushed")
+        return {owner: through for owner, through in rows if isinstance(through, int)}
 
     def marks(self) -> list[Mark]:
         """Watermarks of the table; those of raw rows are newer."""
@@ -214,6 +236,7 @@ class Tail:
         return [
             Mark(agent, spool, stream, _unsigned(seq), _unsigned(digest))
             for agent, spool, stream, seq, digest in rows
+            if _are(agent, spool, stream, seq, digest, types=(str, bytes, int, int, int))
         ]
 
     def gaps(self, agent_id: str | None, limit: int) -> list[GapRow]:
@@ -224,7 +247,8 @@ class Tail:
                 " recorded_ms FROM gaps WHERE ?1 IS NULL OR agent = ?1 ORDER BY id DESC LIMIT ?2",
                 (agent_id, limit),
             ).fetchall()
-        return [_gap(row) for row in rows]
+        types = (str, bytes, *[int] * 9)
+        return [_gap(row) for row in rows if _are(*row, types=types)]
 
     def close(self) -> None:
         """Checkpoint and close."""
@@ -239,6 +263,7 @@ def salvage(damaged: Path, path: Path) -> list[str]:
     lost: list[str] = []
     fresh = create_or_open(path, APPLICATION, VERSION, SCHEMA, PAGE_BYTES)
     old = sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    old.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
         for table in TABLES:
             with transaction(fresh):
@@ -252,11 +277,27 @@ def salvage(damaged: Path, path: Path) -> list[str]:
 
 
 def _readable(connection: sqlite3.Connection, table: str, lost: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Rows up to the first that cannot be read; that one is noted in `lost`."""
+    """Every row that can be read; what cannot is noted in `lost`."""
+    if table in KEYED_TABLES:
+        try:
+            yield from connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # A name of ours.
+        except sqlite3.Error as exc:
+            lost.append(f"{table}: {exc}")
+        return
+    numbers = []
     try:
-        yield from connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # A name of ours.
+        for (number,) in connection.execute(f"SELECT rowid FROM {table}"):  # noqa: S608
+            numbers.append(number)
     except sqlite3.Error as exc:
         lost.append(f"{table}: {exc}")
+    for number in numbers:
+        try:
+            row = connection.execute(f"SELECT * FROM {table} WHERE rowid = ?", (number,)).fetchone()  # noqa: S608
+        except sqlite3.Error as exc:
+            lost.append(f"{table} {number}: {exc}")
+            continue
+        if row is not None:
+            yield row
 
 
 def _gap(row: Sequence[Any]) -> GapRow:
@@ -266,6 +307,24 @@ def _gap(row: Sequence[Any]) -> GapRow:
     return GapRow(
         agent, spool, stream, from_seq, to_seq, count, samples, first_ms, last_ms, known, recorded_ms
     )
+
+
+def mini_data(connection: sqlite3.Connection, number: int) -> bytes | None:
+    """One mini-block's data; None when it is gone. Raises DamagedBlock, and sqlite3.Error for what is no damage."""
+    try:
+        row = connection.execute("SELECT data FROM minis WHERE id = ?", (number,)).fetchone()
+    except sqlite3.DatabaseError as exc:
+        if isinstance(exc, sqlite3.OperationalError):
+            raise
+        raise DamagedBlock(str(exc)) from exc
+    if row is None or isinstance(row[0], bytes):
+        return None if row is None else bytes(row[0])
+    raise DamagedBlock("its row holds no block")
+
+
+def _are(*values: object, types: Sequence[type]) -> bool:
+    """Whether a row holds what was written into it: a damaged one may hold anything."""
+    return all(isinstance(value, kind) for value, kind in zip(values, types, strict=True))
 
 
 def _checksum(row: MiniRow) -> int:
