@@ -69,6 +69,7 @@ class _Player:
         self.senders: list[Any] = []
         self.spools: list[Any] = []
         self.batchers: list[Any] = []
+        self.pending = [0] * len(self.identities)
         self.sent_ms: list[list[int]] = [[] for _ in self.identities]
         self.values: Matrix = self.fleet.values.copy()
         self.overlay: dict[tuple[int, int], float] = {}
@@ -96,6 +97,7 @@ class _Player:
             self.clock,
             random.Random(number),
             newest=batcher,
+            flush=lambda: self._deliver(number),
         )
         self.spools.append(spool)
         self.batchers.append(batcher)
@@ -127,7 +129,6 @@ class _Player:
         heapq.heapify(due)
         kept = 2 + int(spread_s / interval_s)
         rows: dict[int, Matrix] = {}
-        pending = [0] * len(self.identities)
         while due:
             when, number, tick = heapq.heappop(due)
             delay = when - time.monotonic()
@@ -151,9 +152,12 @@ class _Player:
                 round(interval_s * 1000), [Reading(self.layout, values)], boottime_ms, self.clock.wall_ms()
             )
             self.sent_ms[number].append(boottime_ms)
-            pending[number] += 1
-            if pending[number] >= self.plan.ticks_per_message or tick == 0 or tick + 1 == self.plan.ticks:
-                pending[number] = 0
+            self.pending[number] += 1
+            if (
+                self.pending[number] >= self.plan.ticks_per_message
+                or tick == 0
+                or tick + 1 == self.plan.ticks
+            ):
                 self._deliver(number)
             if tick + 1 < self.plan.ticks or self.plan.ticks == 0:
                 heapq.heappush(due, (when + interval_s, number, tick + 1))
@@ -163,6 +167,7 @@ class _Player:
         from watchbill.protocol.frames import Stream
         from watchbill_agent.spool import Draft
 
+        self.pending[number] = 0
         for message in self.batchers[number].take():
             schemas = tuple({block.schema.schema_id: block.schema for block in message.blocks}.values())
             self.spools[number].append(

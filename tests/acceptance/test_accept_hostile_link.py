@@ -21,6 +21,7 @@ from watchbill.codec import (
     MetricKind,
     decode_down,
     encode_batch,
+    encode_beat,
     encode_bye,
     encode_hello,
     encode_schema,
@@ -191,9 +192,8 @@ async def test_bytes_that_are_no_message_end_the_session(collector, hostile):
 
 async def test_a_session_begins_with_one_hello(collector, hostile):
     async with Speaker(hostile) as speaker:
-        await speaker.say(encode_bye("hello"))
-        end = await speaker.hear(End)
-        assert end.reason is EndReason.PROTOCOL
+        await speaker.say(encode_beat(1, 1))
+        assert (await speaker.hear(End)).reason is EndReason.PROTOCOL
     async with Speaker(hostile) as speaker:
         await speaker.greet()
         await speaker.say(encode_hello(hello_of(speaker)))
@@ -279,21 +279,27 @@ async def test_label_values_that_break_a_rule_are_refused_one_by_one(collector, 
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_label_of_a_megabyte_or_not_utf_8_ends_the_session(collector, hostile):
+async def test_a_label_that_is_not_utf_8_costs_its_series_and_one_of_a_megabyte_the_session(
+    collector, hostile
+):
     async with Speaker(hostile) as speaker:
         await speaker.greet()
-        run = FamilyRun("hostile_metric", MetricKind.GAUGE, "", ((("a", "XXXX"),),))
-        frame = encode_schema([run]).frames[0]
-        await speaker.say(frame.replace(b"XXXX", b"\xff\xfe\xfd\xfc"))
-        assert (await speaker.hear(End)).reason is EndReason.PROTOCOL
-    assert collector.refusals(hostile.name)["malformed"] == 1
+        run = FamilyRun("hostile_metric", MetricKind.GAUGE, "", ((("a", "XXXX"),), (("a", "good"),)))
+        schema = encode_schema([run])
+        await speaker.say(schema.frames[0].replace(b"XXXX", b"\xff\xfe\xfd\xfc"))
+        assert (await speaker.hear(Refusal)).reason == "not_utf8"
+        await speaker.send(speaker.record(schema, [1.0, 2.0]))
+        await speaker.acknowledged(1)
+    ((labels, value),) = stored(collector, hostile)
+    assert (labels["a"], value) == ("good", 2.0)
+    assert collector.refusals(hostile.name) == {"not_utf8": 1}
     async with Speaker(hostile) as speaker:
         await speaker.greet()
-        family = pb.Family(name="m", series=[pb.LabelSet(pairs=["a", "x" * MIB])])
+        family = pb.Family(name=b"m", series=[pb.LabelSet(pairs=[b"a", b"x" * MIB])])
         dictionary = pb.Dictionary(schema_id=1, parts=1, families=[family])
         await speaker.say(pb.Up(dictionary=dictionary).SerializeToString())
         assert (await speaker.hear(End)).reason is EndReason.PROTOCOL
-    assert collector.refusals(hostile.name) == {"malformed": 1, "oversized": 1}
+    assert collector.refusals(hostile.name) == {"not_utf8": 1, "oversized": 1}
 
 
 async def test_nan_infinities_and_stale_markers_are_kept_as_they_are(collector, hostile, until):

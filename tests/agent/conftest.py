@@ -20,7 +20,16 @@ import pytest
 import watchbill_agent  # noqa: F401 - Sets what gRPC reads once, before anybody imports it.
 from watchbill.codec import decode_hello, decode_runs, encode_down
 from watchbill.identity import AgentIdentity, AgentUri, IdentityFile
-from watchbill.protocol.frames import Ack, Settings, Stream, StreamMark, Welcome, digest_of
+from watchbill.protocol.frames import (
+    Ack,
+    End,
+    EndReason,
+    Settings,
+    Stream,
+    StreamMark,
+    Welcome,
+    digest_of,
+)
 from watchbill.v1 import link_pb2 as pb
 
 SITE = "test"
@@ -42,6 +51,7 @@ class Collector:
         self.port = 0
         self.heard: list[pb.Up] = []
         self.hellos: list[object] = []
+        self.admission = End(EndReason.SHUTDOWN, "this host may come in")
         self.sessions = 0
         self.marks: dict[tuple[bytes, int], StreamMark] = {}
         self.acknowledging = True
@@ -93,6 +103,8 @@ class Collector:
                 self.marks[spool_id, up.batch.stream] = mark
                 yield encode_down(Ack((mark,), 1 << 20))
             elif kind == "bye":
+                if not spool_id:  # A goodbye without a Hello asks whether this host may come in.
+                    yield encode_down(self.admission)
                 return
 
     async def until(self, condition) -> None:

@@ -111,7 +111,7 @@ def test_check_config_prints_every_problem_or_ok(cli, tmp_path):
         'agent.d/10.toml:2: samplers.enable: got "cpuu", wanted samplers that exist (did you mean cpu?)',
         "agent.d/10.toml:4: samplers.filesystem.mount_points_exclud: got an unknown key",
         "agent.d/10.toml:5: samplers.nothing: got an unknown sampler",
-        "agent.d/10.toml:6: samplers.netdev: got ",
+        'agent.d/10.toml:7: samplers.netdev.device_exclude: got "(", which is no regular expression',
         'agent.d/10.toml:9: heartbeat.listen: got "127.0.0.1:1", wanted no value: heartbeats are not',
         'agent.d/10.toml:11: labels.instance: got "x", wanted no such label: set instance itself',
         'agent.d/10.toml:12: labels."a.b": got "a.b", wanted a label name',
@@ -226,6 +226,21 @@ async def test_doctor_finds_nothing_wrong_with_a_healthy_host(cli, tmp_path, col
         "handshake",
         "agent",
     } <= found.keys()
+
+
+async def test_doctor_names_why_a_host_with_a_good_certificate_is_not_let_in(cli, tmp_path, collector, enrol):
+    import asyncio
+
+    from watchbill.protocol.frames import End, EndReason
+
+    enrol(tmp_path / "a", collector)
+    collector.admission = End(EndReason.REVOKED, "this host is revoked")
+    found = await asyncio.to_thread(findings, cli, tmp_path / "a")
+    assert found["handshake"]["verdict"] == "ok"
+    admission = found["admission"]
+    assert (admission["verdict"], admission["text"]) == ("failed", "revoked: this host is revoked")
+    assert "watchbill enroll create" in admission["next"]
+    assert collector.hellos == [], "asking disturbs no session"
 
 
 async def test_doctor_names_why_the_collector_is_not_reached(cli, tmp_path, collector, enrol):

@@ -1,7 +1,10 @@
 """What a broken or hostile agent sends over a real stream: refused, counted under its name, and nobody else
 pays."""
 
+import asyncio
 import struct
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -22,12 +25,26 @@ from watchbill.codec import (
     number,
     pack,
 )
-from watchbill.limits import DECOMPRESSED_BYTES_MAX, MESSAGE_BYTES_MAX, SERIES_PER_AGENT_MAX
+from watchbill.limits import (
+    DECOMPRESSED_BYTES_MAX,
+    GAP_PARTS_MAX,
+    MESSAGE_BYTES_MAX,
+    SERIES_PER_AGENT_MAX,
+)
+from watchbill.protocol.accounting import GapPart
 from watchbill.protocol.frames import Ack, End, EndReason, GapReason, Nack, Refusal, Stream, StreamState
 from watchbill.v1 import link_pb2 as pb
 from watchbill_collector.series import STALE_BITS
 
 Site = Any  # The fixture's class lives in conftest, which cannot be imported.
+PATIENCE_S = 20.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_s, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
 
 
 def gauge(*labels: tuple[tuple[str, str], ...], name: str = "node_load1") -> FamilyRun:
@@ -71,6 +88,8 @@ async def test_a_message_larger_than_the_limit_ends_its_stream_alone(site: Site)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await worse.hear()
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await until(lambda: site.ingest.counters.cuts)
+    assert site.ingest.counters.cuts == {"worse": 1}
     await good.send(LOAD.frames[0])
     await good.ticks(1, LOAD, [1.0])
     await good.acked(1)
@@ -169,8 +188,8 @@ async def test_a_bad_series_is_refused_alone(site: Site, reason: str, bad: Famil
 
 async def test_label_values_of_a_megabyte_never_reach_the_table(site: Site) -> None:
     agent = await site.linked()
-    labels = pb.LabelSet(pairs=["a", "x" * 500_000])
-    family = pb.Family(name="m", series=[labels, pb.LabelSet()])
+    labels = pb.LabelSet(pairs=[b"a", b"x" * 500_000])
+    family = pb.Family(name=b"m", series=[labels, pb.LabelSet()])
     await agent.send(
         pb.Up(dictionary=pb.Dictionary(schema_id=1, parts=1, families=[family])).SerializeToString()
     )
@@ -181,7 +200,7 @@ async def test_label_values_of_a_megabyte_never_reach_the_table(site: Site) -> N
 
 async def test_html_in_a_label_is_text_like_any_other(site: Site) -> None:
     agent = await site.linked()
-    text = "<script>alert(1)</script>'; DROP TABLE--{{7*7}}\x1b[31m"
+    text = "<script>alert(1)</script>'; DROP TABLE--{{7*7}}\x1b[31m\0\u202e"
     schema = encode_schema([gauge((("a", text),))])
     await agent.send(schema.frames[0])
     await agent.ticks(1, schema, [1.0])
@@ -190,14 +209,44 @@ async def test_html_in_a_label_is_text_like_any_other(site: Site) -> None:
     assert site.table.labels(int(ticks.series[0]))["a"] == text
 
 
-async def test_text_that_is_not_utf8_ends_the_session_with_that_reason(site: Site) -> None:
+@pytest.mark.parametrize(
+    "raw",
+    [b"\xff\xfe\xff\xfe", b"\xc0\xaf..", b"\xed\xa0\x80.", b"caf\xe9", b"\xf5\x80\x80\x80"],
+    ids=["bytes", "overlong", "surrogate", "latin-1", "beyond unicode"],
+)
+@pytest.mark.parametrize(
+    "bad",
+    [gauge((("a", "QQQQ"),)), gauge((("QQQQ", "x"),)), gauge(name="QQQQ")],
+    ids=["value", "name", "metric"],
+)
+async def test_a_series_whose_text_is_not_utf8_is_refused_alone(
+    site: Site, bad: FamilyRun, raw: bytes
+) -> None:
+    good, neighbour = await site.linked("web01"), await site.linked("web02")
+    schema = encode_schema([gauge(), bad, gauge(name="node_load15")])
+    await good.send(schema.frames[0].replace(b"QQQQ", raw))
+    refusal = await good.hear_kind(Refusal)
+    assert (refusal.reason, refusal.count) == ("not_utf8", 1)
+    assert refusal.detail.isascii()
+    assert "\\udc" in refusal.detail, "the series is named, its bad bytes escaped"
+    await good.ticks(1, schema, [1.0, 2.0, 3.0])
+    await good.acked(1)
+    assert [value for _, value in site.samples("node_load1")] == [1.0]
+    assert [value for _, value in site.samples("node_load15")] == [3.0]
+    assert site.refusals() == {("web01", "not_utf8"): 1}
+    await neighbour.send(LOAD.frames[0])
+    await neighbour.ticks(1, LOAD, [1.0])
+    await neighbour.acked(1)
+
+
+async def test_help_that_is_not_utf8_costs_no_series(site: Site) -> None:
     agent = await site.linked()
-    good = encode_schema([gauge((("a", "QQQQ"),))]).frames[0]
-    await agent.send(good.replace(b"QQQQ", b"\xff\xfe\xff\xfe"))
-    end = await agent.hear_kind(End)
-    assert end.reason is EndReason.PROTOCOL
-    assert "UTF-8" in end.detail
-    assert site.refusals() == {("web01", "malformed"): 1}
+    schema = encode_schema([FamilyRun("node_load1", MetricKind.GAUGE, "QQQQ", ((),))])
+    await agent.send(schema.frames[0].replace(b"QQQQ", b"\xff\xfe\xff\xfe"))
+    await agent.ticks(1, schema, [1.0])
+    await agent.acked(1)
+    assert site.table.metadata["node_load1"] == ("gauge", "\N{REPLACEMENT CHARACTER}" * 4)
+    assert site.refusals() == {}
 
 
 async def test_every_float_is_stored_bit_by_bit(site: Site) -> None:
@@ -296,6 +345,49 @@ async def test_a_gap_record_is_stored_with_its_reason_and_count(site: Site) -> N
         GapReason.OVERFLOW,
     )
     assert row.last_ms - row.first_ms == 1000
+
+
+OVERFLOWED = GapBody(
+    GapReason.OVERFLOW, 1500, 1000, 2000, (GapPart(2, 400), GapPart(1, 500), GapPart(2, 600))
+)
+
+
+@pytest.mark.parametrize(
+    ("held", "samples"), [(1, 1300), (2, 1100), (3, 600), (4, 300)], ids="{} held".format
+)
+async def test_of_a_gap_that_begins_with_records_that_are_here_only_the_rest_counts(
+    site: Site, held: int, samples: int
+) -> None:
+    agent = await site.linked()
+    await agent.send(LOAD.frames[0])
+    for seq in range(1, held + 1):
+        await agent.ticks(seq, LOAD, [float(seq)])
+    await agent.send(encode_batch(Stream.BULK, [encode_gap(1, 5, OVERFLOWED)]))
+    await agent.acked(5)
+    (row,) = site.sink.gaps
+    assert (row.from_seq, row.to_seq, row.count, row.samples) == (held + 1, 5, 5 - held, samples)
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        GapBody(GapReason.OVERFLOW, 1500),
+        GapBody(GapReason.OVERFLOW, 1500, parts=(GapPart(3, 500),)),
+        GapBody(GapReason.OVERFLOW, 1500, parts=(GapPart(1, 1501), GapPart(4, 1))),
+        GapBody(GapReason.OVERFLOW, 1500, parts=(GapPart(0, 9),) * 9),
+        GapBody(GapReason.OVERFLOW, 1500, parts=(GapPart(2, 2**63),)),
+        GapBody(GapReason.OVERFLOW, 2**63, parts=(GapPart(1, 1),)),
+        GapBody(GapReason.OVERFLOW, 1500, parts=(GapPart(1, 1),) * (GAP_PARTS_MAX + 1)),
+    ],
+)
+async def test_where_a_gap_cannot_tell_its_rest_the_samples_are_unknown(site: Site, gap: GapBody) -> None:
+    agent = await site.linked()
+    await agent.send(LOAD.frames[0])
+    await agent.ticks(1, LOAD, [1.0])
+    await agent.send(encode_batch(Stream.BULK, [encode_gap(1, 5, gap)]))
+    await agent.acked(5)
+    (row,) = site.sink.gaps
+    assert (row.from_seq, row.to_seq, row.count, row.samples) == (2, 5, 4, 0)
 
 
 async def test_parts_of_a_dictionary_out_of_order_end_the_session(site: Site) -> None:

@@ -18,6 +18,7 @@ from watchbill.codec import (
     FamilyRun,
     MetricKind,
     encode_beat,
+    encode_bye,
     encode_schema,
     encode_ticks,
     pack,
@@ -184,6 +185,30 @@ async def test_an_unknown_and_a_revoked_host_are_refused(site: Site) -> None:
     site.admission.hosts[agent_id] = Host(agent_id, "web02", {}, Standing.REVOKED)
     end = await site.connect(agent_id).hello()
     assert (type(end), end.reason) == (End, EndReason.REVOKED)
+
+
+@pytest.mark.parametrize(
+    ("standing", "reason"),
+    [
+        (Standing.ACTIVE, EndReason.SHUTDOWN),
+        (Standing.PENDING, EndReason.UNKNOWN_AGENT),
+        (Standing.RETIRED, EndReason.REVOKED),
+        (Standing.REVOKED, EndReason.REVOKED),
+        (Standing.FORGOTTEN, EndReason.REVOKED),
+    ],
+)
+async def test_a_goodbye_without_a_hello_asks_whether_a_host_may_come_in(
+    site: Site, standing: Standing, reason: EndReason
+) -> None:
+    running = await site.linked("web02")
+    site.admission.hosts[running.agent_id] = Host(running.agent_id, "web02", {}, standing)
+    asking = site.connect(running.agent_id)
+    await asking.send(encode_bye("doctor"))
+    end = await asking.hear_kind(End)
+    assert end.reason is reason
+    assert site.ingest.connected(running.agent_id), "the session that is there stays"
+    assert site.ingest.counters.cuts == {}
+    assert sum(site.refusals().values()) == (standing is not Standing.ACTIVE)
 
 
 async def test_a_revocation_ends_a_live_session_at_once(site: Site) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from watchbill.codec import encode_event
-from watchbill.limits import RECORD_BYTES_MAX
+from watchbill.limits import GAP_PARTS_MAX, RECORD_BYTES_MAX
+from watchbill.protocol.accounting import GapPart, joined, samples_beyond
 from watchbill.protocol.client import Adopt, Client, Ended, Fork, MarkLost, Pause, Phase, Release, Rewind
 from watchbill.protocol.frames import (
     NO_DIGEST,
@@ -142,6 +143,57 @@ def test_a_record_dropped_after_it_was_sent_is_no_sign_of_a_rollback() -> None:
     assert spool.held_after(BULK, 0).gap is GapReason.OVERFLOW
     _, orders = opened(spool, StreamMark(BULK, 1, sent_digest))
     assert Fork not in [type(order) for order in orders]
+
+
+def dropped_after_sending(records: int) -> MemorySpool:
+    """A spool that sent so many records, heard no answer, and then had to drop them."""
+    spool = spool_with(records, size=100_000)
+    spool.sent(BULK, records)
+    for index in range(records, records + 8):
+        append(spool, index, size=100_000)
+    held = spool.held_after(BULK, 0)
+    assert held is not None
+    assert held.last >= records, "they are all inside the gap"
+    return spool
+
+
+@pytest.mark.parametrize("seq", [1, 2, 3])
+def test_a_clones_record_under_the_number_of_a_dropped_one_is_told_apart(seq: int) -> None:
+    # Were the digests of dropped records forgotten, the clone's records would pass for these, and what this host
+    # lost would be released without a word.
+    spool = dropped_after_sending(3)
+    theirs = digest(spool, seq) ^ 1
+    _, orders = opened(spool, StreamMark(BULK, seq, theirs))
+    (fork,) = orders
+    assert isinstance(fork, Fork)
+    assert [(old.stream, old.last_seq) for old in fork.retired] == [(CRIT, 0), (BULK, seq)]
+    gap = spool.held_after(BULK, 0)
+    assert gap is not None
+    assert gap.gap is GapReason.OVERFLOW, "what is lost here is still to be told"
+
+
+@pytest.mark.parametrize("seq", [1, 2, 3])
+def test_a_dropped_record_that_the_collector_holds_is_released_and_the_rest_told(seq: int) -> None:
+    spool = dropped_after_sending(3)
+    _, orders = opened(spool, StreamMark(BULK, seq, digest(spool, seq)))
+    assert [type(order) for order in orders] == [Adopt, Release]
+    gap = spool.held_after(BULK, seq)
+    assert gap is not None
+    watermark = Watermark(spool.spool_id, BULK, seq)
+    assert watermark.offer(gap.first, gap.last, b"") is Verdict.ACCEPT
+    assert samples_beyond(gap.parts, gap.samples, seq) == 10 * (gap.last - seq)
+
+
+def test_an_acknowledgement_of_something_else_under_our_number_ends_the_session() -> None:
+    spool = spool_with(3)
+    client, _ = opened(spool)
+    assert numbers(client) == [1, 2, 3]
+    spool.sent(BULK, 3)
+    (order,) = client.receive(Ack((StreamMark(BULK, 2, digest(spool, 2) ^ 1),), 1 << 20, 0), 7)
+    assert isinstance(order, Ended)
+    assert spool.state(BULK).acked == 0
+    _, orders = opened(spool, StreamMark(BULK, 2, digest(spool, 2) ^ 1))
+    assert isinstance(orders[0], Fork)
 
 
 def test_data_where_this_spool_dropped_unsent_records_is_a_sign_of_a_rollback() -> None:
@@ -361,3 +413,44 @@ def test_acknowledgements_are_saved_up_but_never_past_a_quarter_of_the_credit() 
         assert not policy.due(5 + second, credit, most, every_s)
         policy.took(1, 5 + second)
     assert policy.due(9, credit, most, every_s)
+
+
+# ---------------------------------------------------------------- samples of a gap
+
+
+def parts_of(*sizes: int, sent: frozenset[int] = frozenset(range(1000))) -> tuple[GapPart, ...]:
+    """The parts of a gap over records of these sizes, of which those in `sent` left the host."""
+    parts: tuple[GapPart, ...] = ()
+    for seq, size in enumerate(sizes, 1):
+        parts = joined(parts, seq - 1, (GapPart(1, size),), divisible=seq - 1 in sent)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [((300,) * 50, 1), ((300, 300, 340, 300), 3), ((300, 340) * 3, 6), ((5, 0, 5), 3)],
+)
+def test_records_of_equal_size_share_a_part_and_every_cut_is_exact(
+    sizes: tuple[int, ...], count: int
+) -> None:
+    parts = parts_of(*sizes)
+    assert len(parts) == count
+    for held in range(len(sizes)):
+        assert samples_beyond(parts, sum(sizes), held) == sum(sizes[held:])
+
+
+def test_records_that_never_left_the_host_need_no_parts() -> None:
+    sizes = tuple(range(1, 41))
+    parts = parts_of(*sizes, sent=frozenset({1, 2, 3}))
+    assert len(parts) == 4
+    assert [samples_beyond(parts, sum(sizes), held) for held in range(4)] == [
+        sum(sizes[held:]) for held in range(4)
+    ]
+
+
+def test_beyond_the_parts_that_a_gap_may_have_the_rest_is_unknown() -> None:
+    sizes = tuple(300 + seq % 2 for seq in range(GAP_PARTS_MAX + 50))
+    parts = parts_of(*sizes)
+    assert len(parts) == GAP_PARTS_MAX
+    assert samples_beyond(parts, sum(sizes), GAP_PARTS_MAX) == sum(sizes[GAP_PARTS_MAX:])
+    assert samples_beyond(parts, sum(sizes), GAP_PARTS_MAX + 1) is None

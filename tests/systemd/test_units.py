@@ -64,7 +64,7 @@ def test_a_hardening_left_out_would_be_noticed(unit):
 def test_a_unit_speaks_to_systemd_as_the_daemons_do(unit):
     found = settings(unit)
     assert found["Type"] == ["notify"]
-    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert found["ExecReload"] == ["+/usr/bin/systemctl kill --kill-whom=main --signal=HUP %n"]
     assert found["WatchdogSec"] == ["60"]
     # A configuration error or a missing identity is not mended by trying again.
     assert found["RestartPreventExitStatus"] == ["2"]

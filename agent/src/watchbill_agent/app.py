@@ -28,6 +28,7 @@ from watchbill.identity import AgentIdentity, IdentityFile
 from watchbill.logs import RateLimit, fields
 from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, Stream
 from watchbill_agent import exposition, lastrun
+from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.batch import Message
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.metrics_page import MetricsPage
@@ -101,6 +102,7 @@ class Agent:
         """Everything that may turn out to be unusable, before anything runs."""
         homes, config = self.homes, self.config
         self.identity = self._load_identity()
+        self.heads = AuditHeads(homes.var, self.clock)
         last = lastrun.load(homes.var)
         self.spool = MemorySpool(config.spool.bytes, last.retired if last is not None else ())
         if last is not None and last.boot_id == self.boot_id:
@@ -163,6 +165,7 @@ class Agent:
             log.info(
                 "stopped", extra=fields(delivered=everything, records_left=0 if everything else facts.records)
             )
+        await asyncio.to_thread(self.heads.save)
         last_ms = self.sampling.batcher.boottime_ms()
         lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, last_ms, self.spool.farewell()))
 
@@ -206,7 +209,16 @@ class Agent:
             proxy=self.config.proxy,
         )
         jitter = random.Random()  # noqa: S311 - Waits are spread with it, nothing is kept secret.
-        sender = Sender(transport, self.spool, self._about, self.clock, jitter, newest=self.sampling.batcher)
+        sender = Sender(
+            transport,
+            self.spool,
+            self._about,
+            self.clock,
+            jitter,
+            newest=self.sampling.batcher,
+            flush=self.sampling.flush,
+            heads=self.heads,
+        )
         renewer = Renewer(
             self.homes.var,
             self.clock,

@@ -196,12 +196,15 @@ def _sampler_problems(config: SamplersConfig) -> Iterator[Wrong | Problem]:
 
 def _option_problems(kind: Any, table: Table) -> Iterable[Problem]:
     from watchbill_agent.hostpaths import HostPaths
+    from watchbill_agent.names import WrongOption
 
     try:
         # Making a sampler opens nothing; it judges what types cannot, such as regular expressions.
         kind(table.read(kind.options_type), HostPaths())
     except ConfigError as exc:
         return exc.problems
+    except WrongOption as exc:
+        return [table.problem(exc.field, exc.got, exc.wanted)]
     except UsageError as exc:
         return [table.problem("", show_value(str(exc)), "options that the sampler can use")]
     return []

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, Refused, Unreachable, WatchbillError
@@ -19,6 +19,9 @@ from watchbill.files import Lock
 from watchbill.identity import AgentIdentity, IdentityFile, parse_endpoint
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.status import SOCKET_NAME, ask
+
+if TYPE_CHECKING:
+    from watchbill.protocol.frames import End
 
 CONNECT_TIMEOUT_S = 5.0
 SKEW_S_MAX = 5.0
@@ -173,6 +176,8 @@ def _collector(config: AgentConfig, identity: AgentIdentity) -> Iterator[Finding
         return
     except (OSError, Unreachable, Refused) as exc:
         hint = "is the collector running there, and does a firewall let this host through?"
+        if config.proxy:
+            hint = f"is proxy in agent.toml right, and does it allow CONNECT to {endpoint}?"
         yield _failed("reach", f"{endpoint}{via}: {exc}", hint)
         return
     yield _ok("reach", f"{endpoint} takes connections{via}")
@@ -181,11 +186,62 @@ def _collector(config: AgentConfig, identity: AgentIdentity) -> Iterator[Finding
     )
     if diagnosis.outcome is Handshake.OK:
         yield _ok("handshake", diagnosis.text)
+        yield _admission(config, identity)
         return
     outcome = diagnosis.outcome
     if outcome is Handshake.CERTIFICATE_REFUSED and time.time() * 1000 > identity.not_after_ms:
         outcome = Handshake.CERTIFICATE_EXPIRED  # Some servers close without saying why.
     yield _failed("handshake", f"{outcome}: {diagnosis.text}", _HANDSHAKE_NEXT[outcome.name])
+
+
+def _admission(config: AgentConfig, identity: AgentIdentity) -> Finding:
+    """Whether the collector lets this host in. A goodbye without a Hello asks just that; a Hello would take the
+    place of a running agent's session.
+    """
+    import asyncio
+
+    from watchbill.protocol.frames import EndReason
+    from watchbill_agent.transports import LinkDown, LinkRefused
+
+    check = "admission"
+    try:
+        end = asyncio.run(_knock(config, identity))
+    except LinkRefused as exc:
+        return _failed(check, f"{exc.reason}: {exc}", _ENROL_AGAIN)
+    except LinkDown as exc:
+        return _failed(check, f"{exc.reason}: {exc}", _AGAIN)
+    if end is None:
+        return _failed(check, "the collector gave no answer", _AGAIN)
+    if end.reason is EndReason.SHUTDOWN:
+        return _ok(check, "the collector lets this host in")
+    reason = end.reason.name.lower().replace("_", "-")
+    hint = f"watchbill hosts on the collector; then {_ENROL_AGAIN}" if end.reason.final else _AGAIN
+    return _failed(check, f"{reason}: {end.detail}", hint)
+
+
+async def _knock(config: AgentConfig, identity: AgentIdentity) -> "End | None":
+    """The collector's answer; None when none came that makes sense. Raises LinkDown, LinkRefused."""
+    import asyncio
+
+    from watchbill.clock import SystemClock
+    from watchbill.codec import decode_down, encode_bye
+    from watchbill.errors import Unreadable
+    from watchbill.protocol.frames import End
+    from watchbill_agent.transports.over_grpc import GrpcTransport
+
+    endpoint = str(config.collector) if config.collector is not None else ""
+    transport = GrpcTransport(lambda: identity, SystemClock(), endpoint=endpoint, proxy=config.proxy)
+    link = await transport.open()
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await link.send(encode_bye("doctor"))
+            message = await link.receive()
+            frame = None if message is None else decode_down(message)
+    except (TimeoutError, Unreadable):
+        return None
+    finally:
+        await link.close()
+    return frame if isinstance(frame, End) else None
 
 
 _AGAIN = "watchbill-agent doctor"

@@ -5,6 +5,16 @@ import re
 from watchbill.errors import UsageError
 
 
+class WrongOption(UsageError):
+    """An option of a sampler that cannot be used: which field, what is there, and what is wanted."""
+
+    def __init__(self, sampler: str, field: str, got: str, wanted: str) -> None:
+        super().__init__(f"sampler {sampler}: {field}: got {got}, wanted {wanted}")
+        self.field = field
+        self.got = got
+        self.wanted = wanted
+
+
 class NameFilter:
     """Keeps what `include` finds; without an `include`, what `exclude` does not find. Neither is anchored."""
 
@@ -18,7 +28,7 @@ class NameFilter:
     def of(cls, sampler: str, options: object, *, include: str, exclude: str = "") -> "NameFilter":
         """The filter of two fields of a sampler's options; an empty field is none.
 
-        Raises UsageError, naming sampler and field, when one is no regular expression.
+        Raises WrongOption when one is no regular expression.
         """
         return cls(_compiled(sampler, options, include), _compiled(sampler, options, exclude))
 
@@ -36,4 +46,7 @@ def _compiled(sampler: str, options: object, field: str) -> re.Pattern[str] | No
     try:
         return re.compile(pattern)
     except re.error as exc:
-        raise UsageError(f"sampler {sampler}: {field} = {pattern!r} is no regular expression: {exc}") from exc
+        from watchbill.config.convert import show_value
+
+        got = f"{show_value(pattern)}, which is no regular expression ({exc})"
+        raise WrongOption(sampler, field, got, "a regular expression") from exc

@@ -8,11 +8,9 @@ A session, in order:
 
 1. open a link; send Hello with where the spool stands; wait for the Welcome, and act on what it orders;
 2. send the first records at once, all later ones on the collector's grid; a dictionary goes before the first
-record
-   of the session that needs it;
-3. send a beat when nothing else was sent for the beat interval, and one with values shortly before the rules
-look
-   when the newest tick is still waiting here;
+   record of the session that needs it;
+3. send a beat when nothing else was sent for the beat interval. Shortly before the rules look, let what is
+   still being collected leave; behind a backlog, a beat with its newest values goes instead;
 4. at the stop: send what is left, say goodbye, wait for the acknowledgement until the deadline, close.
 """
 
@@ -38,8 +36,9 @@ from watchbill.codec import (
 from watchbill.errors import Unreadable
 from watchbill.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, DICTIONARIES_PER_SESSION_MAX
 from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, Phase, Run, Told
-from watchbill.protocol.frames import Ack, Down, Hello, Refusal, Settings, Stream, Welcome
+from watchbill.protocol.frames import Ack, AuditHead, Down, Hello, Refusal, Settings, Stream, Welcome
 from watchbill.protocol.timing import CollectorTime, Pacer
+from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.spool import Record, Spool
 from watchbill_agent.transports import Link, LinkDown, LinkRefused, Transport
 
@@ -119,7 +118,10 @@ class SessionOver(Exception):  # Not an error: how a session's tasks say that it
 
 class Sender:
     """Drives the link for the life of the agent. `run` it as a task; `wake` it after every append; `stop`
-    it."""
+    it.
+
+    `newest` knows the newest tick, `flush` puts what is being collected into the spool as it is.
+    """
 
     def __init__(
         self,
@@ -131,6 +133,8 @@ class Sender:
         *,
         newest: Newest | None = None,
         adopted: Callable[[Settings], None] = lambda _: None,
+        flush: Callable[[], None] = lambda: None,
+        heads: AuditHeads | None = None,
     ) -> None:
         self._transport = transport
         self._spool = spool
@@ -141,6 +145,8 @@ class Sender:
         self._rng = rng
         self._newest = newest
         self._adopted = adopted
+        self._flush = flush
+        self._heads = heads
         self._work = asyncio.Event()
         self._stopping: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -244,6 +250,7 @@ class Sender:
             labels=about.labels,
             interval_ms=about.interval_ms,
             ticks_per_message=about.ticks_per_message,
+            audit=() if self._heads is None else self._heads.every(),
         )
         await self._send(link, encode_hello(hello))
         try:
@@ -258,6 +265,7 @@ class Sender:
         if isinstance(frame, Welcome):
             time = CollectorTime(frame.server_time_ms, answered_s)
             self.facts.instance = frame.instance
+            await self._told_head(frame.audit)
         else:
             time = CollectorTime(self._clock.wall_ms(), answered_s)
         pacer = Pacer(
@@ -300,6 +308,15 @@ class Sender:
         else:
             self._spool.obey(order)
 
+    async def _told_head(self, head: AuditHead | None) -> None:
+        """The collector said how far its audit is."""
+        if self._heads is None:
+            return
+        if head is not None:
+            self._heads.told(head)
+        if self._heads.due:
+            await asyncio.to_thread(self._heads.save)
+
     def _told(self, refusal: Refusal) -> None:
         counts = self.facts.refused
         if refusal.reason in counts or len(counts) < REFUSAL_REASONS_MAX:
@@ -319,6 +336,7 @@ class Sender:
                 continue
             if isinstance(frame, Ack) and frame.server_time_ms:
                 pacer.time = pacer.time.heard(frame.server_time_ms, self._clock.monotonic_s())
+                await self._told_head(frame.audit)
             orders = self._client.receive(frame, self._client.session)
             for order in orders:
                 self._act(order, pacer)
@@ -416,18 +434,37 @@ class Sender:
         flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
         block: BlockValues | None = None
         if with_values and self._newest is not None and self._newest.boottime_ms() > flow.newest_sent_ms:
-            block = self._newest.values(metrics)
-        if block is None and pacer.beat_in(now_s) > 0:
+            await self._hand_over(flow, pacer)
+            if self._newest.boottime_ms() > flow.newest_sent_ms:
+                block = self._newest.values(metrics)
+        show = self._heads is not None and self._heads.show_due
+        if block is None and not show and pacer.beat_in(now_s) > 0:
             return
         if block is not None:
             await self._need(flow, block.schema)
         facts = self._spool.facts()
         beat = encode_beat(
-            self._clock.boottime_ms(), self._clock.wall_ms(), facts.records, facts.bytes, block
+            self._clock.boottime_ms(),
+            self._clock.wall_ms(),
+            facts.records,
+            facts.bytes,
+            block,
+            None if self._heads is None else self._heads.unshown(),
         )
         await self._send(flow.link, beat)
         self.facts.beats_sent += 1
         pacer.last_sent_s = self._clock.monotonic_s()
+
+    async def _hand_over(self, flow: "_Flow", pacer: Pacer) -> None:
+        """Before the rules look: let what is still being collected leave as it is, when nothing waits before it.
+
+        A beat in its place would cost the collector as much, and everything in it would come a second time.
+        """
+        if self._client.unsent(Stream.BULK) or pacer.paused_until_s > self._clock.monotonic_s():
+            return
+        self._flush()
+        if self._client.unsent(Stream.BULK):
+            await self._send_records(flow, pacer)
 
     async def _send(self, link: Link, message: bytes) -> None:
         await link.send(message)

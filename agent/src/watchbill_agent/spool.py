@@ -25,6 +25,7 @@ from watchbill.limits import (
     RETIRED_SPOOLS_KEPT,
     SPOOL_BYTES_DEFAULT,
 )
+from watchbill.protocol.accounting import GapPart, joined
 from watchbill.protocol.client import Fork, Log, MarkLost, Release, Rewind
 from watchbill.protocol.frames import (
     NO_DIGEST,
@@ -76,6 +77,7 @@ class Record:
     last_boottime_ms: int
     schemas: tuple[Schema, ...]
     gap: GapReason | None = None
+    parts: tuple[GapPart, ...] = ()
 
     @property
     def size(self) -> int:
@@ -91,6 +93,11 @@ class Record:
     def notice(self) -> bool:
         """Whether this gap lost no record: it only says that nothing ran."""
         return self.gap in NOTICES
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows how many samples this gap lost."""
+        return self.gap is not None and not self.notice and self.samples == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,7 @@ class _Lane:
             before = self.gaps[-1]
             if (before.gap is gap.gap and not gap.notice) or len(self.gaps) >= GAPS_HELD_MAX:
                 self.bytes -= self.gaps.pop().cost
-                gap = merged(before, gap)
+                gap = merged(before, gap, divisible=before.last <= self.sent)
         self.gaps.append(gap)
         self.bytes += gap.cost
 
@@ -186,7 +193,7 @@ class _Lane:
         if self.gaps and self.gaps[0].gap is gap.gap:
             first = self.gaps.pop(0)
             self.bytes -= first.cost
-            gap = merged(gap, first)
+            gap = merged(gap, first, divisible=True)
         self.gaps.insert(0, gap)
         self.bytes += gap.cost
 
@@ -205,20 +212,23 @@ def gap_record(first: int, last: int, body: GapBody) -> Record:
         body.last_boottime_ms,
         (),
         body.reason,
+        body.parts,
     )
 
 
-def merged(earlier: Record, later: Record) -> Record:
-    """Two neighbouring gaps as one."""
+def merged(earlier: Record, later: Record, *, divisible: bool) -> Record:
+    """Two neighbouring gaps as one. `divisible` when a collector may hold the earlier and not the later."""
     assert earlier.gap is not None
     assert earlier.last + 1 == later.first
     times = [t for t in (earlier.first_boottime_ms, later.first_boottime_ms) if t]
     body = GapBody(
         # With a notice in it, what was the notice's place counts as a lost record too: it is one.
         GapReason.OVERFLOW if earlier.notice or later.notice else earlier.gap,
-        earlier.samples + later.samples,
+        # Where one does not know, nobody does.
+        0 if earlier.unknown or later.unknown else earlier.samples + later.samples,
         min(times, default=0),
         max(earlier.last_boottime_ms, later.last_boottime_ms),
+        joined(earlier.parts, earlier.last - earlier.first + 1, later.parts, divisible=divisible),
     )
     return gap_record(earlier.first, later.last, body)
 
@@ -330,7 +340,11 @@ class MemorySpool:
             self._dropped_records += 1
             self._dropped_samples += oldest.samples
             body = GapBody(
-                GapReason.OVERFLOW, oldest.samples, oldest.first_boottime_ms, oldest.last_boottime_ms
+                GapReason.OVERFLOW,
+                oldest.samples,
+                oldest.first_boottime_ms,
+                oldest.last_boottime_ms,
+                (GapPart(1, oldest.samples),),
             )
             lane.put_gap(gap_record(oldest.first, oldest.last, body))
             return True
@@ -376,7 +390,7 @@ class MemorySpool:
         last = first + record.last - record.first
         if record.gap is not None:
             times = record.first_boottime_ms, record.last_boottime_ms
-            return gap_record(first, last, GapBody(record.gap, record.samples, *times))
+            return gap_record(first, last, GapBody(record.gap, record.samples, *times, record.parts))
         body = record.content[len(number(record.first, b"")) :]
         content = number(first, body)
         return replace(record, first=first, last=last, content=content, digest=digest_of(content))

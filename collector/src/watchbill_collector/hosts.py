@@ -103,6 +103,7 @@ class HostRegistry:
         self._live = {host.instance.lower(): host for host in self._hosts.values() if host.live}
         self._valid_until_ms = store.read(lambda c: last_expiries(c, store.site))
         self._present = store.read(lambda c: all_present(c, store.site))
+        self._forgotten_names: frozenset[str] | None = None
         self._subscribers: list[Subscriber] = []
         self.presence_not_written = 0
         """How often the store could not be told that a host came or left, since the start."""
@@ -125,6 +126,16 @@ class HostRegistry:
         """Every host but the forgotten, by name."""
         known = [host for host in list(self._hosts.values()) if host.state is not HostState.FORGOTTEN]
         return sorted(known, key=lambda host: (host.instance.lower(), host.enrolled_ms))
+
+    def forgotten_names(self) -> frozenset[str]:
+        """Names that only forgotten hosts had."""
+        known = self._forgotten_names
+        if known is None:
+            hosts = list(self._hosts.values())
+            listed = {host.instance for host in hosts if host.state is not HostState.FORGOTTEN}
+            known = frozenset({host.instance for host in hosts} - listed)
+            self._forgotten_names = known
+        return known
 
     def find(self, name: str) -> Host:
         """The host a person means: a live one's name, an id or the beginning of one, or the newest of a
@@ -313,6 +324,7 @@ class HostRegistry:
             self._hosts[change.after.agent_id] = change.after
             if change.after.live:
                 self._live[change.after.instance.lower()] = change.after
+        self._forgotten_names = None
         problems: list[Exception] = []
         for change in changes:
             for subscriber in list(self._subscribers):

@@ -17,9 +17,17 @@ from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError
 
 from watchbill.errors import Permanent, Unreadable
-from watchbill.limits import DICTIONARY_BYTES_MAX, DICTIONARY_PARTS_MAX, HELP_BYTES_MAX, MESSAGE_BYTES_MAX
+from watchbill.limits import (
+    AUDIT_HEADS_MAX,
+    DICTIONARY_BYTES_MAX,
+    DICTIONARY_PARTS_MAX,
+    HELP_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+)
+from watchbill.protocol.accounting import GapPart
 from watchbill.protocol.frames import (
     Ack,
+    AuditHead,
     Busy,
     Down,
     End,
@@ -100,15 +108,16 @@ def encode_schema(runs: Sequence[FamilyRun]) -> Schema:
                 if size > _PART_BYTES_MAX:
                     parts.append([])
                     size = 0
-                family = pb.Family(name=run.name, type=int(run.kind), help=run.help[:HELP_BYTES_MAX])  # type: ignore[arg-type]
-                size += len(run.name) + len(run.help) + 8
+                family = _family(run)
+                size += len(family.name) + len(family.help) + 8
                 parts[-1].append(family)
             total += 1
             try:
-                family.series.add(pairs=[text for pair in labels for text in pair])
-            except (UnicodeEncodeError, ValueError) as exc:
-                raise Unreadable(f"a label of {run.name} is not UTF-8: {exc}") from exc
-            size += sum(len(name.encode()) + len(value.encode()) + 4 for name, value in labels) + 2
+                pairs = [text.encode() for pair in labels for text in pair]
+            except UnicodeEncodeError as exc:
+                raise Unreadable(f"a label of {run.name!a} is not UTF-8: {exc}") from exc
+            family.series.add(pairs=pairs)
+            size += sum(map(len, pairs)) + 2 * len(pairs) + 2
     blobs = [pb.Dictionary(families=families).SerializeToString(deterministic=True) for families in parts]
     if len(parts) > DICTIONARY_PARTS_MAX or sum(map(len, blobs)) > DICTIONARY_BYTES_MAX:
         raise Unreadable(f"a dictionary of {sum(map(len, blobs))} bytes in {len(parts)} parts is too large")
@@ -124,22 +133,58 @@ def encode_schema(runs: Sequence[FamilyRun]) -> Schema:
     return Schema(schema_id, total, frames)
 
 
-def decode_runs(dictionary: pb.Dictionary) -> list[FamilyRun]:
-    """The families of one part of a dictionary, in order. Raises Unreadable: odd label pairs, unknown
-    type."""
+def _family(run: FamilyRun) -> pb.Family:
+    """The family without its series. Raises Unreadable."""
+    try:
+        name, help_ = run.name.encode(), run.help[:HELP_BYTES_MAX].encode()
+    except UnicodeEncodeError as exc:
+        raise Unreadable(f"the metric {run.name!a} or its help is not UTF-8: {exc}") from exc
+    return pb.Family(name=name, type=int(run.kind), help=help_)  # type: ignore[arg-type]  # The numbers are the same.
+
+
+class Texts(dict[bytes, str]):
+    """The texts of a dictionary by their bytes; each different one is decoded once, when it is first asked for.
+
+    `odd` are those that are not UTF-8, as they are returned: with a lone surrogate for every bad byte. No text
+    that is UTF-8 has one, so the two cannot be confused.
+    """
+
+    __slots__ = ("odd",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd: set[str] = set()
+
+    def __missing__(self, raw: bytes) -> str:
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            text = raw.decode("utf-8", "surrogateescape")
+            self.odd.add(text)
+        self[raw] = text
+        return text
+
+
+def decode_runs(dictionary: pb.Dictionary, texts: Texts | None = None) -> list[FamilyRun]:
+    """The families of one part of a dictionary, in order. What is not UTF-8 is told by `texts.odd`; of a help
+    text the bad bytes are replaced. Raises Unreadable: odd label pairs.
+    """
+    texts = Texts() if texts is None else texts
+    text_of = texts.__getitem__
     runs = []
     for family in dictionary.families:
+        name = texts[family.name]
         try:
             kind = MetricKind(family.type)
         except ValueError:
             kind = MetricKind.UNTYPED  # A newer agent's type: the numbers are still numbers.
         series: list[Labels] = []
         for labels in family.series:
-            pairs = list(labels.pairs)
+            pairs = list(map(text_of, labels.pairs))
             if len(pairs) % 2:
-                raise Unreadable(f"a series of {family.name[:200]!r} has a label name without a value")
+                raise Unreadable(f"a series of {name[:200]!a} has a label name without a value")
             series.append(tuple(zip(pairs[::2], pairs[1::2], strict=True)))
-        runs.append(FamilyRun(family.name, kind, family.help, tuple(series)))
+        runs.append(FamilyRun(name, kind, family.help.decode("utf-8", "replace"), tuple(series)))
     return runs
 
 
@@ -187,13 +232,14 @@ def encode_ticks(blocks: Sequence[BlockValues], boot_id: str = "") -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class GapBody:
-    """What a gap record says beside the numbers it covers; times are CLOCK_BOOTTIME in ms, 0 where
-    unknown."""
+    """What a gap record says beside the numbers it covers; `samples` and times are 0 where unknown, times are
+    CLOCK_BOOTTIME in ms. `parts` say how the samples are spread over the beginning of the gap."""
 
     reason: GapReason
     samples: int = 0
     first_boottime_ms: int = 0
     last_boottime_ms: int = 0
+    parts: tuple[GapPart, ...] = ()
 
 
 def encode_gap(first: int, last: int, gap: GapBody, *, notice: bool = False) -> bytes:
@@ -208,6 +254,7 @@ def encode_gap(first: int, last: int, gap: GapBody, *, notice: bool = False) -> 
             last_boottime_ms=gap.last_boottime_ms,
             reason=int(gap.reason),  # type: ignore[arg-type]  # The numbers are the same.
             samples=gap.samples,
+            parts=[pb.GapPart(records=part.records, samples=part.samples) for part in gap.parts],
         ),
     ).SerializeToString()
 
@@ -262,6 +309,7 @@ def encode_hello(hello: Hello) -> bytes:
             interval_ms=hello.interval_ms,
             ticks_per_message=hello.ticks_per_message,
             run_id=hello.run_id,
+            audit=[pb.AuditHead(seq=head.seq, hash=head.hash) for head in hello.audit],
         )
     ).SerializeToString()
 
@@ -294,6 +342,7 @@ def decode_hello(message: pb.Hello) -> Hello:
         interval_ms=message.interval_ms,
         ticks_per_message=message.ticks_per_message,
         protocol=message.protocol,
+        audit=tuple(AuditHead(head.seq, head.hash) for head in message.audit[:AUDIT_HEADS_MAX]),
     )
 
 
@@ -319,14 +368,18 @@ def encode_beat(
     backlog_records: int = 0,
     backlog_bytes: int = 0,
     block: BlockValues | None = None,
+    audit: AuditHead | None = None,
 ) -> bytes:
-    """An Up message that says we are alive, with the values of one tick when `block` is given."""
+    """An Up message that says we are alive, with the values of one tick when `block` is given, and what we were told
+    last of the collector's audit when `audit` is.
+    """
     beat = pb.Beat(
         boottime_ms=boottime_ms,
         wall_ms=wall_ms,
         backlog_records=backlog_records,
         backlog_bytes=backlog_bytes,
         block=None if block is None else _block(block),
+        audit=_pb_head(audit),
     )
     return pb.Up(beat=beat).SerializeToString()
 
@@ -339,6 +392,14 @@ def encode_bye(reason: str) -> bytes:
 # ---------------------------------------------------------------- collector to agent
 
 
+def _pb_head(head: AuditHead | None) -> pb.AuditHead | None:
+    return None if head is None else pb.AuditHead(seq=head.seq, hash=head.hash)
+
+
+def _head(message: pb.AuditHead) -> AuditHead:
+    return AuditHead(message.seq, message.hash)
+
+
 def encode_down(frame: Down) -> bytes:
     """A frame of the collector as a Down message."""
     if isinstance(frame, Ack):
@@ -347,6 +408,7 @@ def encode_down(frame: Down) -> bytes:
                 marks=_pb_marks(frame.marks),
                 credit_bytes=frame.credit_bytes,
                 server_time_ms=frame.server_time_ms,
+                audit=_pb_head(frame.audit),
             )
         )
     elif isinstance(frame, Welcome):
@@ -360,6 +422,7 @@ def encode_down(frame: Down) -> bytes:
                 batch_records_max=frame.batch_records_max,
                 series_max=frame.series_max,
                 instance=frame.instance,
+                audit=_pb_head(frame.audit),
             )
         )
     elif isinstance(frame, Nack):
@@ -389,7 +452,8 @@ def decode_down(message: bytes) -> Down | None:
         raise Unreadable(f"the collector sent what is no message: {exc}") from exc
     kind = down.WhichOneof("message")
     if kind == "ack":
-        return Ack(_marks(down.ack.marks), down.ack.credit_bytes, down.ack.server_time_ms)
+        head = _head(down.ack.audit) if down.ack.HasField("audit") else None
+        return Ack(_marks(down.ack.marks), down.ack.credit_bytes, down.ack.server_time_ms, head)
     if kind == "welcome":
         welcome = down.welcome
         return Welcome(
@@ -401,6 +465,7 @@ def decode_down(message: bytes) -> Down | None:
             welcome.batch_records_max,
             welcome.series_max,
             welcome.instance,
+            _head(welcome.audit) if welcome.HasField("audit") else None,
         )
     if kind == "nack":
         return Nack(_stream(down.nack.stream), down.nack.expected)

@@ -32,6 +32,9 @@ MESSAGE_CHARGE_BYTES = 512
 BYTES_PER_SECOND_SUSTAINED = 256 * KIB
 BYTES_BURST = 4 * MIB
 SESSIONS_PER_AGENT_MAX = 2
+HELLOS_PER_MINUTE_MAX = 30
+HELLOS_PER_AGENT_BURST = 20
+"""Sessions that one agent may begin: an agent that begins more would use up what all of them together may."""
 HANDSHAKES_CONCURRENT_MAX = 50
 ENROL_FAILURES_PER_MINUTE_MAX = 5
 
@@ -50,8 +53,10 @@ CLOCK_AGREES_MS = 1_000
 
 SPOOL_BYTES_DEFAULT = 16 * MIB
 GAPS_HELD_MAX = 64
+GAP_PARTS_MAX = 256
+"""Parts in which a gap tells its samples; what a full credit holds of records of several sizes fits in."""
 
-ACK_MESSAGES_MAX = 4
+ACK_MESSAGES_MAX = 8
 ACK_INTERVAL_MS = 60_000
 SEND_GRID_MS = 250
 SEND_GRID_BUSY_MS = 1_000
@@ -73,3 +78,6 @@ assert DICTIONARY_BYTES_MAX <= DICTIONARY_PARTS_MAX * MESSAGE_BYTES_MAX, "a dict
 assert SERIES_PER_AGENT_MAX * 8 <= RECORD_BYTES_MAX, "one tick of a full agent has to fit a record"
 assert CREDIT_BYTES_MIN * 4 <= CREDIT_BYTES_DEFAULT, "acknowledgements come at a quarter of the credit"
 assert BYTES_BURST >= CREDIT_BYTES_DEFAULT, "what the credit allows must not trip the byte quota"
+
+AUDIT_HEADS_MAX = 64
+"""Heads of the collector's audit that an agent keeps, and shows in one Hello."""

@@ -288,7 +288,9 @@ def _ask_proxy(connection: socket.socket, via: urllib.parse.SplitResult, endpoin
             raise Unreachable(f"the proxy {via.hostname}:{via.port} gave no answer that could be read")
         reply += piece
     status = reply.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
-    if len(status) < 2 or not status[1].startswith("2"):
+    if len(status) < 2 or not status[0].startswith("HTTP/"):
+        raise Unreachable(f"the proxy {via.hostname}:{via.port} gave no answer that could be read")
+    if not status[1].startswith("2"):
         raise Refused(f"the proxy {via.hostname}:{via.port} refused {endpoint}: {' '.join(status[1:])[:200]}")
 
 

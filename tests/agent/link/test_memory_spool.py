@@ -6,6 +6,7 @@ import pytest
 
 from watchbill.codec import GapBody, encode_gap, number
 from watchbill.limits import GAPS_HELD_MAX, KIB, RECORD_BYTES_MAX
+from watchbill.protocol.accounting import GapPart, samples_beyond
 from watchbill.protocol.client import Fork, MarkLost, Release, Rewind
 from watchbill.protocol.frames import NO_DIGEST, GapReason, RetiredSpool, Stream, digest_of
 from watchbill.v1 import link_pb2 as pb
@@ -78,6 +79,40 @@ def test_the_oldest_records_make_room_and_one_gap_counts_them() -> None:
     assert facts.dropped_records == gap.last
     assert facts.dropped_samples == 3 * gap.last
     assert facts.bytes <= BYTES_MAX
+
+
+def test_a_gap_over_records_on_their_way_tells_what_is_lost_beyond_each() -> None:
+    spool = MemorySpool(BYTES_MAX)
+    for index in range(4):
+        spool.append(BULK, draft(1000 * (index + 1), LARGE, samples=300 + index))
+    spool.sent(BULK, 4)
+    for index in range(4, 20):
+        spool.append(BULK, draft(1000 * (index + 1), LARGE, samples=300 + index))
+    gap = held(spool)[0]
+    assert gap.last > 4
+    lost = [300 + index for index in range(gap.last)]
+    assert [samples_beyond(gap.parts, gap.samples, seq) for seq in range(5)] == [
+        sum(lost[seq:]) for seq in range(5)
+    ]
+    assert len(gap.parts) == 5, "what never left the host needs no parts of its own"
+    spool.sent(BULK, gap.last)
+    for index in range(20, 24):
+        spool.append(BULK, draft(1000 * (index + 1), LARGE, samples=300 + index))
+    longer = held(spool)[0]
+    lost = [300 + index for index in range(longer.last)]
+    assert samples_beyond(longer.parts, longer.samples, gap.last) == sum(lost[gap.last :])
+
+
+def test_a_gap_of_which_a_part_is_unknown_is_unknown() -> None:
+    spool = MemorySpool(BYTES_MAX)
+    for _ in range(4):
+        spool.append(BULK, draft())
+    spool.obey(Release(BULK, 3, 33))
+    for _ in range(3):
+        spool.obey(Rewind(BULK, 0, 0))
+    spool.obey(MarkLost(BULK, 2, 3, GapReason.COLLECTOR_REWIND))
+    spool.obey(MarkLost(BULK, 1, 1, GapReason.COLLECTOR_REWIND))
+    assert [(gap.first, gap.last, gap.samples, gap.unknown) for gap in held(spool)[:1]] == [(1, 3, 0, True)]
 
 
 def test_many_small_records_keep_the_bound_too() -> None:
@@ -184,7 +219,15 @@ def test_a_fork_keeps_gaps_and_their_counts() -> None:
     assert moved.gap is GapReason.OVERFLOW
     assert (moved.first, moved.last) == (1, gap.last)
     assert moved.content == encode_gap(
-        1, gap.last, GapBody(GapReason.OVERFLOW, gap.samples, 1000, gap.last_boottime_ms)
+        1,
+        gap.last,
+        GapBody(
+            GapReason.OVERFLOW,
+            gap.samples,
+            1000,
+            gap.last_boottime_ms,
+            (GapPart(gap.last, gap.samples),),
+        ),
     )
 
 

@@ -17,6 +17,8 @@ from watchbill.limits import (
     BYTES_PER_SECOND_SUSTAINED,
     CLOCK_AGREES_MS,
     DICTIONARIES_PER_SESSION_MAX,
+    HELLOS_PER_AGENT_BURST,
+    HELLOS_PER_MINUTE_MAX,
     NEW_SERIES_PER_MINUTE_MAX,
     SERIES_PER_AGENT_MAX,
 )
@@ -96,6 +98,7 @@ class Agent:
         "agent_version",
         "bytes",
         "connections",
+        "hellos",
         "instance",
         "interval_ms",
         "job",
@@ -121,6 +124,7 @@ class Agent:
         self.source = NO_SOURCE
         self.source_names: frozenset[str] = frozenset()
         self.bytes = Bucket(BYTES_PER_SECOND_SUSTAINED, BYTES_BURST, now_s)
+        self.hellos = Bucket(HELLOS_PER_MINUTE_MAX / 60, HELLOS_PER_AGENT_BURST, now_s)
         self.last_tick_ms = 0
         self.skew_s = 0.0
         self._series: OrderedDict[bytes, HostSeries] = OrderedDict()

@@ -1,6 +1,9 @@
 """Group commit: what all agents send goes to the disk in few transactions.
 
 The first thing that waits starts a commit within START_WITHIN_S; under load one begins at most every EVERY_S.
+After one of at most FEW hosts the next may come sooner, EARLY_MAX times in a row: a host that begins has its first
+samples acknowledged 200 ms earlier, because its `up` was committed just before.
+
 A commit runs in one named thread, whatever is added meanwhile waits for the next. After it, the samples go to
 the head, the watermarks move, and those who wait for acknowledgements are told.
 
@@ -20,7 +23,7 @@ from watchbill.errors import StorageError
 from watchbill.limits import MIB, PENDING_BYTES_MAX
 from watchbill.protocol.frames import Stream, StreamMark
 from watchbill.protocol.server import Watermark
-from watchbill_collector.ingest.agents import Agent
+from watchbill_collector.ingest.agents import Agent, Bucket
 from watchbill_collector.ingest.counters import IngestCounters
 from watchbill_collector.ingest.ports import CritEvent, CritSink, GapRow, Mark, Sink
 from watchbill_collector.series import Ticks
@@ -30,6 +33,8 @@ log = logging.getLogger("watchbill.commit")
 START_WITHIN_S = 0.02
 EVERY_S = 0.2
 RETRY_AFTER_S = 10.0
+FEW = 4
+EARLY_MAX = 3
 
 OWN_BYTES_MAX = 8 * MIB
 """Samples that the collector makes itself and that wait through failed commits; the oldest go, counted."""
@@ -85,6 +90,8 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(1, "watchbill-commit")
         self._began_s = 0.0
         self._blocked_until_s = 0.0
+        self._few = True
+        self._early = Bucket(1 / EVERY_S, EARLY_MAX, time.monotonic())
         self._room = PENDING_BYTES_MAX
         self.full = False
         """Whether nothing more may be accepted from agents now: too much waits, or commits fail."""
@@ -154,7 +161,9 @@ class GroupCommit:
     def _schedule(self) -> None:
         if self._timer is not None or self._running is not None:
             return
-        wait_s = max(START_WITHIN_S, self._began_s + EVERY_S - time.monotonic())
+        now_s = time.monotonic()
+        early = self._few and not self._blocked_until_s and self._early.level(now_s) >= 1
+        wait_s = START_WITHIN_S if early else max(START_WITHIN_S, self._began_s + EVERY_S - now_s)
         self._timer = self._loop.call_later(wait_s, self._begin)
 
     def begin(self) -> None:
@@ -169,6 +178,8 @@ class GroupCommit:
         self._running = group
         self._room = PENDING_BYTES_MAX - group.bytes
         self._began_s = time.monotonic()
+        self._few = len(group.touched) <= FEW
+        self._early.take(1, self._began_s)
         marks = _marks(group)
         future = self._loop.run_in_executor(self._thread, self._commit, group, marks)
         future.add_done_callback(lambda done: self._done(group, marks, done.result()))

@@ -25,6 +25,7 @@ _COUNTERS = {
     "commit_seconds": "Time spent in transactions of samples.",
     "samples_lost": "Samples made by the collector itself that a failed commit took with it.",
     "gaps": "Gap rows recorded.",
+    "marks_forgotten": "Watermarks of spools closed long ago, or of forgotten hosts, that were removed.",
     "dictionaries": "Series dictionaries received.",
     "dictionaries_decoded": "Series dictionaries that had to be decoded: the rest were known.",
 }
@@ -33,7 +34,7 @@ _COUNTERS = {
 class IngestCounters:
     """Counters of one collector process."""
 
-    __slots__ = (*_COUNTERS, "_gauges", "_skews", "refusals")
+    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "refusals")
 
     def __init__(self) -> None:
         self.messages = 0
@@ -53,9 +54,11 @@ class IngestCounters:
         self.commit_seconds = 0.0
         self.samples_lost = 0
         self.gaps = 0
+        self.marks_forgotten = 0
         self.dictionaries = 0
         self.dictionaries_decoded = 0
         self.refusals: dict[tuple[str, str], int] = {}
+        self.cuts: dict[str, int] = {}
         self._gauges: Callable[[], dict[str, float]] = dict
         self._skews: Callable[[], Iterable[tuple[str, float]]] = list
 
@@ -65,6 +68,12 @@ class IngestCounters:
         if key not in self.refusals and len(self.refusals) >= REFUSAL_KEYS_MAX:
             key = ("", reason)
         self.refusals[key] = self.refusals.get(key, 0) + count
+
+    def cut(self, agent: str) -> None:
+        """A session of an agent ended without a word from either side."""
+        if agent not in self.cuts and len(self.cuts) >= REFUSAL_KEYS_MAX:
+            agent = ""
+        self.cuts[agent] = self.cuts.get(agent, 0) + 1
 
     def refused_in_all(self, reason: str) -> int:
         """How often something was refused for this reason, whoever sent it."""
@@ -91,6 +100,14 @@ class IngestCounters:
         for (agent, reason), count in list(self.refusals.items()):
             refusals.add_metric((agent, reason), float(count))
         yield refusals
+        cuts = CounterMetricFamily(
+            "watchbill_collector_sessions_cut",
+            "Sessions that ended without a word: the network, a killed agent, or a message beyond what gRPC takes.",
+            labels=("agent",),
+        )
+        for agent, count in list(self.cuts.items()):
+            cuts.add_metric((agent,), float(count))
+        yield cuts
         for name, value in self._gauges().items():
             yield GaugeMetricFamily(
                 f"watchbill_collector_ingest_{name}", f"Ingest: {name.replace('_', ' ')}.", value

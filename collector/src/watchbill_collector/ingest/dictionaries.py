@@ -11,13 +11,14 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from watchbill.codec import FamilyRun, Labels, decode_runs
+from watchbill.codec import FamilyRun, Labels, Texts, decode_runs
 from watchbill.errors import Unreadable
 from watchbill.limits import (
     HELP_BYTES_MAX,
@@ -137,9 +138,10 @@ class Dictionaries:
 def checked(digest: bytes, frames: Sequence[bytes]) -> Dictionary:
     """Decode a dictionary and sort the good series from the bad. Raises Unreadable."""
     runs: list[FamilyRun] = []
+    texts = Texts()
     for frame in frames:
         try:
-            runs += decode_runs(pb.Up.FromString(frame).dictionary)
+            runs += decode_runs(pb.Up.FromString(frame).dictionary, texts)
         except DecodeError as exc:
             raise Unreadable(f"a dictionary is no message: {exc}") from exc
     good: list[tuple[str, Labels]] = []
@@ -147,11 +149,12 @@ def checked(digest: bytes, frames: Sequence[bytes]) -> Dictionary:
     faults: dict[str, list[str]] = {}
     seen: set[tuple[str, Labels]] = set()
     column = 0
+    odd = texts.odd
     for run in runs:
-        bad_name = fault_of_name(run.name)
+        bad_name = "not_utf8" if run.name in odd else fault_of_name(run.name)
         for labels in run.series:
             one = (run.name, labels)
-            fault = bad_name or fault_of_labels(labels)
+            fault = bad_name or (odd and fault_of_text(labels, odd)) or fault_of_labels(labels)
             if fault is None and one in seen:
                 fault = "duplicate_series"
             if fault is None and len(good) >= SERIES_PER_AGENT_MAX:
@@ -169,7 +172,7 @@ def checked(digest: bytes, frames: Sequence[bytes]) -> Dictionary:
         column,
         np.array(columns, np.int64),
         tuple(good),
-        tuple(kind for kind in kinds.values() if fault_of_name(kind[0]) is None),
+        tuple(kind for kind in kinds.values() if kind[0] not in odd and fault_of_name(kind[0]) is None),
         tuple(Refused(reason, len(found), found[0]) for reason, found in faults.items()),
     )
 
@@ -179,6 +182,11 @@ def fault_of_name(name: str) -> str | None:
     if len(name) > METRIC_NAME_BYTES_MAX or not METRIC_NAME_PATTERN.fullmatch(name):
         return "metric_name"
     return "reserved_name" if name in RESERVED_NAMES else None
+
+
+def fault_of_text(labels: Labels, odd: AbstractSet[str]) -> str | None:
+    """Why a series is refused of whose texts some are among the `odd`, those that are not UTF-8."""
+    return "not_utf8" if any(name in odd or value in odd for name, value in labels) else None
 
 
 def fault_of_labels(labels: Labels) -> str | None:

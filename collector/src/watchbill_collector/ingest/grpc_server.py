@@ -24,7 +24,7 @@ from watchbill.clock import Clock
 from watchbill.errors import Permanent, Unreadable
 from watchbill.grpc_environment import tls_1_2_is_off
 from watchbill.identity import parse_agent_uri
-from watchbill.limits import DECOMPRESSED_BYTES_MAX, KEEPALIVE_MS, MESSAGE_BYTES_MAX
+from watchbill.limits import DECOMPRESSED_BYTES_MAX, KEEPALIVE_MS, KIB, MESSAGE_BYTES_MAX
 from watchbill.protocol.frames import EndReason
 from watchbill_collector.ingest.gather import Gather, Inlet
 from watchbill_collector.ingest.ingest import Ingest
@@ -32,6 +32,7 @@ from watchbill_collector.ingest.ingest import Ingest
 SERVICE = "watchbill.v1.Link"
 URI_PROPERTY = "peer_uri"
 
+READ_CHUNK_BYTES_MAX = 8 * KIB
 OUTBOX_MESSAGES_MAX = 256
 """Messages waiting for one agent that does not read; then it is cut off."""
 THROTTLE_MAX_S = 30.0
@@ -126,9 +127,14 @@ class GrpcServer:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.http2.bdp_probe", 0),
+                # Else a connection keeps a read buffer as large as its largest message.
+                ("grpc.experimental.tcp_read_chunk_size", READ_CHUNK_BYTES_MAX // 2),
+                ("grpc.experimental.tcp_min_read_chunk_size", READ_CHUNK_BYTES_MAX // 8),
+                ("grpc.experimental.tcp_max_read_chunk_size", READ_CHUNK_BYTES_MAX),
                 ("grpc.so_reuseport", 0),  # A second collector on the port must be told, not share it.
                 # gRPC ends a stream with a longer message without telling us whose it was: so it lets more
-                # through than is allowed, and the session refuses and counts it.
+                # through than is allowed, and the session refuses and counts it. Not more than this, because so
+                # much a sender can make us hold (tried: of a message announced longer not a byte is kept).
                 ("grpc.max_receive_message_length", DECOMPRESSED_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_concurrent_streams", 8),
@@ -206,5 +212,9 @@ class GrpcServer:
             pass  # The connection broke, or this side ended it: either way there is nothing left to read.
         finally:
             gather.hand_over()
+            if not session.ended and session.bye is None and session.pulse is not None:
+                # gRPC cancels this and says to nobody why: the connection broke, the agent was killed, or it
+                # announced a message beyond DECOMPRESSED_BYTES_MAX, of which gRPC then reads nothing.
+                self._ingest.counters.cut(session.agent.instance or session.agent.agent_id)
             self._ingest.gone(session)
         await outlet.drained()

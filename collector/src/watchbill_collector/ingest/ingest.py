@@ -31,8 +31,8 @@ from watchbill.limits import (
     SESSIONS_PER_AGENT_MAX,
     SILENCE_MAX_MS,
 )
-from watchbill.protocol.frames import EndReason, Hello, Settings, Stream, StreamMark, Welcome
-from watchbill.protocol.server import Closed, fault_of, greet
+from watchbill.protocol.frames import AuditHead, EndReason, Hello, Settings, Stream, StreamMark, Welcome
+from watchbill.protocol.server import Closed, Watermark, fault_of, greet
 from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_groups
 from watchbill_collector.ingest.commit import GroupCommit
 from watchbill_collector.ingest.counters import IngestCounters
@@ -71,6 +71,7 @@ class IngestOptions:
 _REFUSALS = {
     Standing.REVOKED: EndReason.REVOKED,
     Standing.RETIRED: EndReason.REVOKED,
+    Standing.FORGOTTEN: EndReason.REVOKED,
     Standing.PENDING: EndReason.UNKNOWN_AGENT,
 }
 
@@ -121,6 +122,11 @@ class Ingest:
         self._evaluation = (0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self.audit_head: Callable[[], AuditHead | None] = lambda: None
+        """The newest row of the audit, told with acknowledgements. Asked for each of them: it must cost nothing."""
+        self.witness: Callable[[str, Sequence[AuditHead]], None] = lambda *_: None
+        """Takes what an agent shows of what it was told. Must not block."""
+        self._surplus: dict[tuple[str, bytes, int], Mark] = {}
         self._renew_settings()
         self.counters.watch(self._gauges, self._skews)
 
@@ -129,6 +135,10 @@ class Ingest:
     def restore(self, marks: Iterable[Mark]) -> None:
         """Watermarks that were committed before this process began, of both streams."""
         for mark in marks:
+            host = self._admission.host(mark.agent_id)
+            if host is not None and host.standing is Standing.FORGOTTEN:
+                self._surplus[mark.agent_id, mark.spool_id, mark.stream] = mark
+                continue
             agent = self.agent(mark.agent_id)
             agent.ledger.restore(mark.spool_id, StreamMark(Stream(mark.stream), mark.seq, mark.digest))
 
@@ -161,6 +171,19 @@ class Ingest:
         agent = self._agents.get(agent_id)
         return agent is not None and agent.session is not None
 
+    def delivered(self, agent_id: str) -> bool:
+        """Whether an agent has ever had something committed."""
+        agent = self._agents.get(agent_id)
+        return agent is not None and agent.ledger.delivered()
+
+    def take_surplus(self) -> list[Mark]:
+        """Watermarks that nobody will ask for again, of both streams, to be removed where they are stored; each is
+        given once, but for a restart before it was removed.
+        """
+        surplus, self._surplus = self._surplus, {}
+        self.counters.marks_forgotten += len(surplus)
+        return list(surplus.values())
+
     def facts(self, agent_id: str) -> AgentFacts | None:
         """What is known of an agent now; None when this process has nothing of it."""
         agent, pulse = self._agents.get(agent_id), self.liveness.pulse(agent_id)
@@ -190,6 +213,19 @@ class Ingest:
         """A host was taken out of service: end its session and its series, say nothing more of it."""
         self._end_host(agent_id, EndReason.REVOKED, "this host was retired")
         self._end_series(agent_id)
+
+    def forget(self, agent_id: str) -> None:
+        """A host was forgotten: its id never comes back, and nothing is remembered of its deliveries."""
+        self.retire(agent_id)
+        agent = self._agents.pop(agent_id, None)
+        if agent is not None:
+            self._give_up(agent_id, agent.ledger.watermarks())
+
+    def _give_up(self, agent_id: str, watermarks: Iterable[Watermark]) -> None:
+        for watermark in watermarks:
+            mark = watermark.mark()
+            key = (agent_id, watermark.spool_id, int(mark.stream))
+            self._surplus[key] = Mark(*key, mark.committed, mark.digest)
 
     def renamed(self, agent_id: str) -> None:
         """A host's bound labels changed: its next session has to greet anew."""
@@ -248,11 +284,7 @@ class Ingest:
         host = self._admission.host(agent.agent_id)
         refusal = self._refusal(session, hello, host)
         if refusal is not None:
-            reason, detail, retry_s = refusal
-            name = host.instance if host is not None else agent.agent_id
-            self.counters.sessions_refused += 1
-            self.counters.refused(name, reason.name.lower())
-            session.end(reason, detail, retry_s)
+            self._refuse(session, host.instance if host is not None else agent.agent_id, *refusal)
             return
         assert host is not None
         self._replace(agent)
@@ -262,11 +294,13 @@ class Ingest:
         agent.agent_version, agent.interval_ms = hello.agent_version[:64], hello.interval_ms
         self._end_groups(agent.relabel(self.table.source(labels), frozenset(labels)))
         offset_ms = agent.offset(hello.boot_id, hello.wall_ms, hello.boottime_ms, self.now_ms)
-        greeting = greet(agent.ledger, hello)
+        greeting = greet(agent.ledger, hello, self.now_ms)
         for closed in greeting.closed:
             self._record_closed(agent, closed)
         for watermark in greeting.touched:
             self.commits.touch(watermark, agent)
+        named = {hello.spool_id, *(retired.spool_id for retired in hello.retired)}
+        self._give_up(agent.agent_id, agent.ledger.forget_closed(named))
         pulse = self.liveness.begin(agent.agent_id, labels, self.options.beat_interval_ms, now_s, self.now_ms)
         watermarks = [agent.ledger.watermark(hello.spool_id, state.stream) for state in hello.streams]
         session.open(hello, pulse, offset_ms, watermarks)
@@ -284,10 +318,25 @@ class Ingest:
                 batch_records_max=BATCH_RECORDS_MAX,
                 series_max=SERIES_PER_AGENT_MAX,
                 instance=host.instance,
+                audit=self._audit_head_for(session),
             )
         )
+        if hello.audit:
+            self.witness(agent.agent_id, hello.audit)
         if fault is not None:
             session.tell(fault, 1, "a label of this host, in agent.toml, is left out")
+
+    def _audit_head_for(self, session: Session) -> AuditHead | None:
+        head = self.audit_head()
+        session.audit_told = head.seq if head is not None else 0
+        return head
+
+    def _refuse(
+        self, session: Session, name: str, reason: EndReason, detail: str, retry_after_s: float
+    ) -> None:
+        self.counters.sessions_refused += 1
+        self.counters.refused(name, reason.name.lower())
+        session.end(reason, detail, retry_after_s)
 
     def _refusal(
         self, session: Session, hello: Hello, host: Host | None
@@ -297,11 +346,14 @@ class Ingest:
         now_s = session.heard_s
         agent = session.agent
         if host is None:
-            return EndReason.UNKNOWN_AGENT, "no such host here; enrol it again", 60.0
+            return EndReason.UNKNOWN_AGENT, _standing_words(host), 60.0
         if host.standing is not Standing.ACTIVE:
-            return _REFUSALS[host.standing], f"this host is {host.standing.value}", 60.0
+            return _REFUSALS[host.standing], _standing_words(host), 60.0
         if self._closing:
             return EndReason.SHUTDOWN, "the collector stops", 5.0
+        if agent.hellos.level(now_s) < 1:
+            return EndReason.BUSY, "this host connects too often", 60.0
+        agent.hellos.take(1, now_s)
         fault = fault_of(hello)
         if fault is not None:
             return (*fault, 60.0)
@@ -348,6 +400,16 @@ class Ingest:
                 recorded_ms=self.now_ms,
             )
         )
+
+    def knocked(self, session: Session) -> None:
+        """A goodbye without a Hello: somebody asks whether this host may come in, and changes nothing."""
+        host = self._admission.host(session.agent.agent_id)
+        if host is None or host.standing is not Standing.ACTIVE:
+            reason = EndReason.UNKNOWN_AGENT if host is None else _REFUSALS[host.standing]
+            name = session.agent.agent_id if host is None else host.instance
+            self._refuse(session, name, reason, _standing_words(host), 60.0)
+        else:
+            session.end(EndReason.SHUTDOWN, "this host may come in", 0.0)
 
     def goodbye(self, session: Session) -> None:
         """An announced stop: the host's series end once everything it sent is committed."""
@@ -481,3 +543,7 @@ class Ingest:
         return [
             (agent.instance, agent.skew_s) for agent in self._agents.values() if agent.session is not None
         ]
+
+
+def _standing_words(host: Host | None) -> str:
+    return "no such host here; enrol it again" if host is None else f"this host is {host.standing.value}"

@@ -59,6 +59,7 @@ class Standing(Enum):
     PENDING = "pending"
     RETIRED = "retired"
     REVOKED = "revoked"
+    FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)

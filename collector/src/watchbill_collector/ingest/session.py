@@ -31,13 +31,27 @@ from watchbill.limits import (
     DICTIONARY_BYTES_MAX,
     DICTIONARY_PARTS_MAX,
     FUTURE_MS_MAX,
+    GAP_PARTS_MAX,
     MESSAGE_BYTES_MAX,
     MESSAGE_CHARGE_BYTES,
     RECORD_BYTES_MAX,
     TICKS_PER_BLOCK_MAX,
 )
-from watchbill.protocol.frames import Busy, Down, End, EndReason, GapReason, Hello, Nack, Refusal, Stream
-from watchbill.protocol.server import SEQ_MAX, AckPolicy, Verdict, Watermark, ack_of
+from watchbill.protocol.accounting import GapPart, samples_beyond
+from watchbill.protocol.frames import (
+    SEQ_MAX,
+    AuditHead,
+    Busy,
+    Down,
+    End,
+    EndReason,
+    GapReason,
+    Hello,
+    Nack,
+    Refusal,
+    Stream,
+)
+from watchbill.protocol.server import AckPolicy, Verdict, Watermark, ack_of
 from watchbill.v1 import link_pb2 as pb
 from watchbill_collector.ingest.agents import Agent
 from watchbill_collector.ingest.dictionaries import HostSeries
@@ -99,6 +113,7 @@ class Session:
         "_watermarks",
         "ack_at_s",
         "agent",
+        "audit_told",
         "began_s",
         "boot_id",
         "bye",
@@ -121,6 +136,7 @@ class Session:
         self.run_id = b""
         self.spool_id = b""
         self.boot_id = ""
+        self.audit_told = 0
         self.offset_ms = 0
         self.ack_at_s = _NEVER
         self._acks = AckPolicy()
@@ -184,6 +200,8 @@ class Session:
                 self._hello(up.hello)
             else:
                 self._broken("second_hello", "a session has one Hello")
+        elif self.pulse is None and kind == "bye":
+            self._ingest.knocked(self)
         elif self.pulse is None:
             self._broken("no_hello", "a session begins with Hello")
         elif kind == "beat":
@@ -405,7 +423,7 @@ class Session:
                     from_seq=first,
                     to_seq=last,
                     count=0 if notice else last - first + 1,
-                    samples=gap.samples if first == seq and gap.samples < SEQ_MAX else 0,
+                    samples=_samples_of(gap, first - seq),
                     first_ms=_within(first_ms),
                     last_ms=_within(gap.last_boottime_ms + self.offset_ms if gap.last_boottime_ms else 0),
                     reason=reason,
@@ -449,6 +467,8 @@ class Session:
         ingest.counters.beats += 1
         if beat.wall_ms:
             self.agent.skew_s = (beat.wall_ms - ingest.now_ms) / 1000
+        if beat.HasField("audit"):
+            ingest.witness(self.agent.agent_id, (AuditHead(beat.audit.seq, beat.audit.hash),))
         if not beat.HasField("block"):
             return
         try:
@@ -495,7 +515,12 @@ class Session:
             self._credit = credit
             self._acks.sent(now_s, rest=not self.settled())
             self._ingest.counters.acks += 1
-            self.say(ack_of(self._watermarks.values(), credit, self._ingest.clock.wall_ms()))
+            head = self._ingest.audit_head()
+            if head is not None and head.seq == self.audit_told:
+                head = None
+            elif head is not None:
+                self.audit_told = head.seq
+            self.say(ack_of(self._watermarks.values(), credit, self._ingest.clock.wall_ms(), head))
         self._look_again(now_s)
 
     def _look_again(self, now_s: float) -> None:
@@ -531,6 +556,14 @@ class Session:
         """The agent broke the protocol: nothing it says can be trusted from here on."""
         self._ingest.counters.refused(self.agent.instance or self.agent.agent_id, reason)
         self.end(EndReason.PROTOCOL, detail)
+
+
+def _samples_of(gap: pb.Gap, held: int) -> int:
+    """The samples missing with a gap of which the first `held` records are here; 0 where nobody can say."""
+    if gap.samples >= SEQ_MAX or len(gap.parts) > GAP_PARTS_MAX:
+        return 0
+    parts = (GapPart(part.records, part.samples) for part in gap.parts)
+    return samples_beyond(parts, gap.samples, held) or 0
 
 
 def _times(first_ms: int, steps: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -30,6 +30,7 @@ from typing import Protocol
 from watchbill.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CREDIT_BYTES_DEFAULT
 from watchbill.protocol.frames import (
     NO_DIGEST,
+    SEQ_MAX,
     Ack,
     Busy,
     Down,
@@ -277,7 +278,9 @@ class Client:
             # What this spool retains moves to the new one, so nothing of the old one is outstanding after
             # what the collector holds.
             held = {
-                stream: marks[stream].committed if stream in marks else 0 for stream in STREAMS_BY_URGENCY
+                # A collector that has closed this spool names a number beyond all that there are.
+                stream: min(marks[stream].committed, SEQ_MAX - 1) if stream in marks else 0
+                for stream in STREAMS_BY_URGENCY
             }
             return [
                 Fork(tuple(RetiredSpool(self._log.spool_id, stream, seq) for stream, seq in held.items()))
@@ -324,12 +327,23 @@ class Client:
             return []
         if mark.committed > progress.reached and not self._sent_before(mark):
             return []  # A peer's mistake; it must not make us release what it does not have.
+        if self._foreign(mark):
+            # Rolled back to before a session whose last records were still being committed when this one began.
+            # Hello compares digests again, and then this spool forks.
+            self._phase = Phase.OVER
+            why = "the collector holds another record under a number of this spool: it was rolled back"
+            return [Ended(End(EndReason.PROTOCOL, why))]
         progress.acked = mark.committed
         progress.cursor = max(progress.cursor, mark.committed)
         flight = progress.in_flight
         while flight and flight[0][0] <= mark.committed:
             self._in_flight_bytes -= flight.popleft()[1]
         return [Release(mark.stream, mark.committed, mark.digest)]
+
+    def _foreign(self, mark: StreamMark) -> bool:
+        """Whether the collector holds something else under that number than was sent from here."""
+        ours = self._log.digest(mark.stream, mark.committed)
+        return ours is not None and NO_DIGEST not in (ours, mark.digest) and ours != mark.digest
 
     def _sent_before(self, mark: StreamMark) -> bool:
         """Whether the collector may rightly hold more than this session sent it: what the session before sent

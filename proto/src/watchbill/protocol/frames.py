@@ -11,6 +11,9 @@ PROTOCOL_VERSION = 1
 SPOOL_ID_BYTES = 16
 RUN_ID_BYTES = 16
 
+SEQ_MAX = 2**62
+"""Sequence numbers end here; far away, and safely inside a signed 64-bit column."""
+
 NO_DIGEST = 0
 """The digest of nothing: no record yet, or a gap. It compares with nothing."""
 
@@ -96,6 +99,14 @@ class RetiredSpool:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The newest row of the collector's audit, as the collector tells it and an agent remembers it."""
+
+    seq: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """The agent's first frame. Times in ms: `wall_ms` and `boottime_ms` were read together."""
 
@@ -113,6 +124,7 @@ class Hello:
     interval_ms: int = 10_000
     ticks_per_message: int = 1
     protocol: int = PROTOCOL_VERSION
+    audit: tuple[AuditHead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +163,7 @@ class Welcome:
     batch_records_max: int = 0
     series_max: int = 0
     instance: str = ""
+    audit: AuditHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +173,7 @@ class Ack:
     marks: tuple[StreamMark, ...]
     credit_bytes: int
     server_time_ms: int = 0
+    audit: AuditHead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ whose records can no longer come.
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,8 +18,10 @@ from watchbill.protocol.frames import (
     NO_DIGEST,
     PROTOCOL_VERSION,
     RUN_ID_BYTES,
+    SEQ_MAX,
     SPOOL_ID_BYTES,
     Ack,
+    AuditHead,
     EndReason,
     GapReason,
     Hello,
@@ -32,11 +35,9 @@ SPOOL_CLOSED = 2**63 - 1
 """The watermark of a spool that will never be used again. An agent that comes back with it (a restored disk)
 sees a number that it never reached, and forks."""
 
-SEQ_MAX = 2**62
-"""Sequence numbers end here; far away, and safely inside a signed 64-bit column."""
-
-SPOOLS_OPEN_MAX = 16
-"""Open spools kept for one agent; there is one, or a few after crashes within a second."""
+CLOSED_SPOOLS_KEPT = 64
+"""Closed spools remembered of one agent, so that one that comes back (a restored disk) has to fork. An older one
+would be taken for new: its agent says then that the collector was rewound, and sends again what it retains."""
 
 RETIRED_MAX = 64
 """Retired spools believed in one Hello."""
@@ -54,7 +55,7 @@ class Watermark:
     """How far one stream of one spool has come. `accepted >= committed`, and equal when nothing is on its
     way."""
 
-    __slots__ = ("accepted", "committed", "digest", "record", "spool_id", "stream")
+    __slots__ = ("accepted", "closed_ms", "committed", "digest", "record", "spool_id", "stream")
 
     def __init__(self, spool_id: bytes, stream: Stream, committed: int = 0, digest: int = NO_DIGEST) -> None:
         self.spool_id = spool_id
@@ -63,6 +64,8 @@ class Watermark:
         self.digest = digest
         self.accepted = committed
         self.record = b""
+        # Nothing compares the digest of a closed spool: its place tells when it was closed, UTC ms.
+        self.closed_ms = digest if committed == SPOOL_CLOSED else 0
 
     @property
     def closed(self) -> bool:
@@ -83,15 +86,18 @@ class Watermark:
         self.record = record
         return Verdict.ACCEPT
 
-    def close(self) -> None:
+    def close(self, now_ms: int) -> None:
         """Take nothing more for this spool, ever."""
         self.accepted = SPOOL_CLOSED
         self.record = b""
+        self.closed_ms = now_ms
 
     def pending(self) -> StreamMark:
         """What the transaction that is about to begin has to store."""
         if self.accepted == self.committed:
             return StreamMark(self.stream, self.committed, self.digest)
+        if self.closed:
+            return StreamMark(self.stream, self.accepted, self.closed_ms)
         digest = digest_of(self.record) if self.record else NO_DIGEST
         return StreamMark(self.stream, self.accepted, digest)
 
@@ -162,6 +168,27 @@ class Ledger:
         """Whether anything of that spool has been seen."""
         return any(known == spool_id for known, _ in self._watermarks)
 
+    def delivered(self) -> bool:
+        """Whether anything was ever committed."""
+        return any(watermark.committed for watermark in self._watermarks.values())
+
+    def forget_closed(self, named: AbstractSet[bytes]) -> list[Watermark]:
+        """Forget the spools that were closed longest ago, all but CLOSED_SPOOLS_KEPT; answers what is to be
+        forgotten on disk as well. `named` are spools that the agent still speaks of: forgotten, they would be
+        taken for spools that never arrived.
+        """
+        closed = {
+            watermark.spool_id: watermark.closed_ms
+            for watermark in self._watermarks.values()
+            if watermark.committed == SPOOL_CLOSED
+        }
+        surplus = len(closed) - CLOSED_SPOOLS_KEPT
+        if surplus <= 0:
+            return []
+        gone = set(sorted(closed, key=lambda spool_id: closed[spool_id])[:surplus]) - named
+        keys = [key for key in self._watermarks if key[0] in gone]
+        return [self._watermarks.pop(key) for key in keys]
+
     def watermarks(self) -> Iterable[Watermark]:
         """All of them."""
         return self._watermarks.values()
@@ -206,13 +233,13 @@ def fault_of(hello: Hello) -> tuple[EndReason, str] | None:
     return None
 
 
-def greet(ledger: Ledger, hello: Hello) -> Greeting:
+def greet(ledger: Ledger, hello: Hello, now_ms: int = 0) -> Greeting:
     """Answer a Hello that has no fault: close what is over, and say how far each stream has come.
 
     The ledger is changed as if the closing were committed; hand `closed` and `touched` to the same
     transaction, and on its failure `Ledger.forget` undoes it.
     """
-    first_contact = not any(watermark.committed for watermark in ledger.watermarks())
+    first_contact = not ledger.delivered()
     last_of = {(retired.spool_id, retired.stream): retired for retired in hello.retired}
     closed: list[Closed] = []
     touched: list[Watermark] = []
@@ -224,7 +251,7 @@ def greet(ledger: Ledger, hello: Hello) -> Greeting:
         gap = _closing(watermark, last_of.get((watermark.spool_id, watermark.stream)))
         if gap is not None:
             closed.append(gap)
-        watermark.close()
+        watermark.close(now_ms)
         touched.append(watermark)
     marks = tuple(ledger.watermark(hello.spool_id, state.stream).mark() for state in hello.streams)
     return Greeting(marks, tuple(closed), tuple(touched), first_contact)
@@ -292,7 +319,12 @@ class AckPolicy:
         self._oldest_s = now_s
 
 
-def ack_of(watermarks: Iterable[Watermark], credit_bytes: int, server_time_ms: int) -> Ack:
+def ack_of(
+    watermarks: Iterable[Watermark],
+    credit_bytes: int,
+    server_time_ms: int,
+    audit: AuditHead | None = None,
+) -> Ack:
     """The cumulative acknowledgement for a session's streams."""
     marks = tuple(watermark.mark() for watermark in watermarks if watermark.committed)
-    return Ack(marks, credit_bytes, server_time_ms)
+    return Ack(marks, credit_bytes, server_time_ms, audit)

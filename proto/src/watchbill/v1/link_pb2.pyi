@@ -393,6 +393,7 @@ class Hello(_message.Message):
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
     TICKS_PER_MESSAGE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """1"""
     agent_version: _builtins.str
@@ -418,6 +419,10 @@ class Hello(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """agent.toml's; what was bound at enrolment wins."""
 
+    @_builtins.property
+    def audit(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditHead]:
+        """What this agent was told of the collector's audit, some heads, oldest first."""
+
     def __init__(
         self,
         *,
@@ -435,14 +440,42 @@ class Hello(_message.Message):
         interval_ms: _builtins.int = ...,
         ticks_per_message: _builtins.int = ...,
         run_id: _builtins.bytes = ...,
+        audit: _abc.Iterable[Global___AuditHead] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "instance", b"instance", "interval_ms", b"interval_ms", "job", b"job", "labels", b"labels", "protocol", b"protocol", "retired", b"retired", "run_id", b"run_id", "spool_id", b"spool_id", "streams", b"streams", "ticks_per_message", b"ticks_per_message", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit", b"audit", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "instance", b"instance", "interval_ms", b"interval_ms", "job", b"job", "labels", b"labels", "protocol", b"protocol", "retired", b"retired", "run_id", b"run_id", "spool_id", b"spool_id", "streams", b"streams", "ticks_per_message", b"ticks_per_message", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class AuditHead(_message.Message):
+    """The newest row of the collector's audit: every agent keeps some, so that rows which are gone or written anew later
+    are noticed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    hash: _builtins.bytes
+    """SHA-256, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditHead: _TypeAlias = AuditHead  # noqa: Y015
 
 @_typing.final
 class StreamState(_message.Message):
@@ -538,24 +571,28 @@ Global___Dictionary: _TypeAlias = Dictionary  # noqa: Y015
 
 @_typing.final
 class Family(_message.Message):
+    """Texts of a dictionary are UTF-8. They are declared as bytes so that one that is not costs its own series and
+    not the message it came in; on the wire bytes and string are the same.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     HELP_FIELD_NUMBER: _builtins.int
     SERIES_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
+    name: _builtins.bytes
     """The series' metric name."""
     type: Global___MetricType.ValueType
-    help: _builtins.str
+    help: _builtins.bytes
     @_builtins.property
     def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSet]: ...
     def __init__(
         self,
         *,
-        name: _builtins.str = ...,
+        name: _builtins.bytes = ...,
         type: Global___MetricType.ValueType = ...,
-        help: _builtins.str = ...,
+        help: _builtins.bytes = ...,
         series: _abc.Iterable[Global___LabelSet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -572,13 +609,13 @@ class LabelSet(_message.Message):
 
     PAIRS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pairs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def pairs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """name, value, name, value ..., sorted by name, no empty value."""
 
     def __init__(
         self,
         *,
-        pairs: _abc.Iterable[_builtins.str] | None = ...,
+        pairs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -717,6 +754,7 @@ class Gap(_message.Message):
     LAST_BOOTTIME_MS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     to_seq: _builtins.int
     """The gap covers seq..to_seq."""
     count: _builtins.int
@@ -725,7 +763,13 @@ class Gap(_message.Message):
     last_boottime_ms: _builtins.int
     reason: Global___GapReason.ValueType
     samples: _builtins.int
-    """Samples lost with them, where known."""
+    """Samples lost with them; 0 where unknown."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GapPart]:
+        """How the samples are spread over the beginning of the gap: a collector that holds some of its records already
+        counts what is lost beyond them. A cut between two parts, or between two records of equal size, can be told.
+        """
+
     def __init__(
         self,
         *,
@@ -735,14 +779,40 @@ class Gap(_message.Message):
         last_boottime_ms: _builtins.int = ...,
         reason: Global___GapReason.ValueType = ...,
         samples: _builtins.int = ...,
+        parts: _abc.Iterable[Global___GapPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_boottime_ms", b"first_boottime_ms", "last_boottime_ms", b"last_boottime_ms", "reason", b"reason", "samples", b"samples", "to_seq", b"to_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_boottime_ms", b"first_boottime_ms", "last_boottime_ms", b"last_boottime_ms", "parts", b"parts", "reason", b"reason", "samples", b"samples", "to_seq", b"to_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Gap: _TypeAlias = Gap  # noqa: Y015
+
+@_typing.final
+class GapPart(_message.Message):
+    """Consecutive records of a gap with as many samples each, or several that can only be held all or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    samples: _builtins.int
+    """Of all of them together."""
+    def __init__(
+        self,
+        *,
+        records: _builtins.int = ...,
+        samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GapPart: _TypeAlias = GapPart  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -790,12 +860,17 @@ class Beat(_message.Message):
     BACKLOG_RECORDS_FIELD_NUMBER: _builtins.int
     BACKLOG_BYTES_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     boottime_ms: _builtins.int
     wall_ms: _builtins.int
     backlog_records: _builtins.int
     backlog_bytes: _builtins.int
     @_builtins.property
     def block(self) -> Global___Block: ...
+    @_builtins.property
+    def audit(self) -> Global___AuditHead:
+        """The newest head that was told, once after it was told."""
+
     def __init__(
         self,
         *,
@@ -804,10 +879,11 @@ class Beat(_message.Message):
         backlog_records: _builtins.int = ...,
         backlog_bytes: _builtins.int = ...,
         block: Global___Block | None = ...,
+        audit: Global___AuditHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "block", b"block"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_bytes", b"backlog_bytes", "backlog_records", b"backlog_records", "block", b"block", "boottime_ms", b"boottime_ms", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "backlog_bytes", b"backlog_bytes", "backlog_records", b"backlog_records", "block", b"block", "boottime_ms", b"boottime_ms", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -919,6 +995,7 @@ class Welcome(_message.Message):
     BATCH_RECORDS_MAX_FIELD_NUMBER: _builtins.int
     SERIES_MAX_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     server_time_ms: _builtins.int
     message_bytes_max: _builtins.int
@@ -929,6 +1006,8 @@ class Welcome(_message.Message):
     def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamMark]: ...
     @_builtins.property
     def settings(self) -> Global___Settings: ...
+    @_builtins.property
+    def audit(self) -> Global___AuditHead: ...
     def __init__(
         self,
         *,
@@ -940,10 +1019,11 @@ class Welcome(_message.Message):
         batch_records_max: _builtins.int = ...,
         series_max: _builtins.int = ...,
         instance: _builtins.str = ...,
+        audit: Global___AuditHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_records_max", b"batch_records_max", "instance", b"instance", "marks", b"marks", "message_bytes_max", b"message_bytes_max", "series_max", b"series_max", "server_time_ms", b"server_time_ms", "session", b"session", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "batch_records_max", b"batch_records_max", "instance", b"instance", "marks", b"marks", "message_bytes_max", b"message_bytes_max", "series_max", b"series_max", "server_time_ms", b"server_time_ms", "session", b"session", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1035,21 +1115,27 @@ class Ack(_message.Message):
     MARKS_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
     SERVER_TIME_MS_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     credit_bytes: _builtins.int
     server_time_ms: _builtins.int
     """When this was written; keeps the agent's idea of the send grid right."""
     @_builtins.property
     def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamMark]: ...
+    @_builtins.property
+    def audit(self) -> Global___AuditHead:
+        """When it is another than the session was told before."""
+
     def __init__(
         self,
         *,
         marks: _abc.Iterable[Global___StreamMark] | None = ...,
         credit_bytes: _builtins.int = ...,
         server_time_ms: _builtins.int = ...,
+        audit: Global___AuditHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "marks", b"marks", "server_time_ms", b"server_time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "credit_bytes", b"credit_bytes", "marks", b"marks", "server_time_ms", b"server_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
