@@ -87,6 +87,17 @@ def test_an_empty_file_has_no_rules(empty: str) -> None:
         ("groups:\n- name: a\n  interval: yes\n", 3, ['"yes"', "a duration"]),
         ("groups:\n- name: a\n  limit: -1\n", 3, ['"-1"', "a whole number"]),
         ("groups:\n- name: a\n  source_tenants: [x]\n", 3, ['unknown key "source_tenants"']),
+        (
+            "groups:\n- name: a\n  rules:\n  - alert: Down\n    expr: up\n    fro: 1m\n",
+            6,
+            ['group a: alert "Down"', 'unknown key "fro"', '"for"?'],
+        ),
+        (
+            "groups:\n- name: a\n  rules:\n  - {lables: {}, record: a:b, expr: up}\n",
+            4,
+            ['group a: record "a:b"', 'unknown key "lables"'],
+        ),
+        ("groups:\n- name: a\n  rules:\n  - {expr: up}\n", 4, ["rules[0]", "neither record nor alert"]),
         (GROUP + "  - alert: A\n", 4, ["A.expr", "no expression"]),
         (GROUP + "  - expr: up\n", 4, ["neither record nor alert"]),
         (GROUP + "  - {alert: A, record: b, expr: up}\n", 4, ["both record and alert"]),

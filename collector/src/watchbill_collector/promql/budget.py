@@ -22,8 +22,9 @@ class Budget:
     """The limits of one evaluation, used up as it goes.
 
     `deadline_s` is a reading of `monotonic` after which the query ends; None is never. `cancelled` is asked
-    wherever the deadline is. Samples are counted when they are read from storage, and again as points of the
-    matrices in memory, `spend` and `check` raise TooMany, TimedOut or Cancelled.
+    wherever the deadline is, and `give_way`, which may sleep for a moment. Samples are counted when they are read
+    from storage, and again as points of the matrices in memory; `spend` and `check` raise TooMany, TimedOut or
+    Cancelled.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Budget:
         deadline_s: float | None = None,
         monotonic: Callable[[], float] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        give_way: Callable[[], None] | None = None,
     ) -> None:
         assert deadline_s is None or monotonic is not None, "a deadline needs a clock"
         self.samples_max = samples_max
@@ -39,6 +41,7 @@ class Budget:
         self._deadline_s = deadline_s
         self._monotonic = monotonic
         self._cancelled = cancelled
+        self._give_way = give_way
 
     def spend(self, samples: int, expression: str = "") -> None:
         """Count samples that have been loaded; raises TooMany over the limit."""
@@ -60,7 +63,9 @@ class Budget:
             )
 
     def check(self, expression: str = "") -> None:
-        """Raise TimedOut or Cancelled when it is so."""
+        """Raise TimedOut or Cancelled when it is so; and give way to what is more urgent."""
+        if self._give_way is not None:
+            self._give_way()
         if self._cancelled is not None and self._cancelled():
             raise Cancelled("query was canceled in expression evaluation", expression)
         if self._deadline_s is None or self._monotonic is None:

@@ -13,6 +13,7 @@ from watchbill_collector.matching import InvalidRegex, Matcher, MatchOp
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import BadQuery, NotSupported
 from watchbill_collector.promql.lexer import prepare
+from watchbill_collector.promql.wording import worded
 
 DEPTH_MAX = 150
 """Levels of the tree; evaluation takes a few Python frames for each."""
@@ -44,7 +45,7 @@ def parse(text: str) -> ast.Expr:
         parsed = parser.parse(prepared.text)
         tree = _Converter(prepared.at_ms).expr(parsed)
     except ValueError as error:
-        raise BadQuery(f"parse error: {error}", text) from None
+        raise BadQuery(f"parse error: {worded(str(error))}", text) from None
     except BaseException as error:
         # The binding's PanicException is no Exception and has no importable name.
         if type(error).__name__ != "PanicException":

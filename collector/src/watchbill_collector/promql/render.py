@@ -4,7 +4,11 @@ Values are strings, times are seconds with at most three decimals. Annotations c
 Prometheus appends ("(1:15)"): the parser gives none.
 """
 
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
+import orjson
 
 from watchbill_collector.promql.engine import Data, InstantVector, Matrix, Number, Result
 from watchbill_collector.promql.errors import PromqlError
@@ -47,6 +51,64 @@ def _matrix_json(data: Matrix) -> list[Json]:
         {"metric": labels, "values": points[offsets[row] : offsets[row + 1]]}
         for row, labels in enumerate(data.labels.dicts())
     ]
+
+
+PIECE_POINTS = 2_000
+"""Points that are made text at once. Turning millions into one document would hold the interpreter for seconds, and
+with it every other thread."""
+
+
+def result_pieces(data: Data) -> Iterator[bytes]:
+    """The `result` of an answer as JSON, in pieces: joined they are what `data_json` has there. Whoever joins them may
+    look up between two."""
+    if isinstance(data, InstantVector):
+        yield from _joined(_vector_pieces(data))
+    elif isinstance(data, Matrix):
+        yield from _joined(_series_pieces(data))
+    else:
+        yield orjson.dumps(data_json(data)["result"])
+
+
+def _joined(rows: Iterator[bytes]) -> Iterator[bytes]:
+    """A list of what `rows` gives; a piece may hold several entries, with commas between them, or a part of one."""
+    yield b"["
+    yield from rows
+    yield b"]"
+
+
+def _vector_pieces(data: InstantVector) -> Iterator[bytes]:
+    at = seconds(data.time_ms)
+    for begin in range(0, len(data), PIECE_POINTS):
+        rows = np.arange(begin, min(begin + PIECE_POINTS, len(data)))
+        labels, values = data.labels.take(rows).dicts(), data.values[rows].tolist()
+        entries = [
+            {"metric": metric, "value": [at, float_text(value)]}
+            for metric, value in zip(labels, values, strict=True)
+        ]
+        yield (b"," if begin else b"") + orjson.dumps(entries)[1:-1]
+
+
+def _series_pieces(data: Matrix) -> Iterator[bytes]:
+    offsets = data.offsets.tolist()
+    row = 0
+    while row < len(data):
+        # As many whole series as make a piece, and at least one.
+        last = row + 1
+        while last < len(data) and offsets[last + 1] - offsets[row] <= PIECE_POINTS:
+            last += 1
+        for number, metric in enumerate(data.labels.take(np.arange(row, last)).dicts(), row):
+            yield (b"," if number else b"") + b'{"metric":' + orjson.dumps(metric) + b',"values":['
+            yield from _point_pieces(data, offsets[number], offsets[number + 1])
+            yield b"]}"
+        row = last
+
+
+def _point_pieces(data: Matrix, begin: int, end: int) -> Iterator[bytes]:
+    for at in range(begin, end, PIECE_POINTS):
+        upto = min(at + PIECE_POINTS, end)
+        times = map(seconds, data.times_ms[at:upto].tolist())
+        values = map(float_text, data.values[at:upto].tolist())
+        yield (b"," if at > begin else b"") + orjson.dumps(list(zip(times, values, strict=True)))[1:-1]
 
 
 def success_json(result: Result) -> Json:

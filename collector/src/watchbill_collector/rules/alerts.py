@@ -5,12 +5,13 @@ once it has been given for `for`, *resolved* when it is no longer given (and `ke
 resolved alert is remembered for a while, so that whoever missed the moment can still read of it.
 
 `Hold` is the guard for the time in which nothing can be known: just after a start, before a host has been
-heard, or while a window is not covered. An alert that is held neither fires nor resolves.
+heard, while a window is not covered, while what comes is not of now (`certainty.py` decides). An alert that is held
+neither fires nor resolves, and a pending one does not age while nothing is known of it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import Enum, IntEnum
 
 Labels = tuple[tuple[str, str], ...]
 """A label set: pairs sorted by name, no empty value."""
@@ -58,13 +59,22 @@ class Terms:
     keep_firing_for_ms: int = 0
 
 
-Hold = Callable[[Labels], bool]
+class Doubt(IntEnum):
+    """Why an alert cannot be judged. WARMING: too little of its window is known. BLIND: what is known is not of now,
+    so that it does not even begin."""
+
+    NONE = 0
+    WARMING = 1
+    BLIND = 2
+
+
+Hold = Callable[[Labels], Doubt]
 """Whether what is known of an alert with these labels is too little to judge it."""
 
 
-def nothing_held(_: Labels) -> bool:
+def nothing_held(_: Labels) -> Doubt:
     """Everything can be judged."""
-    return False
+    return Doubt.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +109,45 @@ def decide(
     terms: Terms,
     now_ms: int,
     hold: Hold = nothing_held,
+    elapsed_ms: int = 0,
 ) -> Verdict:
     """Judge one rule at `now_ms`, when its expression gave the alerts `given`.
 
-    `begin` answers the labels of a new alert, and those that the expression had.
+    `begin` answers the labels of a new alert, and those that the expression had. `elapsed_ms` is the time since the
+    evaluation before: what a pending alert that cannot be seen does not age by.
     """
     after = dict(before)
     changes: list[Change] = []
     held = 0
     for key in given.keys() - before.keys():
-        after[key] = _begun(Alert(*begin(key), AlertState.PENDING, now_ms), None, changes)
+        labels, own = begin(key)
+        if hold is not nothing_held and hold(labels) is Doubt.BLIND:
+            held += 1
+            continue
+        after[key] = _begun(Alert(labels, own, AlertState.PENDING, now_ms), None, changes)
     for key, alert in before.items():
         if key in given:
             if alert.state is AlertState.RESOLVED:
+                if hold(alert.labels) is Doubt.BLIND:
+                    held += 1
+                    continue
                 fresh = Alert(*begin(key), AlertState.PENDING, now_ms)
                 after[key] = _begun(fresh, AlertState.RESOLVED, changes)
             elif alert.keep_since_ms:
                 after[key] = replace(alert, keep_since_ms=0)
+            elif (
+                alert.state is AlertState.PENDING
+                and hold is not nothing_held
+                and (hold(alert.labels) is Doubt.BLIND)
+            ):
+                after[key] = replace(alert, active_ms=min(now_ms, alert.active_ms + elapsed_ms))
         elif alert.state is AlertState.RESOLVED:
             if now_ms - alert.resolved_ms > RESOLVED_KEPT_MS:
                 del after[key]
         elif hold(alert.labels):
             held += 1
+            if alert.state is AlertState.PENDING:
+                after[key] = replace(alert, active_ms=min(now_ms, alert.active_ms + elapsed_ms))
         else:
             gone = _missing(alert, terms, now_ms)
             if gone is None:
@@ -133,12 +160,14 @@ def decide(
                 if gone.state is not alert.state:
                     changes.append(Change(gone, alert.state))
     for key in given:
-        alert = after[key]
-        if alert.state is AlertState.PENDING and now_ms - alert.active_ms >= terms.for_ms:
-            if hold(alert.labels):
+        waiting = after.get(key)
+        if waiting is None or waiting.state is not AlertState.PENDING:
+            continue
+        if now_ms - waiting.active_ms >= terms.for_ms:
+            if hold(waiting.labels):
                 held += 1
                 continue
-            after[key] = replace(alert, state=AlertState.FIRING, fired_ms=now_ms)
+            after[key] = replace(waiting, state=AlertState.FIRING, fired_ms=now_ms)
             changes.append(Change(after[key], AlertState.PENDING))
     values = dict(given)
     if len(given) < len(after):

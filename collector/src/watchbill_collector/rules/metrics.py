@@ -50,6 +50,10 @@ class RuleMetrics:
         yield CounterMetricFamily(f"{PREFIX}rules_evaluation_seconds", seconds, stats.duration_s_sum)
         last = "How long the latest evaluation of all groups that were due took."
         yield GaugeMetricFamily(f"{PREFIX}rules_last_evaluation_seconds", last, stats.last_duration_s)
+        warming = "Rules whose windows are not covered yet for every host that they read."
+        yield GaugeMetricFamily(f"{PREFIX}rules_warming", warming, stats.warming)
+        held = "Alerts that could not be judged at the latest evaluation: too little is known, or nothing of now."
+        yield GaugeMetricFamily(f"{PREFIX}alerts_held", held, stats.held)
         yield self._alerts()
         for name, text in _HEAD_COUNTERS.items():
             yield CounterMetricFamily(f"{PREFIX}head_{name}", text, float(getattr(self._head.stats, name)))

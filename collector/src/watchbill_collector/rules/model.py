@@ -38,6 +38,9 @@ class AlertingRule:
     annotations: tuple[tuple[str, Template], ...]
     place: Place
     judges_absence: bool
+    short: str = ""
+    """The short form that it was compiled from, in words; empty where PromQL stands in the file."""
+    asks_absence: bool = False
     kind = RuleKind.ALERTING
 
     @property

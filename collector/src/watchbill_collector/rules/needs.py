@@ -6,7 +6,7 @@ from watchbill_collector.head import LOOKBACK_MS, Watch
 from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.engine import SUBQUERY_STEP_MS
-from watchbill_collector.series import MatchOp
+from watchbill_collector.series import Matcher, MatchOp
 
 WINDOW_MS_MAX = 31 * 86_400_000
 """The longest window that a rule may look back over."""
@@ -74,6 +74,27 @@ def judges_absence(expr: ast.Expr) -> bool:
         if isinstance(part, ast.Binary) and part.op in ("unless", "or"):
             return True
     return False
+
+
+def asks_absence(expr: ast.Expr) -> bool:
+    """Whether the expression itself asks if data is missing or old: then missing data is an answer, not a doubt."""
+    for part in every(expr):
+        if isinstance(part, ast.Call) and part.function in ("absent", "absent_over_time", "timestamp"):
+            return True
+        if isinstance(part, ast.Binary) and part.op == "unless":
+            return True
+    return False
+
+
+def made_here(matchers: tuple[Matcher, ...]) -> bool:
+    """Whether a selector reads what the collector says by itself, whatever a host sends."""
+    return any(
+        matcher.name == METRIC_NAME and matcher.op is MatchOp.EQUAL and matcher.value in _MADE_HERE
+        for matcher in matchers
+    )
+
+
+_MADE_HERE = frozenset(["up", "ALERTS", "ALERTS_FOR_STATE"])
 
 
 def metric_names(expr: ast.Expr) -> frozenset[str]:

@@ -6,33 +6,30 @@
     history book.evaluate_due(now_ms)               # by the rules' thread (`thread.py`) book.groups(),
     book.alerts()            # from any thread
 
-After a start alerts are held (`alerts.Hold`) until what they are about has been heard of: an alert with an
-`instance` until that host has sent something, others, and those that judge absence, until `SETTLE_MS` have
-passed. A rule whose windows are not covered, because history could not be read, is held for as long as its
-longest window.
+Alerts are held (`alerts.Hold`) while nothing certain can be said of them; `certainty.py` decides when that is.
 """
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 from watchbill.errors import Problem, StorageError
-from watchbill.limits import RECONNECT_SPREAD_MS_MAX
-from watchbill_collector.head import Filled, Head, Past, Watch, refill
-from watchbill_collector.labels import METRIC_NAME
-from watchbill_collector.matching import Matcher, MatchOp
-from watchbill_collector.rules.alerts import Alert, AlertState, Hold, Labels, nothing_held, resumed
+from watchbill_collector.head import UP_MATCHERS, Filled, Head, Past, Watch, refill
+from watchbill_collector.matching import Matcher
+from watchbill_collector.rules.alerts import Alert, AlertState, Hold, nothing_held, resumed
+from watchbill_collector.rules.certainty import SETTLE_MS, Certainty
 from watchbill_collector.rules.files import Source, load
 from watchbill_collector.rules.groups import GroupRun, RuleChange
 from watchbill_collector.rules.head_storage import HeadStorage
 from watchbill_collector.rules.model import RuleSet
-from watchbill_collector.rules.needs import watches
+from watchbill_collector.rules.needs import metric_names, watches
 from watchbill_collector.rules.run import AlertingRun, RuleRun, Surroundings
 from watchbill_collector.rules.state import AlertStateStore, MemoryAlertState, Saved, rule_key
 from watchbill_collector.series import Ticks
 
-SETTLE_MS = RECONNECT_SPREAD_MS_MAX + 30_000
-"""After a start, how long hosts may take to be heard again."""
+T = TypeVar("T")
+
 OUTAGE_MS_MAX = 3_600_000
 """After a longer time without evaluations pending alerts begin anew, as in Prometheus."""
 SAVE_EVERY_MS_MIN = 1_000
@@ -57,6 +54,8 @@ class RuleStats:
     reloads: int = 0
     reloads_refused: int = 0
     refill_failures: int = 0
+    held: int = 0
+    warming: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,8 @@ class ActiveAlert:
     value: float
     fired_ms: int = 0
     resolved_ms: int = 0
+    incomplete: str = ""
+    """What is missing of the data that it was judged on; empty when nothing is."""
 
     @property
     def since_ms(self) -> int:
@@ -97,16 +98,6 @@ def _nobody(_: AlertChange) -> None:
 
 def _nowhere(_: list[Ticks]) -> None:
     """Nothing is kept."""
-
-
-@dataclass(slots=True)
-class _Settling:
-    """What a start has not heard of yet."""
-
-    since_ms: int
-    until_ms: int
-    hosts: bool = False  # Whether hosts are waited for; else only windows.
-    uncovered_until_ms: dict[tuple[object, ...], int] = field(default_factory=dict)
 
 
 class Rulebook:
@@ -136,9 +127,10 @@ class Rulebook:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._runs: tuple[GroupRun, ...] = ()
-        self._settling: _Settling | None = None
-        self._heard: frozenset[str] = frozenset()
+        self._certainty = Certainty(head)
         self._unsaved = False
+        self._save_failing = False
+        self._untold: list[AlertChange] = []
         self._saved_ms = 0
         self._former: Saved | None = None
 
@@ -168,6 +160,7 @@ class Rulebook:
                 runs.append(run)
             self.rules, self._runs = rules, tuple(runs)
             self._watch(now_ms)
+            self._certainty.rules_loaded(rules.rules)
             for gone in former.values():
                 self._put(gone.end(now_ms), now_ms)
             self.stats.reloads += 1
@@ -177,6 +170,7 @@ class Rulebook:
     def _watch(self, now_ms: int) -> None:
         """Tell the head what to keep, and fill it with what was before."""
         wanted = [watch for rule in self.rules.rules for watch in watches(rule.plan.expr)]
+        wanted.append(Watch(UP_MATCHERS, 0))
         with self._head.lock:
             self._head.fold(now_ms)
             known = {watch.matchers: watch.window_ms for watch in self._head.watches}
@@ -192,15 +186,12 @@ class Rulebook:
         if not filled.failed:
             return
         self.stats.refill_failures += 1
-        settling = self._settling = self._settling or _Settling(now_ms, now_ms)
         for rule in self.rules.rules:
             lacking = [
                 watch for watch in watches(rule.plan.expr) if known.get(watch.matchers, -1) < watch.window_ms
             ]
             if lacking:
-                until = now_ms + max(watch.window_ms for watch in lacking)
-                settling.uncovered_until_ms[rule.identity] = until
-                settling.until_ms = max(settling.until_ms, until)
+                self._certainty.not_filled(rule, now_ms + max(watch.window_ms for watch in lacking))
 
     def resume(self, now_ms: int) -> None:
         """Take up the alerts of the former life; once, after the first `reload`."""
@@ -209,9 +200,7 @@ class Rulebook:
             self._former = saved
             if saved is None:
                 return
-            self._settling = self._settling or _Settling(now_ms, now_ms)
-            self._settling.hosts = True
-            self._settling.until_ms = max(self._settling.until_ms, now_ms + SETTLE_MS)
+            self._certainty.restarted(now_ms)
             # The newest sample in history tells when the former life ended, to within an interval.
             down_ms = max(0, now_ms - max(saved.at_ms, min(self._newest_ms, now_ms)))
             for key, run in self._keyed():
@@ -219,6 +208,16 @@ class Rulebook:
                 if down_ms > OUTAGE_MS_MAX:
                     alerts = tuple(pair for pair in alerts if pair[0].state is not AlertState.PENDING)
                 run.restore(tuple((resumed(alert, down_ms), value) for alert, value in alerts))
+            self._remember(now_ms)
+
+    def _remember(self, now_ms: int) -> None:
+        """Show the alerts that were taken up in ALERTS, for the head alone, just before the next evaluation: a rule
+        with a clear value asks there whether its alert fires already."""
+        for run in self._runs:
+            for rule in run.runs:
+                if isinstance(rule, AlertingRun):
+                    self._head.append(rule.remember(run.slot_ms(now_ms) - 1))
+        self._head.fold(now_ms)
 
     # Evaluating.
 
@@ -234,7 +233,7 @@ class Rulebook:
                 began = self._monotonic()
                 with self._head.lock:
                     self._head.fold(now_ms)
-                    self._settle(now_ms)
+                    self._certainty.look(now_ms)
                     for run in due:
                         changes += run.evaluate(
                             now_ms,
@@ -243,14 +242,29 @@ class Rulebook:
                             lambda ticks: self._put(ticks, now_ms),
                             self._monotonic,
                         )
+                    self._note_warming(due)
                 self.stats.changes += len(changes)
                 self._count(due, self._monotonic() - began)
                 self._unsaved = self._unsaved or bool(changes)
+                self._untold += [self._told(change) for change in changes]
+            if due or self._untold:
                 self._save(now_ms)
             upcoming = min((run.next_ms(now_ms) for run in self._runs), default=now_ms + 1_000)
-        for change in changes:
-            self._on_change(self._told(change))
+            told = self._durable()
+            if self._untold:
+                upcoming = min(upcoming, self._saved_ms + SAVE_EVERY_MS_MIN)
+        for each in told:
+            self._on_change(each)
         return upcoming
+
+    def _durable(self) -> list[AlertChange]:
+        """The changes that may be told now: those that a kill cannot take back, because they are saved. While
+        nothing can be saved they are told all the same: a full disk must silence nobody.
+        """
+        if self._unsaved and not self._save_failing:
+            return []
+        told, self._untold = self._untold, []
+        return told
 
     def _count(self, due: Sequence[GroupRun], took_s: float) -> None:
         stats = self.stats
@@ -259,6 +273,13 @@ class Rulebook:
         stats.duration_s_sum += took_s
         stats.missed = sum(run.missed for run in self._runs)
         stats.failures = sum(rule.health.failures for run in self._runs for rule in run.runs)
+        stats.held = sum(rule.health.held for run in self._runs for rule in run.runs)
+        stats.warming = sum(rule.health.warming is not None for run in self._runs for rule in run.runs)
+
+    def _note_warming(self, due: Sequence[GroupRun]) -> None:
+        for run in due:
+            for rule in run.runs:
+                rule.health.warming = self._certainty.warming(rule.rule)
 
     def _put(self, ticks: list[Ticks], now_ms: int) -> None:
         """What a rule made: visible to the next rule at once, and durable with the next commit."""
@@ -269,32 +290,8 @@ class Rulebook:
         self._head.fold(now_ms)
         self._write(ticks)
 
-    def _settle(self, now_ms: int) -> None:
-        settling = self._settling
-        if settling is None:
-            return
-        if now_ms >= settling.until_ms:
-            self._settling = None
-            return
-        for identity in [each for each, until in settling.uncovered_until_ms.items() if now_ms >= until]:
-            del settling.uncovered_until_ms[identity]
-        self._heard = self._head.instances_since(settling.since_ms)
-
     def _hold(self, run: RuleRun) -> Hold:
-        settling = self._settling
-        if settling is None:
-            return nothing_held
-        if run.rule.identity in settling.uncovered_until_ms:
-            return lambda _: True
-        if not settling.hosts:
-            return nothing_held
-        heard, absence = self._heard, run.rule.judges_absence
-
-        def hold(labels: Labels) -> bool:
-            instance = next((text for name, text in labels if name == "instance"), "")
-            return absence or not instance or instance not in heard
-
-        return hold
+        return self._certainty.hold(run.rule) if isinstance(run, AlertingRun) else nothing_held
 
     # State.
 
@@ -312,14 +309,17 @@ class Rulebook:
     def _save(self, now_ms: int, *, at_once: bool = False) -> None:
         age_ms = now_ms - self._saved_ms
         old = age_ms >= SAVE_EVERY_MS_MAX and any(rule.verdict.alerts for _, rule in self._keyed())
-        if not (at_once or old or (self._unsaved and age_ms >= SAVE_EVERY_MS_MIN)):
+        lately = 0 <= age_ms < SAVE_EVERY_MS_MIN  # A clock that was set back must not stop the saving.
+        if not (at_once or old or (self._unsaved and not lately)):
             return
         saved = Saved(now_ms, {key: rule.saved() for key, rule in self._keyed() if rule.verdict.alerts})
         try:
             self._state.save(saved)
         except StorageError:
             self.stats.save_failures += 1
+            self._save_failing = True
             return
+        self._save_failing = False
         self.stats.saves += 1
         self._unsaved, self._saved_ms = False, now_ms
 
@@ -328,8 +328,30 @@ class Rulebook:
         with self._lock:
             self._unsaved = True
             self._save(now_ms, at_once=True)
+            told = self._durable()
+        for each in told:
+            self._on_change(each)
+
+    def keep(self, now_ms: int) -> bool:
+        """Save now what is not saved yet, before anybody is told of it; whether everything is."""
+        with self._lock:
+            if self._unsaved:
+                self._save(now_ms, at_once=True)
+            saved, told = not self._unsaved, self._durable()
+        for each in told:
+            self._on_change(each)
+        return saved
 
     # Answers.
+
+    def between(self, look: Callable[[], T]) -> T:
+        """What `look` answers between two evaluations: all rules as of one moment. Waits for one that runs."""
+        with self._lock:
+            return look()
+
+    def shown(self, group: str, run: AlertingRun, alert: Alert) -> ActiveAlert:
+        """One alert of a rule, annotations filled in."""
+        return self._shown(group, run, alert, run.value_of(alert))
 
     def groups(self) -> tuple[GroupRun, ...]:
         """The groups in the order loaded, with their rules' health and alerts."""
@@ -366,27 +388,26 @@ class Rulebook:
 
     def metric_names(self) -> list[str]:
         """The metric names that rules read: what a beat has to carry while batches are late."""
-        return sorted({matcher.value for watch in self._head.watches for matcher in _names(watch)})
+        return sorted({name for rule in self.rules.rules for name in metric_names(rule.plan.expr)})
 
     def _told(self, change: RuleChange) -> AlertChange:
         shown = self._shown(change.group, change.run, change.change.alert, change.value)
         return AlertChange(shown, change.change.before, change.at_ms)
 
     def _shown(self, group: str, run: AlertingRun, alert: Alert, value: float) -> ActiveAlert:
+        remark = self._certainty.remark(run.rule, alert.labels)
         return ActiveAlert(
             run.rule.name,
             group,
             dict(alert.labels),
-            run.annotations(alert, value, run.health.evaluated_ms),
+            run.annotations(alert, value, run.health.evaluated_ms, remark),
             alert.state,
             alert.active_ms,
             value,
             alert.fired_ms,
             alert.resolved_ms,
+            remark,
         )
 
 
-def _names(watch: Watch) -> list[Matcher]:
-    return [
-        matcher for matcher in watch.matchers if matcher.name == METRIC_NAME and matcher.op is MatchOp.EQUAL
-    ]
+__all__ = ["SETTLE_MS", "ActiveAlert", "AlertChange", "RuleStats", "Rulebook"]

@@ -24,6 +24,7 @@ from watchbill_collector.rules.alerts import (
     Verdict,
     decide,
 )
+from watchbill_collector.rules.certainty import Warming
 from watchbill_collector.rules.model import AlertingRule, RecordingRule
 from watchbill_collector.rules.rows import Rows
 from watchbill_collector.rules.template import Template
@@ -65,6 +66,7 @@ class Health:
     failures: int = 0
     samples: int = 0
     held: int = 0
+    warming: Warming | None = None
 
 
 class _Written:
@@ -117,6 +119,11 @@ class RecordingRun:
             raise ExecutionFailed(f"exceeded limit of {limit} with {len(ids)} series")
         return self._written.ticks(ids, vector.values, now_ms)
 
+    @property
+    def series(self) -> int:
+        """Samples that the latest evaluation recorded."""
+        return len(self._written.series)
+
     def end(self, now_ms: int) -> list[Ticks]:
         """End what was written: the rule is gone."""
         return self._written.ticks(_NO_SERIES, np.zeros(0), now_ms)
@@ -158,6 +165,7 @@ class AlertingRun:
             self._terms,
             now_ms,
             hold,
+            now_ms - self.health.evaluated_ms if self.health.evaluated_ms else 0,
         )
         active = (
             len(verdict.alerts)
@@ -167,7 +175,9 @@ class AlertingRun:
         if limit and active > limit:
             self.verdict = Verdict({}, {})
             raise ExecutionFailed(f"exceeded limit of {limit} with {active} alerts")
-        same = verdict.alerts.keys() == self.verdict.alerts.keys() and not verdict.changes
+        same = (
+            verdict.alerts.keys() == self.verdict.alerts.keys() and not verdict.changes and not verdict.held
+        )
         self.verdict = verdict
         self.health.held = verdict.held
         return self._samples(now_ms, same=same)
@@ -216,7 +226,14 @@ class AlertingRun:
         labels[ALERT_NAME] = self.rule.name
         return tuple(sorted((name, text) for name, text in labels.items() if text))
 
-    def _expand(self, template: Template, given: Mapping[str, str], value: float, now_ms: int = 0) -> str:
+    def _expand(
+        self,
+        template: Template,
+        given: Mapping[str, str],
+        value: float,
+        now_ms: int = 0,
+        incomplete: str = "",
+    ) -> str:
         around = self._around
         return template.expand(
             given,
@@ -224,11 +241,12 @@ class AlertingRun:
             external_labels=around.external_labels,
             external_url=around.external_url,
             now_s=now_ms / 1000,
+            incomplete=incomplete,
         )
 
     def _samples(self, now_ms: int, *, same: bool) -> list[Ticks]:
-        _, series, values = self._series
-        if not same:
+        made, series, values = self._series
+        if not same or made is None:
             alerts = self.verdict.alerts.items()
             active = [(key, alert) for key, alert in alerts if alert.state is not AlertState.RESOLVED]
             ids = [self._id(key, alert, alert.state) for key, alert in active]
@@ -248,6 +266,11 @@ class AlertingRun:
             self._ids[key, state] = found
         return found
 
+    @property
+    def series(self) -> int:
+        """Alerts that are pending or firing."""
+        return sum(alert.state is not AlertState.RESOLVED for alert in self.verdict.alerts.values())
+
     def end(self, now_ms: int) -> list[Ticks]:
         """End the series of alerts: the rule is gone."""
         return self._written.ticks(_NO_SERIES, np.zeros(0), now_ms)
@@ -262,6 +285,10 @@ class AlertingRun:
             number = self._numbered(alert.labels, dict(alert.given))
             held[number], values[number] = alert, value
         self.verdict = Verdict(held, values)
+
+    def remember(self, now_ms: int) -> list[Ticks]:
+        """The series of the alerts that were taken over: rules that read ALERTS see them at once."""
+        return self._samples(now_ms, same=False)
 
     def inherit(self, former: "AlertingRun") -> None:
         """Go on where the same rule was before a reload, its series included."""
@@ -278,11 +305,14 @@ class AlertingRun:
         """The newest value that the expression gave for an alert; NaN if it is forgotten."""
         return self.verdict.values.get(self._numbers.get(alert.labels, -1), float("nan"))
 
-    def annotations(self, alert: Alert, value: float, now_ms: int = 0) -> dict[str, str]:
-        """The annotations of an alert, filled in now."""
+    def annotations(
+        self, alert: Alert, value: float, now_ms: int = 0, incomplete: str = ""
+    ) -> dict[str, str]:
+        """The annotations of an alert, filled in now; `incomplete` says what is missing of its data."""
         given = dict(alert.given)
         return {
-            name: self._expand(template, given, value, now_ms) for name, template in self.rule.annotations
+            name: self._expand(template, given, value, now_ms, incomplete)
+            for name, template in self.rule.annotations
         }
 
     def take_changes(self) -> tuple[Change, ...]:

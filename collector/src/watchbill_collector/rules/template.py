@@ -51,6 +51,10 @@ _REFUSED = frozenset(
 )
 
 
+VARIABLES = frozenset(["labels", "value", "externalLabels", "externalURL", "incomplete"])
+"""The variables of a rule's templates. `incomplete` is ours."""
+
+
 class BadTemplate(ValueError):
     """The template cannot be used; the message says why."""
 
@@ -64,6 +68,7 @@ class Scope:
     external_labels: Mapping[str, str]
     external_url: str
     now_s: float
+    incomplete: str = ""
     dot: object = None
     variables: dict[str, object] = field(default_factory=dict)
 
@@ -74,6 +79,7 @@ class Scope:
             "Value": self.value,
             "ExternalLabels": dict(self.external_labels),
             "ExternalURL": self.external_url,
+            "Incomplete": self.incomplete,
         }
 
 
@@ -89,13 +95,15 @@ class Template:
     _parts: tuple[_Text, ...] | None = field(compare=False, repr=False)
 
     @staticmethod
-    def parse(text: str) -> "Template":
-        """Parse; raises BadTemplate, which names the offending part."""
+    def parse(text: str, variables: frozenset[str] | None = None) -> "Template":
+        """Parse; raises BadTemplate, which names the offending part. With `variables`, which are there from
+        the start, every other has to be set before it is used; without, that is found while filling in.
+        """
         if "{{" not in text:
             return Template(text, None)
         if len(text) > TEMPLATE_CHARS_MAX:
             raise BadTemplate(f"{len(text)} characters, at most {TEMPLATE_CHARS_MAX} are allowed")
-        return Template(text, _Parser(text).parse())
+        return Template(text, _Parser(text, variables).parse())
 
     @property
     def constant(self) -> bool:
@@ -110,17 +118,22 @@ class Template:
         external_labels: Mapping[str, str] | None = None,
         external_url: str = "",
         now_s: float = 0.0,
+        incomplete: str = "",
     ) -> str:
-        """The text for one alert. Never fails: an error is the text."""
+        """The text for one alert. Never fails: an error is the text.
+
+        `incomplete` is `$incomplete` in the template: what is missing of the alert's data, empty when nothing is.
+        """
         if self._parts is None:
             return self.text
-        scope = Scope(labels, value, external_labels or {}, external_url, now_s)
+        scope = Scope(labels, value, external_labels or {}, external_url, now_s, incomplete)
         scope.dot = scope.root()
         scope.variables = {
             "labels": dict(labels),
             "value": value,
             "externalLabels": dict(external_labels or {}),
             "externalURL": external_url,
+            "incomplete": incomplete,
         }
         out: list[str] = []
         try:
@@ -129,6 +142,14 @@ class Template:
         except Failed as error:
             return f"<error expanding template: {error}>"
         whole = "".join(out)
+        return whole if len(whole) <= TEXT_CHARS_MAX else whole[: TEXT_CHARS_MAX - len(_CUT)] + _CUT
+
+    def fill(self, scope: Scope) -> str:
+        """The text over a scope of the caller's own making. Raises Failed, for who wants to say it in his way."""
+        out: list[str] = []
+        for part in self._parts or ():
+            part(scope, out)
+        whole = "".join(out) if self._parts is not None else self.text
         return whole if len(whole) <= TEXT_CHARS_MAX else whole[: TEXT_CHARS_MAX - len(_CUT)] + _CUT
 
 
@@ -154,8 +175,9 @@ class _Token:
 class _Parser:
     """Text and actions in turn; blocks by recursion, bounded."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, variables: frozenset[str] | None) -> None:
         self._pieces = self._split(text)
+        self._declared = None if variables is None else set(variables)
         self._at = 0
         self._depth = 0
 
@@ -205,14 +227,16 @@ class _Parser:
             if word in ("if", "with"):
                 parts.append(self._branch(word, body[len(word) :]))
             else:
-                parts.append(_action(body))
+                parts.append(self._action(body))
         return tuple(parts), ""
 
     def _branch(self, word: str, condition: str) -> _Text:
         self._depth += 1
         if self._depth > NESTING_MAX:
             raise BadTemplate(f"more than {NESTING_MAX} blocks within one another")
-        test = _Expression(condition).whole()
+        expression = _Expression(condition)
+        name = self._declare(expression)
+        test = expression.whole()
         then, end = self._block()
         otherwise: tuple[_Text, ...] = ()
         if end.startswith("else"):
@@ -230,6 +254,8 @@ class _Parser:
 
         def branch(scope: Scope, out: list[str]) -> None:
             found = test(scope)
+            if name is not None:
+                scope.variables[name] = found
             true = truth(found)
             if word == "if":
                 for part in then if true else otherwise:
@@ -243,22 +269,35 @@ class _Parser:
 
         return branch
 
+    def _declare(self, expression: "_Expression") -> str | None:
+        """The variable that an expression sets; every one that it uses has to be known."""
+        name, new = expression.assigned()
+        if self._declared is None:
+            return name
+        if name is not None and not new and name not in self._declared:
+            raise BadTemplate(f"undefined variable ${name}")
+        for used in expression.variables():
+            if used and used not in self._declared:
+                raise BadTemplate(f"undefined variable ${used}")
+        if name is not None:
+            self._declared.add(name)
+        return name
+
+    def _action(self, body: str) -> _Text:
+        expression = _Expression(body)
+        name = self._declare(expression)
+        value = expression.whole()
+        if name is None:
+            return lambda scope, out: out.append(golang.plain(value(scope)))
+
+        def assign(scope: Scope, out: list[str]) -> None:  # noqa: ARG001  # An assignment writes nothing.
+            scope.variables[name] = value(scope)
+
+        return assign
+
 
 def _literal(text: str) -> _Text:
     return lambda _, out: out.append(text)
-
-
-def _action(body: str) -> _Text:
-    expression = _Expression(body)
-    name = expression.assigned()
-    value = expression.whole()
-    if name is None:
-        return lambda scope, out: out.append(golang.plain(value(scope)))
-
-    def assign(scope: Scope, out: list[str]) -> None:  # noqa: ARG001  # An assignment writes nothing.
-        scope.variables[name] = value(scope)
-
-    return assign
 
 
 class _Expression:
@@ -278,12 +317,16 @@ class _Expression:
         self._at = 0
         self._depth = 0
 
-    def assigned(self) -> str | None:
-        """The variable that the action sets, if it is such an action."""
+    def assigned(self) -> tuple[str | None, bool]:
+        """The variable that the action sets, if it is such an action, and whether it is a new one."""
         if len(self._tokens) > 1 and self._tokens[0].kind == "variable" and self._tokens[1].kind == "assign":
             self._at = 2
-            return self._tokens[0].text[1:]
-        return None
+            return self._tokens[0].text[1:], self._tokens[1].text == ":="
+        return None, False
+
+    def variables(self) -> list[str]:
+        """The variables that are used, from where reading stands."""
+        return [token.text[1:] for token in self._tokens[self._at :] if token.kind == "variable"]
 
     def whole(self) -> _Value:
         """The pipeline, to the end of the action."""
@@ -408,12 +451,15 @@ def _variable(name: str) -> _Value:
     return value
 
 
+_ROOT = {"Labels", "Value", "ExternalLabels", "ExternalURL", "Incomplete"}
+
+
 def _field(inner: _Value, name: str) -> _Value:
     def value(scope: Scope) -> object:
         found = inner(scope)
         if not isinstance(found, dict):
             raise Failed(f"can't evaluate field {name} in {golang.plain(found)}")
-        if found.keys() == {"Labels", "Value", "ExternalLabels", "ExternalURL"} and name not in found:
+        if found.keys() == _ROOT and name not in found:
             raise Failed(f"can't evaluate field {name}")
         return found.get(name, "")
 

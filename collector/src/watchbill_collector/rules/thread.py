@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from watchbill.clock import Clock
 from watchbill_collector.head import Head
+from watchbill_collector.promql.precedence import Precedence
 from watchbill_collector.rules.rulebook import Rulebook
 
 NAME = "rules"
@@ -29,12 +30,15 @@ class RuleThread:
         head: Head,
         clock: Clock,
         on_failure: Callable[[BaseException], None] | None = None,
+        precedence: Precedence | None = None,
     ) -> None:
+        """While it evaluates it goes first in `precedence`."""
         self.failure: BaseException | None = None
         self._book = book
         self._head = head
         self._clock = clock
         self._on_failure = on_failure
+        self._precedence = precedence or Precedence()
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
@@ -58,7 +62,8 @@ class RuleThread:
         try:
             while not self._closing:
                 now_ms = self._clock.wall_ms()
-                upcoming_ms = self._book.evaluate_due(now_ms)
+                with self._precedence.first():
+                    upcoming_ms = self._book.evaluate_due(now_ms)
                 if self._head.staged_bytes > FOLD_BYTES:
                     self._head.fold(now_ms)
                 wait_s = max(0.0, min(WAKE_S_MAX, (upcoming_ms - self._clock.wall_ms()) / 1000))
