@@ -12,10 +12,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 import watchbill_collector.store
+from watchbill.clock import ManualClock
 from watchbill.errors import Refused, StorageError
-from watchbill_collector.store import Store
+from watchbill_collector.store import Store, audit
+from watchbill_collector.store.audit import Entry
 from watchbill_collector.store.database import writer_engine
-from watchbill_collector.store.schema import EVENTS, FACTS, HOSTS, METADATA, REVISION
+from watchbill_collector.store.schema import AUDIT, FACTS, HOSTS, METADATA, REVISION
 
 HOST = {
     "site": "main",
@@ -31,33 +33,27 @@ HOST = {
     "changed_ms": 1,
     "reason": "",
 }
-EVENT = {
-    "site": "main",
-    "at_ms": 1,
-    "boottime_ms": 1,
-    "actor": "a",
-    "source": "",
-    "verb": "v",
-    "object": "o",
-    "outcome": "ok",
-    "detail": "{}",
-}
+ENTRY = Entry(actor="a", action="test", target="o")
+
+
+def _add(connection: sa.Connection) -> None:
+    audit.append(connection, "main", ManualClock(), ENTRY)
 
 
 def _count(connection: sa.Connection) -> int:
-    return connection.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one()
+    return connection.execute(sa.select(sa.func.count()).select_from(AUDIT)).scalar_one()
 
 
 def test_what_was_written_is_there_after_opening_again(place: Any) -> None:
     first = place.open()
-    first.write_blocking(lambda c: c.execute(EVENTS.insert().values(**EVENT)))
+    first.write_blocking(_add)
     first.close()
     assert place.open().read(_count) == 1
 
 
 def test_a_write_that_raises_leaves_nothing(store: Store) -> None:
     def work(connection: sa.Connection) -> None:
-        connection.execute(EVENTS.insert().values(**EVENT))
+        _add(connection)
         raise Refused("no")
 
     with pytest.raises(Refused):
@@ -72,7 +68,7 @@ def test_writes_are_done_in_order_and_memory_changes_only_after_the_commit(store
         seen.append((number, store.read(_count)))
 
     def work(connection: sa.Connection) -> int:
-        connection.execute(EVENTS.insert().values(**EVENT))
+        _add(connection)
         return _count(connection)
 
     futures = [store.submit(work, remember) for _ in range(20)]
@@ -83,7 +79,7 @@ def test_writes_are_done_in_order_and_memory_changes_only_after_the_commit(store
 def test_writes_from_many_threads_all_arrive(store: Store) -> None:
     def write_ten() -> None:
         for _ in range(10):
-            store.write_blocking(lambda c: c.execute(EVENTS.insert().values(**EVENT)))
+            store.write_blocking(_add)
 
     threads = [threading.Thread(target=write_ten) for _ in range(8)]
     for thread in threads:
@@ -94,21 +90,21 @@ def test_writes_from_many_threads_all_arrive(store: Store) -> None:
 
 
 async def test_a_write_is_awaited_without_holding_up_the_loop(store: Store) -> None:
-    await store.write(lambda c: c.execute(EVENTS.insert().values(**EVENT)))
+    await store.write(_add)
     assert store.read(_count) == 1
 
 
 def test_readers_cannot_write(store: Store) -> None:
     with pytest.raises(StorageError):
-        store.read(lambda c: c.execute(EVENTS.insert().values(**EVENT)))
+        store.read(_add)
 
 
-def test_events_can_only_be_added(store: Store) -> None:
-    store.write_blocking(lambda c: c.execute(EVENTS.insert().values(**EVENT)))
+def test_rows_of_the_audit_can_only_be_added(store: Store) -> None:
+    store.write_blocking(_add)
     with pytest.raises(StorageError, match="append-only"):
-        store.write_blocking(lambda c: c.execute(EVENTS.update().values(actor="b")))
+        store.write_blocking(lambda c: c.execute(AUDIT.update().values(actor="b")))
     with pytest.raises(StorageError, match="append-only"):
-        store.write_blocking(lambda c: c.execute(EVENTS.delete()))
+        store.write_blocking(lambda c: c.execute(AUDIT.delete()))
     assert store.read(_count) == 1
 
 
@@ -207,7 +203,7 @@ def test_a_closed_store_takes_no_work(store: Store) -> None:
 
 def test_errors_carry_no_parameters(store: Store) -> None:
     secret = "s" * 50
-    wrong = EVENT | {"detail": secret, "verb": None}
-    with pytest.raises(StorageError, match="verb") as caught:
-        store.write_blocking(lambda c: c.execute(EVENTS.insert().values(**wrong)))
+    wrong = HOST | {"agent_id": "a", "instance": secret, "instance_key": None}
+    with pytest.raises(StorageError, match="instance_key") as caught:
+        store.write_blocking(lambda c: c.execute(HOSTS.insert().values(**wrong)))
     assert secret not in str(caught.value)

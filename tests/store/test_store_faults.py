@@ -16,7 +16,7 @@ from watchbill_collector.store import Store, crit, events
 from watchbill_collector.store import hosts as host_rows
 from watchbill_collector.store.database import locate
 from watchbill_collector.store.hosts import Host, HostState
-from watchbill_collector.store.schema import CRIT_RECORDS, EVENTS
+from watchbill_collector.store.schema import AUDIT, CRIT_RECORDS
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def _append(store: Store, text: str) -> None:
 
 
 def _count(store: Store) -> int:
-    return store.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
+    return store.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(AUDIT)).scalar_one())
 
 
 # ---------------------------------------------------------------- SQLite's file
@@ -86,7 +86,14 @@ def test_a_file_that_another_program_writes_is_waited_for_and_then_named(
         assert _count(store) == 1
 
 
-def test_a_full_disk_refuses_writes_and_loses_nothing_that_was_there(directory: Path) -> None:
+def test_a_full_disk_refuses_writes_and_loses_nothing_that_was_there(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the reserve were used up: none is set aside, and what an earlier opening set aside is given back.
+    monkeypatch.setattr("watchbill_collector.store.set_aside", lambda _: True)
+    bare = sqlite3.connect(directory / "control.db")
+    bare.execute("VACUUM")
+    bare.close()
     with Store.open(directory, "main") as store:
         _append(store, "before")
         pages = store.write_blocking(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())

@@ -10,6 +10,7 @@ What is in memory for speed (the host registry, tokens) lives above this package
 """
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any, Final, Self, TypeVar
 import sqlalchemy as sa
 
 from watchbill.errors import Busy, Refused, StorageError
+from watchbill_collector.store.audit import Head, read_head, take_head
 from watchbill_collector.store.database import (
     Database,
     Held,
@@ -31,6 +33,7 @@ from watchbill_collector.store.database import (
     writer_engine,
 )
 from watchbill_collector.store.migrate import migrate
+from watchbill_collector.store.reserve import set_aside
 from watchbill_collector.store.schema import FACTS
 
 __all__ = ["Store", "Work"]
@@ -50,6 +53,7 @@ class _Job:
     work: Work[Any]
     then: Callable[[Any], None] | None
     done: Future[Any]
+    context: contextvars.Context  # Of whoever submitted it: on whose behalf it is done.
 
 
 class Store:
@@ -64,6 +68,9 @@ class Store:
         self._jobs: queue.Queue[_Job | None] = queue.Queue(WRITES_QUEUED_MAX)
         self._closing = threading.Lock()
         self._closed = False
+        with mapped_errors(database, "read the audit"), self._reader.connect() as connection:
+            self.audit_head: Head | None = read_head(connection)
+            """The newest committed row of the audit chain. Changed by the writer's thread, read by any."""
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -85,6 +92,7 @@ class Store:
             migrate(database)
             with mapped_errors(database, "read the site"), writer.begin() as connection:
                 _claim(connection, site, database)
+            set_aside(writer)
         except BaseException:
             writer.dispose()
             held.release()
@@ -95,7 +103,7 @@ class Store:
 
     def submit(self, work: Work[T], then: Callable[[T], None] | None = None) -> Future[T]:
         """Queue a write; the future carries its result after the commit, or what it raised. Raises Busy."""
-        job = _Job(work, then, Future())
+        job = _Job(work, then, Future(), contextvars.copy_context())
         with self._closing:
             if self._closed:
                 raise StorageError(f"{self.database.shown}: closed")
@@ -130,7 +138,7 @@ class Store:
             if not job.done.set_running_or_notify_cancel():
                 continue
             try:
-                result = self._commit(job.work)
+                result = job.context.run(self._commit, job.work)
                 if job.then is not None:
                     job.then(result)
             except BaseException as exc:  # noqa: BLE001 - Whoever waits for this work is told, whatever it was.
@@ -139,8 +147,17 @@ class Store:
                 job.done.set_result(result)
 
     def _commit(self, work: Work[T]) -> T:
-        with mapped_errors(self.database, "write"), self._writer.begin() as connection:
-            return work(connection)
+        with mapped_errors(self.database, "write"), self._writer.connect() as connection:
+            try:
+                with connection.begin():
+                    result = work(connection)
+            except BaseException:
+                take_head(connection)  # What was rolled back is no head.
+                raise
+            head = take_head(connection)
+        if head is not None:
+            self.audit_head = head
+        return result
 
     def close(self) -> None:
         """Finish what is queued, stop the writer, let the next collector in."""

@@ -63,6 +63,13 @@ def marks(connection: sa.Connection, site: str) -> list[CritMark]:
     return [CritMark(row.agent_id, row.spool_id, row.seq, int.from_bytes(row.digest)) for row in rows]
 
 
+def remove_marks(connection: sa.Connection, site: str, keys: Sequence[tuple[str, bytes]]) -> None:
+    """Forget watermarks, by agent and spool, of spools that will never speak again."""
+    for agent_id, spool_id in keys:
+        where = (CRIT_MARKS.c.agent_id == agent_id) & (CRIT_MARKS.c.spool_id == spool_id)
+        connection.execute(CRIT_MARKS.delete().where(where, CRIT_MARKS.c.site == site))
+
+
 def _known(connection: sa.Connection, agent_id: str, event_id: bytes) -> bool:
     table = CRIT_RECORDS.c
     query = sa.select(sa.literal(1)).where(table.agent_id == agent_id, table.event_id == event_id)

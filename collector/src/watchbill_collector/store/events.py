@@ -1,5 +1,7 @@
-"""What happened to identities and access: enrolments, refusals, revocations, logins. Rows are only ever
-added.
+"""What happened to identities and access, for those who tell it by verb and reason: rows of the audit.
+
+`watchbill_collector.store.audit` holds the chain; this keeps the short way in for what has one reason to be refused
+for, and the short way to look.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +11,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from watchbill.clock import Clock
-from watchbill_collector.store.schema import EVENTS
-from watchbill_collector.store.text import canonical_json, harmless
+from watchbill_collector.store import audit
+from watchbill_collector.store.audit import Entry, Filter, Outcome
 
 OK: Final = "ok"
-EVENTS_READ_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,34 +47,25 @@ class EventRow:
 
 def append(connection: sa.Connection, site: str, clock: Clock, event: Event) -> None:
     """Record `event` in the transaction of what it tells about."""
-    connection.execute(
-        EVENTS.insert().values(
-            site=site,
-            at_ms=clock.wall_ms(),
-            boottime_ms=clock.boottime_ms(),
-            actor=harmless(event.actor, 128),
-            source=harmless(event.source, 64),
-            verb=event.verb,
-            object=harmless(event.target, 300),
-            outcome=event.outcome,
-            detail=canonical_json(event.detail),
-        )
+    done = event.outcome == OK
+    audit.append(
+        connection,
+        site,
+        clock,
+        Entry(
+            actor=event.actor,
+            action=event.verb,
+            target=event.target,
+            outcome=Outcome.DONE if done else Outcome.REFUSED,
+            source=event.source,
+            detail=event.detail if done else {**event.detail, "reason": event.outcome},
+        ),
     )
 
 
 def recent(connection: sa.Connection, site: str, limit: int = 100) -> Sequence[EventRow]:
     """The newest `limit` events, newest first."""
-    query = sa.select(EVENTS).where(EVENTS.c.site == site).order_by(EVENTS.c.seq.desc())
     return [
-        EventRow(
-            seq=row["seq"],
-            at_ms=row["at_ms"],
-            verb=row["verb"],
-            target=row["object"],
-            actor=row["actor"],
-            source=row["source"],
-            outcome=row["outcome"],
-            detail=row["detail"],
-        )
-        for row in connection.execute(query.limit(min(limit, EVENTS_READ_MAX))).mappings()
+        EventRow(row.seq, row.at_ms, row.action, row.target, row.actor, row.source, row.outcome, row.detail)
+        for row in audit.rows_newest(connection, site, Filter(), limit)
     ]

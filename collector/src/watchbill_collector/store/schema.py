@@ -2,15 +2,14 @@
 
 Times are UTC milliseconds. Every row carries its `site`. Text that holds JSON is canonical (sorted keys,
 no spaces). Secrets are never here: tokens, codes and cookies are kept as SHA-256 of 160 random bits or
-more, which needs no slow hash. `events` is append-only, held by triggers; `prev_hash` and `hash` wait for
-the hash chain.
+more, which needs no slow hash. `audit` is append-only, held by triggers, and a hash chain (`store/audit.py`).
 """
 
 from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0001"
+REVISION: Final = "0003"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -165,6 +164,8 @@ BEARER_TOKENS = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("expires_ms", sa.BigInteger, nullable=True),
     sa.Column("revoked_ms", sa.BigInteger, nullable=True),
+    sa.Column("name", sa.String(128), nullable=False, server_default=""),
+    sa.Column("used_ms", sa.BigInteger, nullable=True),  # Written now and then, for people.
 )
 
 LOGINS = sa.Table(
@@ -191,22 +192,22 @@ SESSIONS = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
 )
 
-EVENTS = sa.Table(
-    "events",
+AUDIT = sa.Table(
+    "audit",
     METADATA,
-    sa.Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),  # From 1, without holes.
     _site(),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
     sa.Column("boottime_ms", sa.BigInteger, nullable=False),
     sa.Column("actor", sa.String(128), nullable=False),
     sa.Column("source", sa.String(64), nullable=False),
-    sa.Column("verb", sa.String(64), nullable=False),
-    sa.Column("object", sa.String(300), nullable=False),
-    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(300), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),  # done, refused, failed
+    sa.Column("request", sa.String(32), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
-    sa.Column("prev_hash", sa.LargeBinary, nullable=True),
-    sa.Column("hash", sa.LargeBinary, nullable=True),
-    sqlite_autoincrement=True,
+    sa.Column("prev_hash", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
 )
 
 CRIT_RECORDS = sa.Table(
@@ -236,4 +237,46 @@ CRIT_MARKS = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.LargeBinary, nullable=False),  # Eight bytes, big endian.
     sa.Column("changed_ms", sa.BigInteger, nullable=False),
+)
+
+SILENCES = sa.Table(
+    "silences",
+    METADATA,
+    sa.Column("silence_id", sa.String(12), primary_key=True),
+    _site(),
+    sa.Column("matchers", sa.Text, nullable=False),  # As PromQL writes a selector.
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("author", sa.String(128), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("starts_ms", sa.BigInteger, nullable=False),
+    sa.Column("ends_ms", sa.BigInteger, nullable=False, index=True),
+    sa.Column("expired_by", sa.String(128), nullable=False),  # Empty: it ended, or will, by itself.
+)
+
+NOTICE_THREADS = sa.Table(
+    "notice_threads",
+    METADATA,
+    sa.Column("thread_key", sa.String(32), primary_key=True),
+    _site(),
+    sa.Column("channel", sa.String(63), nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),  # JSON through zlib: what the channel was told.
+)
+
+NOTICES = sa.Table(
+    "notices",
+    METADATA,
+    sa.Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("notice_key", sa.String(40), nullable=False, unique=True),
+    _site(),
+    sa.Column("channel", sa.String(63), nullable=False),
+    sa.Column("thread_key", sa.String(32), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False, index=True),  # queued, or how it ended.
+    sa.Column("attempts", sa.Integer, nullable=False),  # Written before each attempt.
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),  # JSON through zlib: the notice.
+    sqlite_autoincrement=True,
 )

@@ -2,6 +2,7 @@
 as rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,7 +43,9 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BearerToken:
-    """A token's hash; `expires_ms` and `revoked_ms` are None while neither applies."""
+    """A token's hash; `expires_ms` and `revoked_ms` are None while neither applies. `name` says what it is for;
+    `used_ms` is roughly when it was used last.
+    """
 
     token_id: str
     user_id: str
@@ -50,6 +53,8 @@ class BearerToken:
     created_ms: int
     expires_ms: int | None = None
     revoked_ms: int | None = None
+    name: str = ""
+    used_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +138,22 @@ def revoke_bearer_token(connection: sa.Connection, token_id: str, at_ms: int) ->
     connection.execute(
         BEARER_TOKENS.update().where(BEARER_TOKENS.c.token_id == token_id).values(revoked_ms=at_ms)
     )
+
+
+def touch_bearer_token(connection: sa.Connection, token_id: str, used_ms: int) -> None:
+    """Remember when it was used last."""
+    connection.execute(
+        BEARER_TOKENS.update().where(BEARER_TOKENS.c.token_id == token_id).values(used_ms=used_ms)
+    )
+
+
+def set_grants(connection: sa.Connection, site: str, user_id: str, grants: Sequence[Grant]) -> None:
+    """Give a user these grants and no others."""
+    connection.execute(GRANTS.delete().where(GRANTS.c.user_id == user_id))
+    for grant in grants:
+        connection.execute(
+            GRANTS.insert().values(user_id=user_id, role=grant.role.value, scope=grant.scope, site=site)
+        )
 
 
 def add_login(connection: sa.Connection, site: str, login: Login) -> None:

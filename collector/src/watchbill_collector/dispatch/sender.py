@@ -1,0 +1,201 @@
+"""One channel's task: takes what waits for it, one notice at a time, and tries until it is clear how it ends.
+
+Order: as queued, except that a notice which failed `ROUNDS` times gives way to those of other groups, so that
+one the peer cannot digest does not hold up the rest. A failure that trying again may mend makes the channel wait:
+full jitter up to `CAP_S`, or what the peer asked for. Before each attempt it is written down that there is one;
+after a crash the same notice goes out again under the same key.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from watchbill.backoff import Backoff, Uniform
+from watchbill.clock import Clock
+from watchbill.logs import fields
+from watchbill_collector.dispatch.outbox import DELIVERED, GIVEN_UP, REFUSED, Outbox, Waiting
+from watchbill_collector.notifiers.notice import Delivered, Notice, SendFailed
+
+log = logging.getLogger("watchbill.dispatch")
+
+Send = Callable[[str, Notice], Awaitable[Delivered]]
+"""Sends a notice through the channel of that name. Raises SendFailed, and nothing else."""
+
+SEND_S_MAX: Final = 180.0
+"""One attempt, whatever the channel's own timeout: what hangs is a failure."""
+BASE_S: Final = 1.0
+CAP_S: Final = 300.0
+RETRY_AFTER_S_MAX: Final = 3_600.0
+"""What a peer may ask for at most."""
+ROUNDS: Final = 3
+AGE_MS_MAX: Final = 24 * 3_600_000
+"""A notice that could not be delivered for so long is given up: recorded and counted."""
+LOOK_S: Final = 5.0
+"""How often a channel looks for work that nobody told it of."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelHealth:
+    """How a channel does. Times are UTC milliseconds, 0 for never."""
+
+    name: str
+    ok: bool
+    failing_since_ms: int
+    last_error: str
+    last_delivered_ms: int
+    queued: int
+    oldest_ms: int
+    """When the oldest waiting notice was made."""
+
+
+class Sender:
+    """A channel at work. `changed` is called after everything that ended, so that what follows is planned."""
+
+    def __init__(
+        self,
+        name: str,
+        send: Send,
+        outbox: Outbox,
+        lock: asyncio.Lock,
+        clock: Clock,
+        *,
+        changed: Callable[[], None],
+        ready: Callable[[], Awaitable[bool]],
+        jitter: Uniform | None = None,
+    ) -> None:
+        self.name = name
+        self.in_flight = ""
+        """The key of the notice that is being tried."""
+        self.failing_since_ms = 0
+        self.last_error = ""
+        self.last_delivered_ms = 0
+        self._deliver = send
+        self._outbox = outbox
+        self._lock = lock
+        self._clock = clock
+        self._changed = changed
+        self._ready = ready
+        self._backoff = Backoff(BASE_S, CAP_S, jitter=jitter)
+        self._not_before_s = 0.0
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Take no further notice; `run` ends when the one that is being sent has."""
+        self._stopping = True
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is stopped or cancelled."""
+        while not self._stopping:
+            wait_s = self._not_before_s - self._clock.monotonic_s()
+            if wait_s <= 0 and await self.turn():
+                continue
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(min(LOOK_S, wait_s) if wait_s > 0 else LOOK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def turn(self) -> bool:
+        """Try one notice, unless the channel has to wait; whether there was one."""
+        if self._clock.monotonic_s() < self._not_before_s:
+            return False
+        async with self._lock:
+            waiting = await self._take()
+        if waiting is None:
+            return False
+        try:
+            await self._send(waiting)
+        finally:
+            self.in_flight = ""
+            self._changed()
+        return True
+
+    async def _take(self) -> Waiting | None:
+        """The next notice, marked as being tried; those that are too old are given up on the way."""
+        while True:
+            queue = self._outbox.of_channel(self.name)
+            if not queue:
+                return None
+            waiting = min(queue, key=lambda one: (one.attempts // ROUNDS, one.number))
+            now_ms = self._clock.wall_ms()
+            old = [one for one in queue if now_ms - one.notice.created_ms > AGE_MS_MAX]
+            if old:
+                for one in old:
+                    await self._give_up(one, now_ms)
+                continue
+            if not await self._ready():
+                return None
+            self.in_flight = waiting.notice.key
+            return await self._outbox.begin(waiting.notice.key, now_ms)
+
+    async def _give_up(self, waiting: Waiting, now_ms: int) -> None:
+        age = fields(
+            channel=self.name, notice=waiting.notice.key, why=waiting.detail, attempts=waiting.attempts
+        )
+        log.error("a notice is given up", extra=age)
+        await self._outbox.end(waiting.notice.key, GIVEN_UP, waiting.detail, now_ms)
+        self._changed()
+
+    async def _send(self, waiting: Waiting) -> None:
+        key = waiting.notice.key
+        try:
+            async with asyncio.timeout(SEND_S_MAX):
+                delivered = await self._deliver(self.name, waiting.notice)
+        except SendFailed as exc:
+            await self._failed(waiting, exc.why, transient=exc.transient, retry_after_s=exc.retry_after_s)
+        except TimeoutError:
+            await self._failed(waiting, f"no answer within {SEND_S_MAX:.0f} s", transient=True)
+        else:
+            async with self._lock:
+                await self._outbox.end(key, DELIVERED, delivered.detail, self._clock.wall_ms())
+            self._works()
+
+    async def _failed(
+        self, waiting: Waiting, why: str, *, transient: bool, retry_after_s: float | None = None
+    ) -> None:
+        now_ms = self._clock.wall_ms()
+        self.last_error = why
+        if not self.failing_since_ms:
+            self.failing_since_ms = now_ms
+            log.error("a channel fails", extra=fields(channel=self.name, why=why))
+        async with self._lock:
+            if transient:
+                await self._outbox.failed(waiting.notice.key, why, now_ms)
+                asked_s = min(max(retry_after_s or 0.0, 0.0), RETRY_AFTER_S_MAX)
+                self._not_before_s = self._clock.monotonic_s() + self._backoff.next_s(asked_s)
+            else:
+                log.error(
+                    "a notice is refused", extra=fields(channel=self.name, notice=waiting.notice.key, why=why)
+                )
+                await self._outbox.end(waiting.notice.key, REFUSED, why, now_ms)
+
+    def _works(self) -> None:
+        now_ms = self._clock.wall_ms()
+        if self.failing_since_ms:
+            seconds = round((now_ms - self.failing_since_ms) / 1000)
+            log.warning("a channel works again", extra=fields(channel=self.name, failed_s=seconds))
+        self.failing_since_ms, self.last_error, self.last_delivered_ms = 0, "", now_ms
+        self._backoff.reset()
+        self._not_before_s = 0.0
+
+    def health(self) -> ChannelHealth:
+        """How it does."""
+        queue = self._outbox.of_channel(self.name)
+        return ChannelHealth(
+            name=self.name,
+            ok=not self.failing_since_ms,
+            failing_since_ms=self.failing_since_ms,
+            last_error=self.last_error,
+            last_delivered_ms=self.last_delivered_ms,
+            queued=len(queue),
+            oldest_ms=min((one.notice.created_ms for one in queue), default=0),
+        )
