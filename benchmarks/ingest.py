@@ -165,15 +165,13 @@ def _stored(directory: Path, report: Report, hours: int) -> float:
     )
     assert same, "what was read back is not what was committed"
     history.close()
-    raw = sum(file.stat().st_size for file in (directory / "raw").rglob("*") if file.is_file())
     total = directory_bytes(directory) - sum(f.stat().st_size for f in directory.glob("*ballast*"))
     samples = ticks * STORED_HOSTS * SERIES_PER_HOST
     report.notes.append(
-        f"bytes: {STORED_HOSTS} hosts x {hours} h at 15 s in simulated time; raw day files alone "
-        f"{raw / samples:.2f} B/sample, with the 1 m and 1 h tiers, the tail and the index {total / samples:.2f}; "
-        "every bit of one host read back equal"
+        f"bytes: {STORED_HOSTS} hosts x {hours} h at 15 s in simulated time; readings, 1 m and 1 h tiers, tail and "
+        "index are all counted; every bit of one host read back equal"
     )
-    return raw / samples
+    return total / samples
 
 
 # ---------------------------------------------------------------- the peers

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import hashlib
 import logging
 import secrets
 import socket
@@ -29,11 +30,16 @@ from watchbill.errors import ConfigError, Permanent, Problem, StorageError
 from watchbill.files import FileMissing, UnreadableFile, make_directory, read_bounded
 from watchbill.identity import RefusalReason
 from watchbill.logs import fields
+from watchbill.protocol.frames import AuditHead, Stream
 from watchbill.v1 import link_pb2 as pb
 from watchbill_collector.config import CollectorConfig, load_config
-from watchbill_collector.rules import Source, check, read, stock_sources
+from watchbill_collector.rules import Source, check, lint, read, stock_sources
+from watchbill_collector.rules.files import load as load_rules
+from watchbill_collector.rules.stock import unknown_stock
+from watchbill_collector.servicebook import Belonging, read_services
 
 if TYPE_CHECKING:
+    from watchbill_collector.audit import Head as OwnHead
     from watchbill_collector.hosts import HostChange
     from watchbill_collector.rules import AlertChange
 
@@ -43,13 +49,23 @@ DRAIN_S = 15.0
 GARBAGE_THRESHOLDS = (20_000, 20, 20)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """mallopt(3)."""
-LARGE_BYTES = 1 << 20
+LARGE_BYTES, SPARE_BYTES = 2 << 20, 8 << 20
+"""What is larger gets pages of its own, and gives them back; of the rest each thread keeps so much to use again.
+Smaller figures cost a fifth of all CPU in fresh pages, larger ones tens of megabytes."""
+GIVE_BACK_S = 20.0
+"""How often free memory between pieces in use is given back."""
 OWN_SAMPLES_S = 15.0
 """How often the collector's own metrics go into its history."""
 MERGE_S = 2.0
 """How often history is asked whether there is something to merge."""
 RETAIN_S = 300.0
+STALLED_S = 120.0
+"""How long a part may make no progress before the outside watchdog is not pinged."""
 TIDY_S = 60.0
+WITNESSES_S = 2.0
+"""How often what agents showed of the audit is compared with it."""
+MARKS_S = 3600.0
+"""How often watermarks that nobody will ask for again are removed: history writes out what waits before it."""
 PASSWORD_BYTES_MAX = 4096
 RULES_DIRECTORY = "rules.d"
 
@@ -74,9 +90,13 @@ def rule_sources(homes: Homes, config: CollectorConfig) -> list[Source]:
     sources, problems = read([directory] if directory.exists() else [])
     if problems:
         raise ConfigError(problems)
-    stock = stock_sources() if config.rules.stock else []
-    off = {f"stock/{name}.yml" for name in config.rules.stock_off}
-    return [*(source for source in stock if source.file not in off), *sources]
+    off = config.rules.stock_off
+    unknown = unknown_stock(off)
+    if unknown:
+        file, wanted = str(homes.etc / "collector.toml"), "names that `watchbill-collector rules stock` lists"
+        raise ConfigError([Problem(file, 0, "rules.stock_off", f'"{name}"', wanted) for name in unknown])
+    stock = stock_sources(off) if config.rules.stock else []
+    return [*stock, *sources]
 
 
 def check_rules(homes: Homes, config: CollectorConfig) -> None:
@@ -86,12 +106,32 @@ def check_rules(homes: Homes, config: CollectorConfig) -> None:
         raise ConfigError(problems)
 
 
+def channel_faults(config: CollectorConfig) -> list[Problem]:
+    """Channels that are configured rightly and could not send: a secret that is missing, a program."""
+    if not config.channel:
+        return []
+    from watchbill_collector.notifiers.channel import Surroundings
+    from watchbill_collector.notifiers.configured import check_ready
+
+    return check_ready(config.channel, Surroundings(__version__))
+
+
+def check_channels(config: CollectorConfig) -> None:
+    """Judge whether every channel could send. Raises ConfigError with all problems."""
+    problems = channel_faults(config)
+    if problems:
+        raise ConfigError(problems)
+
+
 def check_rule_files(paths: Sequence[Path]) -> Iterator[str]:
     """Judge some rule files; a line for each that is right. Raises ConfigError with all problems of all."""
     sources, problems = read(paths)
-    problems += check(sources)
+    rules, found = load_rules(sources)
+    problems += found
     if problems:
         raise ConfigError(problems)
+    for warning in lint.warnings(rules):
+        yield f"warning: {warning}"
     for source in sources:
         yield f"{source.file}: ok"
 
@@ -150,8 +190,11 @@ class _Collector:
         self._open_state()
         self._open_history()
         self._open_rules()
+        await self._open_channels()
+        await self._open_dispatch()
         ports = await self._listen()
-        self._house.on_reload(self._reload)
+        await self._auditing.began(await asyncio.to_thread(self._configured_texts, self._config))
+        self._house.on_reload(self._audited_reload)
         self._spawn_loops()
         self._condition.not_ready = ""
         _settle_garbage()
@@ -181,6 +224,21 @@ class _Collector:
         )
         self._registry = HostRegistry(self._store, self._clock)
         self._users = Users(self._store, self._clock)
+        self._open_audit()
+
+    def _open_audit(self) -> None:
+        from watchbill_collector.audit import Audit, Witnesses
+        from watchbill_collector.services.auditing import AuditKeeper
+        from watchbill_collector.services.scoping import RegistryBindings
+
+        self._bindings = RegistryBindings(self._registry)
+        self._audit = Audit(self._store, self._clock)
+        self._witnesses = Witnesses(self._audit.hashes)
+        self._auditing = AuditKeeper(self._store, self._clock, self._audit, self._witnesses, self._registry)
+        self._stack.callback(self._auditing.tidy, ending=True)
+        self._users.subscribe(lambda: self._on_loop(self._bus.poke))
+        self._services = read_services(self._homes.etc)
+        self._belonging = Belonging(lambda: self._services, self._bindings)
 
     def _open_history(self) -> None:
         from watchbill_collector.history import History, HistoryOptions
@@ -208,14 +266,16 @@ class _Collector:
         from watchbill_collector.head import Head
         from watchbill_collector.ingest.ingest import Ingest, IngestOptions
         from watchbill_collector.promql.engine import Engine, Options
+        from watchbill_collector.promql.precedence import Precedence
         from watchbill_collector.rules import FileAlertState, Rulebook, RuleThread, Surroundings
         from watchbill_collector.services.registry import RegistryAdmission, StoreCritSink
 
         config, clock = self._config, self._clock
         self._bus = EventBus(secrets.token_hex(8))
+        self._precedence = Precedence()
         self._engine = Engine(Options(lookback_ms=config.query.lookback.ms))
         self._head = Head(self._table)
-        crit = StoreCritSink(self._store, clock)
+        crit = self._crit = StoreCritSink(self._store, clock)
         self._ingest = Ingest(
             self._table,
             self._history,
@@ -225,6 +285,10 @@ class _Collector:
             appended=self._head.append,
             options=IngestOptions(sessions_max=config.grpc.agents_max),
         )
+        self._head_told: tuple[OwnHead | None, AuditHead | None] = (None, None)
+        self._testimonies: dict[str, Sequence[AuditHead]] = {}
+        self._ingest.audit_head = self._told_head
+        self._ingest.witness = self._shown
         self._ingest.restore([*self._history.marks(), *crit.marks()])
         self._stack.callback(self._registry.subscribe(self._host_changed))
         self._book = Rulebook(
@@ -239,7 +303,57 @@ class _Collector:
             monotonic=time.monotonic,
         )
         check_rules(self._homes, config)
-        self._rules = RuleThread(self._book, self._head, clock, on_failure=self._failed)
+        self._rules = RuleThread(
+            self._book, self._head, clock, on_failure=self._failed, precedence=self._precedence
+        )
+
+    async def _open_channels(self) -> None:
+        from watchbill_collector.notifiers.channel import Surroundings
+        from watchbill_collector.notifiers.channel_set import ChannelSet
+        from watchbill_collector.notifiers.configured import build_all
+
+        self._channel_surroundings = Surroundings(__version__, self._clock)
+        self._external_url = f"http://{self._host_name}:{self._config.http.listen.port}"
+        made = await asyncio.to_thread(build_all, self._config.channel, self._channel_surroundings)
+        self._channels = ChannelSet(made)
+        self._stack.push_async_callback(self._channels.close)
+        # A secret that is missing must not keep the collector from starting: the other channels work.
+        for problem in await asyncio.to_thread(channel_faults, self._config):
+            log.error("channel cannot send", extra=fields(problem=problem))
+
+    async def _open_dispatch(self) -> None:
+        from watchbill_collector.services.dispatching import Dispatching
+
+        self._dispatching = Dispatching(
+            self._store,
+            self._clock,
+            self._book,
+            self._channels,
+            self._belonging,
+            self._external_url,
+            self._stalled,
+        )
+        await self._dispatching.open(self._config)
+        self._stack.push_async_callback(self._dispatching.close)
+
+    def _stalled(self) -> list[str]:
+        """Which of ingest, evaluation and outbox stand still: what withholds the ping of the watchdog."""
+        stalled = self._house.progress.wedged()
+        if self._ingest.commits.oldest_s() > STALLED_S:
+            stalled.append("ingest")
+        now_ms = self._clock.wall_ms()
+        ran = [(run.evaluated_ms, run.group.interval_ms) for run in self._book.groups()]
+        if not self._judging or any(now_ms - at_ms > 2 * every + STALLED_S * 1000 for at_ms, every in ran):
+            stalled.append("evaluation")
+        if self._dispatching.outbox.undurable:
+            stalled.append("outbox")
+        return stalled
+
+    async def _load_channels(self, config: CollectorConfig) -> None:
+        """Swap the channels as a whole; what is on its way goes out through the old ones."""
+        from watchbill_collector.notifiers.configured import build_all
+
+        self._channels.swap(await asyncio.to_thread(build_all, config.channel, self._channel_surroundings))
 
     async def _load_rules(self) -> None:
         """Swap the rules as a whole. In a thread: filling their windows from history takes seconds."""
@@ -254,6 +368,7 @@ class _Collector:
         """Queries are answered and agents heard already while the rules get ready."""
         await self._load_rules()
         await asyncio.to_thread(self._book.resume, self._clock.wall_ms())
+        self._dispatching.begin()
         self._rules.start()
         self._judging = True
 
@@ -337,20 +452,29 @@ class _Collector:
         from watchbill_collector.api.pool import QueryPool
         from watchbill_collector.api.ports import CertificateStatus, PortStatus, at
         from watchbill_collector.api.server import HttpServer, TlsFiles
+        from watchbill_collector.dispatch.metrics import DispatchMetrics
         from watchbill_collector.rules import RuleMetrics
         from watchbill_collector.services.accounts import AccountsService
+        from watchbill_collector.services.auditing import AuditMetrics
+        from watchbill_collector.services.channels import ChannelService
         from watchbill_collector.services.condition import CollectorMetrics, ConditionService, OwnSamples
         from watchbill_collector.services.doorkeeping import DoorService
         from watchbill_collector.services.fleet import FleetService
         from watchbill_collector.services.judging import JudgingService
-        from watchbill_collector.services.people import PeopleService
+        from watchbill_collector.services.people import ManagingService, PeopleService
         from watchbill_collector.services.queries import QueryService
+        from watchbill_collector.services.served import ServedService
+        from watchbill_collector.services.silencing import SilencingService
+        from watchbill_collector.services.trials import TrialsService
+        from watchbill_collector.services.userdesk import UserSocket
 
         config, http = self._config, self._config.http
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self._ingest.counters)
         registry.register(CollectorMetrics(self._history, self._table))
         registry.register(RuleMetrics(self._book, self._head))
+        registry.register(DispatchMetrics(self._dispatching.dispatcher, self._dispatching.watchdog, self._clock))
+        registry.register(AuditMetrics(self._auditing, self._audit, self._witnesses))
         accounts = AccountsService(self._history, self._registry)
         self._condition = ConditionService(
             self._clock,
@@ -361,16 +485,39 @@ class _Collector:
             book=self._book,
             table=self._table,
         )
+        self._condition.channels_failing = self._dispatching.failing
+        self._condition.outbox_unwritten = lambda: self._dispatching.outbox.undurable
         tls = TlsFiles(http.certificate, http.key) if http.certificate and http.key else None
         parts = House(
             Services(
-                query=QueryService(self._engine, self._history, self._table),
-                rules=JudgingService(self._book),
-                hosts=FleetService(self._registry, self._ingest, accounts, self._delivered),
+                query=QueryService(
+                    self._engine,
+                    self._history,
+                    self._table,
+                    self._registry.forgotten_names,
+                    self._bindings,
+                ),
+                rules=(rules := JudgingService(self._book, self._belonging, self._dispatching.hush_of)),
+                hosts=(hosts := FleetService(self._registry, self._ingest, accounts, self._ingest.delivered)),
                 enrolments=DoorService(self._enrolment.tokens),
                 gaps=accounts,
                 users=PeopleService(self._users, self._clock.wall_ms),
+                audit=self._auditing,
+                people=ManagingService(self._users),
+                bindings=self._bindings,
                 status=self._condition,
+                channels=ChannelService(self._channels, self._clock, self._external_url),
+                services=ServedService(self._belonging, hosts, rules),
+                silences=SilencingService(
+                    self._dispatching.silences,
+                    self._dispatching.dispatcher,
+                    self._channels,
+                    rules,
+                    self._store,
+                    self._clock,
+                    lambda: self._dispatching.routing.windows,
+                ),
+                trials=TrialsService(self._engine, self._history, self._table, self._bindings, self._clock),
             ),
             HttpOptions(
                 version=__version__,
@@ -381,11 +528,18 @@ class _Collector:
                 names=tuple(self._names),
                 page=load_page(),
             ),
-            QueryPool(timeout_s=float(config.query.timeout), samples_max=config.query.samples_max),
+            QueryPool(
+                timeout_s=float(config.query.timeout),
+                samples_max=config.query.samples_max,
+                precedence=self._precedence,
+            ),
             self._bus,
             HttpCounters(registry),
             asyncio.Event(),
         )
+        desk = UserSocket(self._homes.run, self._users)
+        await desk.start()
+        self._stack.push_async_callback(desk.stop)
         server = HttpServer(create_application(parts), parts, http.listen.host, http.listen.port, tls)
         await server.start()
         self._stack.push_async_callback(server.stop)
@@ -405,11 +559,15 @@ class _Collector:
 
     def _spawn_loops(self) -> None:
         self._house.spawn("begin judging", self._begin_judging())
+        self._dispatching.spawn(self._house)
         for name, seconds, work in (
             ("own metrics", OWN_SAMPLES_S, self._sample_own),
             ("merge", MERGE_S, self._merge),
             ("retain", RETAIN_S, self._retain),
             ("tidy", TIDY_S, self._tidy),
+            ("memory", GIVE_BACK_S, _give_memory_back),
+            ("witnesses", WITNESSES_S, self._hear_witnesses),
+            ("marks", MARKS_S, self._forget_marks),
         ):
             self._house.spawn(name, self._every(name, seconds, work))
 
@@ -444,23 +602,48 @@ class _Collector:
         for name in gone:
             log.info("history removed", extra=fields(file=name))
 
+    async def _forget_marks(self) -> None:
+        marks = self._ingest.take_surplus()
+        if not marks:
+            return
+        crit = [mark for mark in marks if mark.stream == Stream.CRIT]
+        bulk = [mark for mark in marks if mark.stream == Stream.BULK]
+        try:
+            await self._loop.run_in_executor(self._historian, self._history.remove_marks, bulk)
+            await asyncio.to_thread(self._crit.remove_marks, crit)
+        except StorageError as exc:
+            # They are found again at the next start, or when their agents come again.
+            log.error("watermarks could not be removed", extra=fields(why=exc))
+
+    def _told_head(self) -> AuditHead | None:
+        """The newest row of the audit, made once for all who are told."""
+        head = self._store.audit_head
+        if head is not self._head_told[0]:
+            self._head_told = (head, None if head is None else AuditHead(head.seq, head.hash))
+        return self._head_told[1]
+
+    def _shown(self, agent_id: str, heads: Sequence[AuditHead]) -> None:
+        """An agent shows what it was told of the audit; compared soon, all together, off the loop."""
+        self._testimonies[agent_id] = heads
+
+    async def _hear_witnesses(self) -> None:
+        said, self._testimonies = self._testimonies, {}
+        if said:
+            await asyncio.to_thread(self._auditing.heard_all, said)
+
     async def _tidy(self) -> None:
-        """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired, and
-        memory that is free inside the process and could be free outside."""
-        _give_memory_back()
+        """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired."""
         self._pki.server.refresh(self._names, self._clock.wall_ms())
         for host in self._registry.hosts():
             if self._registry.standing(host.agent_id) is RefusalReason.EXPIRED and self._ingest.connected(
                 host.agent_id
             ):
                 self._ingest.revoke(host.agent_id)
+        self._auditing.tidy()
         with contextlib.suppress(StorageError):
             await self._enrolment.tidy()
 
     # ------------------------------------------------------------ what happens
-
-    def _delivered(self, agent_id: str) -> bool:
-        return any(mark.agent_id == agent_id for mark in self._history.marks())
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         """From any thread; a loop that is closing takes nothing more."""
@@ -482,8 +665,10 @@ class _Collector:
         if change.kind is ChangeKind.REVOKED:
             self._ingest.revoke(agent_id)
             self._ingest.retire(agent_id)
-        elif change.kind in (ChangeKind.RETIRED, ChangeKind.FORGOTTEN, ChangeKind.REPLACED):
+        elif change.kind in (ChangeKind.RETIRED, ChangeKind.REPLACED):
             self._ingest.retire(agent_id)
+        elif change.kind is ChangeKind.FORGOTTEN:
+            self._ingest.forget(agent_id)
         elif change.kind is ChangeKind.RENAMED:
             self._ingest.renamed(agent_id)
         self._bus.publish(
@@ -498,6 +683,36 @@ class _Collector:
             "at_ms": change.at_ms,
         }
         self._on_loop(self._bus.publish, "alert", document)
+        self._dispatching.dispatcher.wake()
+
+    def _configured_texts(self, config: CollectorConfig) -> dict[str, str]:
+        """What decides about alerts and notices, as text by name, for the audit; what may hold a secret (channels,
+        the rest of collector.toml) as a hash alone. Raises ConfigError."""
+        texts = {
+            source.file: source.content.decode("utf-8", "replace")
+            for source in rule_sources(self._homes, config)
+        }
+        for file in sorted((self._homes.etc / "services.d").glob("*.toml")):
+            with contextlib.suppress(OSError):
+                texts[f"services.d/{file.name}"] = file.read_text("utf-8", "replace")
+        for name, tables in (("routes", config.route), ("maintenance", config.maintenance)):
+            lines = [
+                f"{key} = {value!r}" for table in tables for key, value in (*table.values.items(), ("", ""))
+            ]
+            texts[f"collector.toml: {name}"] = "\n".join(lines) + "\n" if lines else ""
+        for table in config.channel:
+            digest = hashlib.sha256(repr(sorted(table.values.items())).encode()).hexdigest()
+            texts[f"collector.toml: channel {table.values.get('name', '')}"] = f"sha256 {digest}\n"
+        return texts
+
+    async def _audited_reload(self) -> None:
+        """A reload, and a row that says what it changed or why it was refused."""
+        try:
+            await self._reload()
+            await self._auditing.reloaded(await asyncio.to_thread(self._configured_texts, self._config))
+        except ConfigError as exc:
+            await self._auditing.reload_refused(str(exc))
+            raise
 
     async def _reload(self) -> None:
         """SIGHUP: rules are swapped or refused as a whole; what needs a restart is refused by name."""
@@ -514,6 +729,7 @@ class _Collector:
                 "query",
                 "certificates",
                 "retention",
+                "watchdog",
             )
             if getattr(config, name) != getattr(self._config, name)
         ]
@@ -522,8 +738,14 @@ class _Collector:
             file = str(self._homes.etc / "collector.toml")
             raise ConfigError([Problem(file, 0, name, "a new value", wanted) for name in changed])
         await asyncio.to_thread(check_rules, self._homes, config)
+        services = await asyncio.to_thread(read_services, self._homes.etc)
+        await asyncio.to_thread(check_channels, config)
+        await self._dispatching.configure(config, before_channels=True)
+        await self._load_channels(config)
         self._config = config
+        self._services = services
         await self._load_rules()
+        await self._dispatching.configure(config)
         self._rules.wake()
 
 
@@ -533,7 +755,7 @@ def _settle_malloc() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
 
 
 def _settle_garbage() -> None:
@@ -546,7 +768,7 @@ def _settle_garbage() -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
-def _give_memory_back() -> None:
+async def _give_memory_back() -> None:
     """glibc keeps what lies between two pieces in use. Readings come and go in pieces of a few kilobytes between
     what connections hold for long: with a thousand agents at 1 s this was 100 to 300 MB."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

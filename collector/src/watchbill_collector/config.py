@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchbill.config import Address, ByteSize, Duration, Homes, Table, Wrong, load, option
+from watchbill.config import Address, ByteSize, Duration, Homes, Problem, Table, Wrong, load, option
+from watchbill_collector.dispatch.settings import Digest, Watchdog
 
 DAY_S = 86_400
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
@@ -109,7 +110,10 @@ class Rules:
         Duration(15), at_least=1, at_most=3_600, help="How often groups without an interval are evaluated."
     )
     stock: bool = option(default=True, help="Whether the pack that comes with the collector is loaded.")
-    stock_off: list[str] = option([], help='Files of the stock pack to leave out, such as "network".')
+    stock_off: list[str] = option(
+        [],
+        help='What of the stock pack to leave out: files such as "network", alerts such as "HostRebooted".',
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +146,23 @@ class CollectorConfig:
     query: Query = option(Query())
     rules: Rules = option(Rules())
     certificates: Certificates = option(Certificates())
-    channel: list[Table] = option([], help="Where notifications go. Not built yet.")
-    route: list[Table] = option([], help="Which alerts go to which channel. Not built yet.")
+    channel: list[Table] = option([], help="Where notifications go; docs/notifications.md has every kind.")
+    route: list[Table] = option([], help="Which alerts go to which channel; docs/notifications.md.")
+    maintenance: list[Table] = option([], help="Times that come round, in which alerts tell nobody.")
+    digest: Digest = option(Digest())
+    watchdog: Watchdog = option(Watchdog())
 
-    def check(self) -> Iterator[Wrong]:
-        """Refuse by name what is planned and not there: a page never sent must not look configured."""
+    def check(self) -> Iterator[Wrong | Problem]:
+        """Judge what plug-ins and dispatch know: a page never sent must not look configured."""
         if self.channel:
-            yield Wrong("channel", "a channel", "none: notifications are not built yet")
-        if self.route:
-            yield Wrong("route", "a route", "none: notifications are not built yet")
+            from watchbill_collector.notifiers.configured import channel_problems
+
+            yield from channel_problems(self.channel)
+        if self.route or self.maintenance:
+            from watchbill_collector.dispatch.options import read_routing
+
+            names = [str(table.values.get("name", "")) for table in self.channel]
+            yield from read_routing(self.route, self.maintenance, names, self.digest)[1]
 
 
 def load_config(homes: Homes) -> CollectorConfig:

@@ -20,7 +20,6 @@ PROGRAM = "watchbill-collector"
 LATER = {
     "backup": "write the collector's state to a file",
     "restore": "bring the collector's state back from a file",
-    "user": "add users with roles and scopes",
     "pki": "show and roll the certificate authority",
     "runbooks": "check a runbook file",
 }
@@ -58,9 +57,23 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "find out why the collector does not do what it should")
     doctor.add_argument("--json", action="store_true", help="print one JSON document")
     add("migrate", _migrate, "bring the store to this version's schema")
-    rules = add("rules", _rules, "check a rule file")
-    rules.add_argument("action", choices=["check"], help="what to do with it")
-    rules.add_argument("file", nargs="+", type=Path, help="rule files, as Prometheus has them")
+    rules = add("rules", _rules, "check rule files, judge their unit tests, or print the stock pack")
+    rule_actions = rules.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, many, help_, about in (
+        ("check", "+", "judge rule files without loading them", "rule files, as Prometheus has them"),
+        ("test", "+", "judge unit tests of rules", "unit-test files, as promtool has them"),
+        ("stock", "*", "print files of the stock pack", "names of files; none lists them all"),
+    ):
+        action = rule_actions.add_parser(
+            name, parents=[shared], help=help_, description=help_.capitalize() + "."
+        )
+        action.add_argument("file", nargs=many, help=about)
+        action.set_defaults(action=name)
+        if name != "check":
+            action.add_argument("--json", action="store_true", help="print one JSON document")
+    from watchbill_collector.usercommand import add_arguments as add_user_arguments
+
+    add_user_arguments(add("user", _user, "manage who may use the API"), shared)
     promql = add("promql", _promql, "evaluate PromQL over data given on standard input")
     promql.add_argument("--json-lines", action="store_true", required=True, help="one JSON object a line")
     for name, help_ in LATER.items():
@@ -124,11 +137,17 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
     if arguments.print_sample or arguments.print_reference:
         print((sample_file if arguments.print_sample else reference)(CollectorConfig), end="")
+        from watchbill_collector.notifiers.configured import channel_reference, channel_sample
+
+        print("\n" + (channel_sample() if arguments.print_sample else channel_reference()), end="")
         return OK
-    from watchbill_collector.app import check_rules
+    from watchbill_collector.app import check_channels, check_rules
+    from watchbill_collector.servicebook import read_services
 
     homes, config = _config(arguments)
     check_rules(homes, config)
+    read_services(homes.etc)
+    check_channels(config)
     print("ok")
     return OK
 
@@ -150,9 +169,18 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _rules(arguments: argparse.Namespace) -> int:
+    paths = [Path(name) for name in arguments.file]
+    if arguments.action == "stock":
+        from watchbill_collector.ruletool import stock
+
+        return stock(arguments.file, as_json=arguments.json)
+    if arguments.action == "test":
+        from watchbill_collector.ruletool import test
+
+        return test(paths, as_json=arguments.json)
     from watchbill_collector.app import check_rule_files
 
-    for line in check_rule_files(arguments.file):
+    for line in check_rule_files(paths):
         print(line)
     return OK
 
@@ -163,6 +191,12 @@ def _promql(arguments: argparse.Namespace) -> int:
 
     serve(sys.stdin, sys.stdout)
     return OK
+
+
+def _user(arguments: argparse.Namespace) -> int:
+    from watchbill_collector.usercommand import run_user
+
+    return run_user(arguments, *_config(arguments))
 
 
 def _later(arguments: argparse.Namespace) -> int:

@@ -4,16 +4,17 @@ A token or cookie is 32 random bytes, kept as a hash. All that verifying needs i
 nothing and a full disk locks nobody out. Deciding what a principal may do belongs to what he wants to do.
 """
 
+import contextlib
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
 
 from watchbill.clock import Clock
-from watchbill.errors import Busy, Refused, Unreadable, UsageError
+from watchbill.errors import Busy, Refused, StorageError, Unreadable, UsageError
 from watchbill_collector.credentials import Credential, parse_credential, same_hash, secret_hash
 from watchbill_collector.limiter import FailureLimiter
 from watchbill_collector.store import Store, events
@@ -34,6 +35,9 @@ SESSION_TOUCH_S: Final = 300
 """How often a session's last use is written; between two writes it is in memory alone."""
 USERS_MAX: Final = 10_000
 TOKENS_PER_USER_MAX: Final = 100
+TOKEN_TOUCH_S: Final = 300
+"""How often a token's last use is written; between two writes it is in memory alone."""
+GRANTS_PER_USER_MAX: Final = 32
 SESSIONS_MAX: Final = 10_000
 NAME_MAX: Final = 128
 FAILURES_PER_MINUTE_MAX: Final = 30
@@ -78,8 +82,17 @@ class Users:
         self._tokens = {one.token_id: one for one in store.read(lambda c: rows.all_bearer_tokens(c, site))}
         self._sessions = {one.session_id: one for one in store.read(lambda c: rows.all_sessions(c, site))}
         self._failures = FailureLimiter(clock, FAILURES_PER_MINUTE_MAX)
+        self._subscribers: list[Callable[[], None]] = []
         self.refused = 0
         """Tokens, codes and cookies that opened nothing, since the start."""
+
+    def subscribe(self, subscriber: Callable[[], None]) -> None:
+        """Call `subscriber` whenever somebody may do less or other than before; in the writer's thread."""
+        self._subscribers.append(subscriber)
+
+    def _changed(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber()
 
     # ------------------------------------------------------------ verifying
 
@@ -95,7 +108,20 @@ class Users:
         right = same_hash(given.hash if given else _NO_HASH, token.secret_sha256 if token else _NO_HASH)
         if token is None or not right or not self._usable(token):
             raise self._wrong("the bearer token opens nothing: it is unknown, revoked or expired", source)
-        return self._principal(token.user_id, "token", source)
+        principal = self._principal(token.user_id, "token", source)
+        self._used(token)
+        return principal
+
+    def _used(self, token: BearerToken) -> None:
+        """Note that a token was used; nobody waits for the row, and a full disk keeps nobody out."""
+        now_ms = self._clock.wall_ms()
+        if token.used_ms is not None and now_ms - token.used_ms < TOKEN_TOUCH_S * 1000:
+            return
+        seen = replace(token, used_ms=now_ms)
+        if self._tokens.get(token.token_id) is token:
+            self._tokens[token.token_id] = seen
+        with contextlib.suppress(StorageError, Busy):
+            self._store.submit(lambda c: rows.touch_bearer_token(c, seen.token_id, now_ms))
 
     def verify_session(self, cookie: str, source: str = "") -> Principal:
         """Whose browser this is, by its cookie. Raises Refused."""
@@ -188,6 +214,49 @@ class Users:
         """A new user. Raises UsageError when the name is taken or unusable."""
         return await self._store.write(lambda c: self._add(c, name, grants, actor, source), self._keep_user)
 
+    async def add_with_token(
+        self,
+        name: str,
+        grants: Sequence[Grant],
+        *,
+        actor: str,
+        life_s: float | None = None,
+        token_name: str = "",
+    ) -> tuple[User, str]:
+        """A new user and his first token, together or not at all. The text of the token is seen this once."""
+        given = Credential.new(BEARER_PREFIX)
+
+        def work(connection: sa.Connection) -> tuple[User, BearerToken]:
+            user = self._add(connection, name, grants, actor, "")
+            return user, self._add_token(connection, given, user, life_s, actor, "", token_name)
+
+        def then(made: tuple[User, BearerToken]) -> None:
+            self._keep_user(made[0])
+            self._keep_token(made[1])
+
+        user, _ = await self._store.write(work, then)
+        return user, given.encode()
+
+    async def grant(self, user_id: str, grants: Sequence[Grant], *, actor: str, source: str = "") -> User:
+        """Give a user these grants and no others, in force at once. Raises UsageError when nobody would be left who
+        administers everything.
+        """
+
+        def work(connection: sa.Connection) -> User:
+            before = self._known(user_id)
+            after = replace(before, grants=_sorted(grants))
+            self._keep_an_admin(before, after)
+            rows.set_grants(connection, self._store.site, user_id, after.grants)
+            detail = {"grants": _words(after.grants), "was": _words(before.grants)}
+            self._record(connection, "user.grant", after.name, actor, source, detail=detail)
+            return after
+
+        def then(user: User) -> None:
+            self._keep_user(user)
+            self._changed()
+
+        return await self._store.write(work, then)
+
     def add_blocking(self, name: str, grants: Sequence[Grant], *, token: str, actor: str) -> User:
         """A new user with a token that was written to a file before, in one transaction, where there is no
         event loop. Raises Unreadable for a text that is no token.
@@ -220,21 +289,38 @@ class Users:
             name=name,
             disabled=False,
             created_ms=self._clock.wall_ms(),
-            grants=tuple(sorted(set(grants), key=lambda one: (one.role, one.scope))),
+            grants=_sorted(grants),
         )
         rows.add_user(connection, self._store.site, user)
-        detail = {"grants": [f"{grant.role} {grant.scope}".strip() for grant in user.grants]}
+        detail = {"grants": _words(user.grants)}
         self._record(connection, "user.add", name, actor, source, detail=detail)
         return user
 
     def _keep_user(self, user: User) -> None:
         self._users[user.user_id] = user
 
+    def _known(self, user_id: str) -> User:
+        user = self._users.get(user_id)
+        if user is None:
+            raise UsageError(f"there is no user {harmless(user_id)!r}")
+        return user
+
+    def _keep_an_admin(self, before: User, after: User) -> None:
+        """Raises UsageError when with this change nobody could administer everything any more."""
+        if not _administers(before) or _administers(after):
+            return
+        if not any(_administers(one) for one in self._users.values() if one.user_id != after.user_id):
+            raise UsageError(f"{after.name} is the last administrator of everything: make another one first")
+
     async def disable(self, user_id: str, *, actor: str, source: str = "") -> None:
-        """Let a user in no more: his tokens open nothing, his sessions end."""
+        """Let a user in no more, at once: his tokens open nothing, his sessions end. Raises UsageError for the last
+        administrator.
+        """
 
         def work(connection: sa.Connection) -> User:
-            user = replace(self._users[user_id], disabled=True)
+            before = self._known(user_id)
+            user = replace(before, disabled=True)
+            self._keep_an_admin(before, user)
             rows.set_disabled(connection, user_id, disabled=True)
             rows.drop_sessions_of(connection, user_id)
             self._record(connection, "user.disable", user.name, actor, source)
@@ -244,16 +330,28 @@ class Users:
             self._keep_user(user)
             for session in [one for one in self._sessions.values() if one.user_id == user_id]:
                 del self._sessions[session.session_id]
+            self._changed()
 
         await self._store.write(work, then)
 
+    async def enable(self, user_id: str, *, actor: str, source: str = "") -> None:
+        """Let a user in again: his tokens that were not revoked open what they opened. Raises UsageError."""
+
+        def work(connection: sa.Connection) -> User:
+            user = replace(self._known(user_id), disabled=False)
+            rows.set_disabled(connection, user_id, disabled=False)
+            self._record(connection, "user.enable", user.name, actor, source)
+            return user
+
+        await self._store.write(work, self._keep_user)
+
     async def new_token(
-        self, user_id: str, *, actor: str, source: str = "", life_s: float | None = None
+        self, user_id: str, *, actor: str, source: str = "", life_s: float | None = None, name: str = ""
     ) -> str:
         """A new bearer token; this is the only time its text is seen. Raises UsageError."""
         given = Credential.new(BEARER_PREFIX)
         await self._store.write(
-            lambda c: self._add_token(c, given, self._users[user_id], life_s, actor, source),
+            lambda c: self._add_token(c, given, self._known(user_id), life_s, actor, source, name),
             self._keep_token,
         )
         return given.encode()
@@ -266,8 +364,11 @@ class Users:
         life_s: float | None,
         actor: str,
         source: str,
+        name: str = "",
     ) -> BearerToken:
         now = self._clock.wall_ms()
+        if user.disabled:
+            raise UsageError(f"{user.name} is disabled: a token would open nothing")
         if sum(self._usable(token) for token in self.tokens_of(user.user_id)) >= TOKENS_PER_USER_MAX:
             raise UsageError(f"this user has {TOKENS_PER_USER_MAX} tokens; revoke some")
         token = BearerToken(
@@ -276,9 +377,10 @@ class Users:
             secret_sha256=given.hash,
             created_ms=now,
             expires_ms=None if life_s is None else now + round(life_s * 1000),
+            name=harmless(name, NAME_MAX),
         )
         rows.add_bearer_token(connection, self._store.site, token)
-        detail = {"token_id": token.token_id}
+        detail = {"token_id": token.token_id, "name": token.name, "expires_ms": token.expires_ms}
         self._record(connection, "token.add", user.name, actor, source, detail=detail)
         return token
 
@@ -298,7 +400,11 @@ class Users:
             self._record(connection, "token.revoke", name, actor, source, detail={"token_id": token_id})
             return replace(token, revoked_ms=now)
 
-        await self._store.write(work, self._keep_token)
+        def then(token: BearerToken) -> None:
+            self._keep_token(token)
+            self._changed()
+
+        await self._store.write(work, then)
 
     # ------------------------------------------------------------ logging in
 
@@ -350,11 +456,11 @@ class Users:
 
         def work(connection: sa.Connection) -> tuple[Session | None, list[str]]:
             session = self._open(connection, given, cookie, csrf)
-            ended = self._drop_ended(connection) if session else []
-            name = self._users[session.user_id].name if session else "?"
-            outcome = events.OK if session else "refused"
-            self._record(connection, "login", name, name, source, outcome)
-            return session, ended
+            if session is None:
+                return None, []  # Who guesses writes nothing here: whoever answers him counts.
+            name = self._users[session.user_id].name
+            self._record(connection, "login", name, name, source)
+            return session, self._drop_ended(connection)
 
         if self._failures.retry_after_s(source) is not None and not self._login_is_open(given):
             raise self._wrong(_NO_LOGIN, source)
@@ -452,3 +558,19 @@ class Users:
             verb=verb, target=target, actor=actor, source=source, outcome=outcome, detail=detail or {}
         )
         events.append(connection, self._store.site, self._clock, event)
+
+
+def _sorted(grants: Sequence[Grant]) -> tuple[Grant, ...]:
+    found = tuple(sorted(set(grants), key=lambda one: (one.role, one.scope)))
+    if len(found) > GRANTS_PER_USER_MAX:
+        raise UsageError(f"{len(found)} grants, more than {GRANTS_PER_USER_MAX}")
+    return found
+
+
+def _words(grants: Sequence[Grant]) -> list[str]:
+    return [f"{grant.role} {grant.scope}".strip() for grant in grants]
+
+
+def _administers(user: User) -> bool:
+    """Whether he administers everything."""
+    return not user.disabled and Grant(Role.ADMIN) in user.grants

@@ -8,6 +8,7 @@ raises by mistake is one logged error and a 500 for one client.
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,15 @@ from watchbill_collector.api.answers import (
     gzip_bytes,
     wants_gzip,
 )
-from watchbill_collector.api.guard import NotAdmitted, admit, check_host
+from watchbill_collector.api.guard import NotAdmitted, admit, check_host, source_of, views
 from watchbill_collector.api.house import House
 from watchbill_collector.api.limits import BODY_BYTES_MAX, DRAIN_BYTES_MAX, DRAIN_S, URL_BYTES_MAX
 from watchbill_collector.api.page import PAGE_POLICY
+from watchbill_collector.api.ports import ANONYMOUS
+from watchbill_collector.api.recording import failed, recorded, turned_away
 from watchbill_collector.api.routes import Call, Route
 from watchbill_collector.api.table import ROUTES
+from watchbill_collector.audit import Origin, on_behalf
 
 log = logging.getLogger("watchbill.http")
 
@@ -156,9 +160,13 @@ class _Endpoint:
             await send(message)
 
         request = Request(scope, receive, send)
+        number = secrets.token_hex(8)
         try:
-            answer = await self._answer(request)
-            await answer(scope, receive, send_counted)
+            with on_behalf(Origin(source_of(request), number)):
+                answer = await self._answer(request)
+                if isinstance(answer, Response):
+                    answer.headers["X-Request-Id"] = number
+                await answer(scope, receive, send_counted)
         finally:
             counters = self.house.counters
             counters.requests.labels(self.path, str(status)).inc()
@@ -174,12 +182,15 @@ class _Endpoint:
             if method == "OPTIONS":
                 return Response(status_code=204, headers={"Allow": allow})
             return error_answer(405, "bad_data", f"this takes {allow}", headers={"Allow": allow})
+        caller = ANONYMOUS
         try:
             caller = await admit(request, route, self.house)
             body = await _body(request) if method not in ("GET", "HEAD") else b""
-            call = Call(request, caller, self.house, _form(request, body) if route.form else body)
-            return await self._packed(request, await route.handler(call))
+            view, sees = views(caller, route)
+            call = Call(request, caller, self.house, _form(request, body) if route.form else body, view, sees)
+            return await self._packed(request, await recorded(call, route))
         except NotAdmitted as exc:
+            turned_away(request, route, exc, self.house)
             return _refused(exc, self.house)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -190,6 +201,7 @@ class _Endpoint:
         except Exception as exc:
             known = answer_for(exc)
             if known is not None:
+                failed(request, route, caller, exc, self.house)
                 return known
             log.exception("request failed path=%s method=%s", self.path, method)
             return error_answer(

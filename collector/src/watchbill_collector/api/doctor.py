@@ -35,6 +35,7 @@ def judge(status: Status) -> list[Finding]:
         _commits(status),
         _clock(status),
         _rules(status),
+        *_channels(status),
         *_ports(status),
     ]
 
@@ -116,6 +117,14 @@ def _rules(status: Status) -> Finding:
             "watchbill rules list",
         )
     return Finding("rules", "ok", "all rules evaluate")
+
+
+def _channels(status: Status) -> Iterator[Finding]:
+    for name, why in status.channels_failing.items():
+        yield Finding("channel", "fail", f"{name}: {why}", f"watchbill notify test {name}")
+    if status.outbox_unwritten:
+        what = f"notices go out, and cannot be written down: {status.outbox_unwritten}"
+        yield Finding("outbox", "fail", what, "df -h; journalctl -u watchbill-collector")
 
 
 def _ports(status: Status) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ end at once when the server stops, and when the follower's login ends.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Event:
     id: str
     kind: str
     data: bytes
+    subject: Mapping[str, str] | None = None
+    """The labels of what it is about, by which it is seen or not; None: only who sees everything gets it."""
 
     def frame(self) -> bytes:
         """As it goes over the wire. The JSON holds no raw newline."""
@@ -50,6 +52,7 @@ class Follower:
 
     queue: deque[Event] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    poked: bool = False
 
 
 class EventBus:
@@ -80,7 +83,7 @@ class EventBus:
         if len(data) > EVENT_BYTES_MAX:
             self.oversized += 1
             kind, data = RESYNC, b"{}"
-        event = self._next(kind, data)
+        event = self._next(kind, data, subject_of(document) if kind != RESYNC else {})
         self._ring.append(event)
         for follower in self._followers:
             if len(follower.queue) >= QUEUE_EVENTS_MAX:
@@ -117,9 +120,25 @@ class EventBus:
         follower.queue.clear()
         follower.queue.append(Event(f"{self._run}-{self._number}", RESYNC, b"{}"))
 
-    def _next(self, kind: str, data: bytes) -> Event:
+    def poke(self) -> None:
+        """Let every stream look whether its follower is still welcome: somebody's access has changed."""
+        for follower in self._followers:
+            follower.poked = True
+            follower.news.set()
+
+    def _next(self, kind: str, data: bytes, subject: Mapping[str, str] | None) -> Event:
         self._number += 1
-        return Event(f"{self._run}-{self._number}", kind, data)
+        return Event(f"{self._run}-{self._number}", kind, data, subject)
+
+
+def subject_of(document: object) -> Mapping[str, str] | None:
+    """What an event is about: the `labels` in its document, or the host it names."""
+    if not isinstance(document, Mapping):
+        return None
+    labels, host = document.get("labels"), document.get("host")
+    if isinstance(labels, Mapping):
+        return {str(name): str(value) for name, value in labels.items()}
+    return {"instance": host} if isinstance(host, str) and host else None
 
 
 class EventStream:
@@ -132,12 +151,17 @@ class EventStream:
         stopping: asyncio.Event,
         still_welcome: Callable[[], Awaitable[bool]],
         comment_every_s: float = COMMENT_EVERY_S,
+        wanted: Callable[[Event], bool] = lambda _: True,
     ) -> None:
+        """`still_welcome` is asked before everything that is sent, `wanted` of every event; a `resync` is sent to
+        everybody.
+        """
         self._bus = bus
         self._last_id = last_id
         self._stopping = stopping
         self._still_welcome = still_welcome
         self._comment_every_s = comment_every_s
+        self._wanted = wanted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client goes, the server stops or the login ends."""
@@ -168,16 +192,18 @@ class EventStream:
                 news.cancel()
                 if gone.done() or stop.done():
                     return
-                if follower.queue:
-                    follower.news.clear()
-                    frames = b"".join(event.frame() for event in follower.queue)
-                    follower.queue.clear()
-                    # Waits while the client does not read; the connection's stall limit ends that.
-                    await _send_unless(stop, _body(send, frames))
-                elif await self._still_welcome():
-                    await _send_unless(stop, _body(send, b": still here\n\n"))
-                else:
+                if not await self._still_welcome():
                     return
+                poked, follower.poked = follower.poked, False
+                follower.news.clear()
+                if follower.queue:
+                    events = [one for one in follower.queue if one.kind == RESYNC or self._wanted(one)]
+                    follower.queue.clear()
+                    if events:
+                        # Waits while the client does not read; the connection's stall limit ends that.
+                        await _send_unless(stop, _body(send, b"".join(one.frame() for one in events)))
+                elif not poked:
+                    await _send_unless(stop, _body(send, b": still here\n\n"))
         finally:
             gone.cancel()
             stop.cancel()

@@ -15,7 +15,7 @@ from watchbill_collector.api.guard import SECRET_CHARACTERS_MAX, NotAdmitted, co
 from watchbill_collector.api.ours import Empty
 from watchbill_collector.api.page import page_answer
 from watchbill_collector.api.ports import NewSession
-from watchbill_collector.api.routes import Call, Need, Parameter, Route
+from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
 
 T = TypeVar("T")
 
@@ -135,6 +135,7 @@ FRONT_ROUTES: tuple[Route, ...] = (
         "Log a browser in with a one-time code; then on to the page.",
         (Parameter("code", "The one-time code.", required=True),),
         media="text/html",
+        within=Within.NO_HOSTS,
     ),
     Route(
         ("POST",),
@@ -142,11 +143,44 @@ FRONT_ROUTES: tuple[Route, ...] = (
         Need.NOTHING,
         _login_token,
         "Log a browser in with a bearer token, as JSON or as a form field `token`.",
+        within=Within.NO_HOSTS,
     ),
-    Route(("POST",), "/logout", Need.KNOWN, _logout, "End the session."),
-    Route(("GET",), "/healthz", Need.NOTHING, _healthz, "Whether the process answers.", media="text/plain"),
-    Route(("GET",), "/readyz", Need.NOTHING, _readyz, "Whether it can answer queries.", media="text/plain"),
-    Route(("GET",), "/metrics", Need.READ, _metrics, "The collector's own metrics.", media="text/plain"),
-    Route(("GET",), "/", Need.NOTHING, _page, "The page.", media="text/html"),
-    Route(("GET",), "/{file:path}", Need.NOTHING, _page, "The page's files.", media="text/html"),
+    Route(("POST",), "/logout", Need.KNOWN, _logout, "End the session.", within=Within.NO_HOSTS),
+    Route(
+        ("GET",),
+        "/healthz",
+        Need.NOTHING,
+        _healthz,
+        "Whether the process answers.",
+        media="text/plain",
+        within=Within.NO_HOSTS,
+    ),
+    Route(
+        ("GET",),
+        "/readyz",
+        Need.NOTHING,
+        _readyz,
+        "Whether it can answer queries.",
+        media="text/plain",
+        within=Within.NO_HOSTS,
+    ),
+    Route(
+        ("GET",),
+        "/metrics",
+        Need.READ,
+        _metrics,
+        "The collector's own metrics.",
+        media="text/plain",
+        within=Within.WHOLE,
+    ),
+    Route(("GET",), "/", Need.NOTHING, _page, "The page.", media="text/html", within=Within.NO_HOSTS),
+    Route(
+        ("GET",),
+        "/{file:path}",
+        Need.NOTHING,
+        _page,
+        "The page's files.",
+        media="text/html",
+        within=Within.NO_HOSTS,
+    ),
 )

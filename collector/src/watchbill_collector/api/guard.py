@@ -7,35 +7,45 @@ Order, for every request:
 2. A bearer token, or a session cookie, or nobody. Credentials that are shown and wrong are refused even where
    nobody in particular may read.
 3. With a cookie, whatever is not a reading needs an `Origin` that is ours and the session's CSRF token.
-4. The route's need against the caller's grants.
+4. The route's need against the caller's grants: the grants that satisfy it decide, by their scopes, where he may do
+   what the route does (`views`).
 """
 
 import ipaddress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from watchbill.errors import Busy, Refused
-from watchbill_collector.api.house import House
 from watchbill_collector.api.ports import ANONYMOUS, Caller
-from watchbill_collector.api.routes import ROLES, Need, Route
+from watchbill_collector.api.routes import ROLES, Need, Route, Within
+from watchbill_collector.scopes import EVERYTHING, NOTHING, View
+
+if TYPE_CHECKING:
+    from watchbill_collector.api.house import House
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CSRF_HEADER = "x-watchbill-csrf"
 SECRET_CHARACTERS_MAX = 512
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+KEEPS_SCOPES = frozenset({Within.FILTERED, Within.OBJECT, Within.NO_HOSTS})
+"""What a route has to say of itself before a caller with a scope is let in."""
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 class NotAdmitted(Refused):
     """A request that is turned away. `status` is the HTTP status, `kind` its `errorType`, `reason` a
-    counter's label.
+    counter's label, `by` who asked, if that is known.
     """
 
-    def __init__(self, status: int, kind: str, reason: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, kind: str, reason: str, message: str, hint: str = "", by: Caller = ANONYMOUS
+    ) -> None:
         super().__init__(message)
+        self.by = by
         self.status = status
         self.kind = kind
         self.reason = reason
@@ -59,7 +69,7 @@ def cookie_names(request: Request, tls: bool) -> CookieNames:
     return CookieNames(f"{prefix}watchbill-{server[1]}", f"{prefix}watchbill-csrf-{server[1]}")
 
 
-def check_host(headers: Headers, house: House) -> None:
+def check_host(headers: Headers, house: "House") -> None:
     """Refuse a `Host` that is not us. Raises NotAdmitted."""
     hosts = headers.getlist("host")
     options = house.options
@@ -91,7 +101,7 @@ def host_name(host: str) -> str:
     return name.rstrip(".").lower()
 
 
-async def admit(request: Request, route: Route, house: House) -> Caller:
+async def admit(request: Request, route: Route, house: "House") -> Caller:
     """The caller, let in. Raises NotAdmitted."""
     if route.need is Need.NOTHING:
         if request.method not in READING:
@@ -106,18 +116,34 @@ async def admit(request: Request, route: Route, house: House) -> Caller:
     wanted = ROLES[route.need]
     if not roles & wanted:
         names = " or ".join(sorted(role.value for role in wanted))
-        raise NotAdmitted(403, "forbidden", "role", f"{caller.name} needs the role {names} for this")
-    if not any(grant.role in wanted and not grant.scope for grant in caller.grants):
+        raise NotAdmitted(
+            403, "forbidden", "role", f"{caller.name} needs the role {names} for this", by=caller
+        )
+    view, _ = views(caller, route)
+    if not view.whole and route.within not in KEEPS_SCOPES:
         raise NotAdmitted(
             403,
             "forbidden",
             "scope",
-            f"{caller.name} may see {caller.grants[0].scope} alone: this collector cannot filter by that yet",
+            f"{caller.name} may see {view.text} alone, and this speaks of everything",
+            by=caller,
         )
     return caller
 
 
-async def _identify(request: Request, house: House) -> Caller:
+def views(caller: Caller, route: Route) -> tuple[View, View]:
+    """Where an admitted caller may do what the route does, and what he may read."""
+    if caller.via == "anonymous":
+        # He was let in to read, or the route is open and has nothing of hosts in it.
+        return (EVERYTHING, EVERYTHING) if route.need is Need.READ else (NOTHING, NOTHING)
+    wanted = ROLES[route.need]
+    return (
+        View.of(grant.scope for grant in caller.grants if grant.role in wanted),
+        View.of(grant.scope for grant in caller.grants),
+    )
+
+
+async def _identify(request: Request, house: "House") -> Caller:
     shown = request.headers.getlist("authorization")
     if shown:
         return await _bearer(shown, request, house)
@@ -131,7 +157,7 @@ async def _identify(request: Request, house: House) -> Caller:
     return ANONYMOUS
 
 
-async def _session(cookie: str, request: Request, house: House) -> Caller | None:
+async def _session(cookie: str, request: Request, house: "House") -> Caller | None:
     """The session's user; None when it has ended, which a browser learns by what it may no longer do."""
     try:
         caller = await house.services.users.session(cookie, source_of(request))
@@ -141,9 +167,8 @@ async def _session(cookie: str, request: Request, house: House) -> Caller | None
         check_origin(request, house)
         shown = request.headers.get(CSRF_HEADER, "")
         if len(shown) > SECRET_CHARACTERS_MAX or not house.services.users.csrf_is_right(cookie, shown):
-            raise NotAdmitted(
-                403, "forbidden", "csrf", f"a write with a session needs its token in {CSRF_HEADER}"
-            )
+            message = f"a write with a session needs its token in {CSRF_HEADER}"
+            raise NotAdmitted(403, "forbidden", "csrf", message, by=caller)
     return caller
 
 
@@ -152,7 +177,7 @@ def source_of(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
-async def _bearer(shown: list[str], request: Request, house: House) -> Caller:
+async def _bearer(shown: list[str], request: Request, house: "House") -> Caller:
     scheme, _, token = shown[0].partition(" ")
     token = token.strip()
     if len(shown) == 1 and scheme.lower() == "bearer" and 0 < len(token) <= SECRET_CHARACTERS_MAX:
@@ -178,7 +203,7 @@ def _login_line(request: Request) -> str:
     return f"watchbill login {request.scope.get('scheme', 'http')}://{host}"
 
 
-def _may_read_unknown(request: Request, house: House) -> bool:
+def _may_read_unknown(request: Request, house: "House") -> bool:
     """Anonymous reading is for programs and browsers on this machine, not for what a proxy lets through."""
     if not (house.options.anonymous_read and house.options.loopback):
         return False
@@ -193,7 +218,7 @@ def _may_read_unknown(request: Request, house: House) -> bool:
         return False
 
 
-def check_origin(request: Request, house: House) -> None:
+def check_origin(request: Request, house: "House") -> None:
     """A browser says where a write comes from: it has to be our own page. Raises NotAdmitted.
 
     Without cookies a missing `Origin` is a program, which has no cookies to be abused; browsers send one with

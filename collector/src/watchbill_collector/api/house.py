@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from watchbill_collector.api.channel_port import ChannelsService
 from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.events import EventBus
 from watchbill_collector.api.page import PageFile
+from watchbill_collector.api.people_port import PeopleService
 from watchbill_collector.api.pool import QueryPool
 from watchbill_collector.api.ports import (
+    AuditService,
     EnrolmentService,
     GapsService,
     HostsService,
@@ -17,9 +20,13 @@ from watchbill_collector.api.ports import (
     StatusService,
     UsersService,
 )
+from watchbill_collector.api.services import NoServices, ServicesService
+from watchbill_collector.api.silences import NoSilences, SilencesService
+from watchbill_collector.api.trial_orders import NoTrials, TrialsService
+from watchbill_collector.scopes import Bindings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The rest of the collector, as `ports.py` has it."""
 
@@ -30,6 +37,13 @@ class Services:
     gaps: GapsService
     users: UsersService
     status: StatusService
+    channels: ChannelsService
+    audit: AuditService
+    people: PeopleService
+    bindings: Bindings
+    services: ServicesService = field(default_factory=NoServices)
+    trials: TrialsService = field(default_factory=NoTrials)
+    silences: SilencesService = field(default_factory=NoSilences)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from watchbill_collector.api.routes import Need, Parameter, Route
+from watchbill_collector.api.routes import Need, Parameter, Route, Within
 
 _REF = "#/components/schemas/{name}"
 _PLACE = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -60,7 +60,7 @@ def _operation(route: Route, method: str, by_type: dict[type, dict[str, Any]]) -
     in_form = route.form and method == "POST"
     operation: dict[str, Any] = {
         "summary": route.about,
-        "description": route.need.value,
+        "description": f"{route.need.value} {(route.within or Within.WHOLE).value}",
         "operationId": _operation_id(route.path, method),
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -69,7 +69,7 @@ def _operation(route: Route, method: str, by_type: dict[type, dict[str, Any]]) -
         + ([] if in_form else [_parameter(parameter) for parameter in _in_query(route)]),
         "responses": {
             "201"
-            if method == "POST" and route.path.endswith(("/enrolments", "/logins"))
+            if method == "POST" and route.path.endswith(("/enrolments", "/logins", "/users", "/tokens"))
             else "200": _success(route, by_type),
             "default": {
                 "description": "What went wrong.",

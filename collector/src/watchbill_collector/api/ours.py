@@ -7,7 +7,7 @@ beside them.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 from watchbill.errors import Busy, UsageError
 from watchbill_collector.api.answers import error_answer, json_answer
 from watchbill_collector.api.doctor import Finding, judge
-from watchbill_collector.api.events import EventStream
-from watchbill_collector.api.guard import NotAdmitted, admit
+from watchbill_collector.api.events import Event, EventStream
+from watchbill_collector.api.guard import NotAdmitted, admit, views
 from watchbill_collector.api.params import Fields, limit_field, read_fields, time_field
 from watchbill_collector.api.ports import (
     Alert,
@@ -27,13 +27,15 @@ from watchbill_collector.api.ports import (
     EnrolmentOrder,
     Gap,
     Host,
+    HostState,
     Issued,
     LoginCode,
+    NoSuch,
     RuleVerdict,
     Status,
     at,
 )
-from watchbill_collector.api.routes import Call, Need, Parameter, Route
+from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
 
 T = TypeVar("T")
 
@@ -41,6 +43,8 @@ BASE = "/api/watchbill/v1"
 
 GAPS_DEFAULT = 1_000
 GAPS_MAX = 100_000
+LIVE = frozenset(HostState) - {HostState.RETIRED, HostState.REVOKED}
+"""States of hosts whose name is taken."""
 NAMES_MAX = 10_000
 USES_MAX = 100_000
 TTL_S_MAX = 366 * 86_400
@@ -118,6 +122,14 @@ class StatusDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """A role, and the selector of hosts it holds for; empty: all of them."""
+
+    role: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
 class Me:
     """Who the caller is to this collector."""
 
@@ -126,6 +138,7 @@ class Me:
     roles: Sequence[str]
     anonymous_read: bool
     version: str
+    grants: Sequence[Granted] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +181,37 @@ def _fields(call: Call) -> Fields:
 
 
 async def _hosts(call: Call) -> Response:
-    return json_answer(HostList(await call.house.services.hosts.hosts()))
+    hosts = await call.house.services.hosts.hosts()
+    return json_answer(HostList([host for host in hosts if call.view.host(host.name, host.labels)]))
+
+
+async def own_host(call: Call, name: str) -> Host:
+    """The host of that name or id, where the caller may do what he asks for. A host that he does not even see is not
+    there (NoSuch, in the words for one that never was); one that he sees and may not change is refused.
+    """
+    try:
+        host = await call.house.services.hosts.host(name)
+    except NoSuch:
+        if call.sees.whole:
+            raise
+        raise NoSuch(_no_host(name)) from None
+    if not call.sees.host(host.name, host.labels):
+        raise NoSuch(_no_host(name))
+    if not call.view.host(host.name, host.labels):
+        message = (
+            f"{call.caller.name} may do this to {call.view.text} alone, and {host.name} is not among them"
+        )
+        raise NotAdmitted(403, "forbidden", "scope", message, by=call.caller)
+    return host
+
+
+def _no_host(name: str) -> str:
+    return f"no host is called {name!r}: watchbill hosts lists them"
 
 
 async def _host(call: Call) -> Response:
     services = call.house.services
-    host = await services.hosts.host(_name(call))
+    host = await own_host(call, _name(call))
     alerts = [alert for alert in await services.rules.alerts() if alert.labels.get("instance") == host.name]
     return json_answer(HostDetail(host, alerts, await services.gaps.gaps(host.agent_id, None, 100)))
 
@@ -182,24 +220,29 @@ async def _rename(call: Call) -> Response:
     to = decoded(call.body, NewName).to
     if not to or len(to) > TEXT_CHARACTERS_MAX or not to.isprintable():
         raise UsageError("`to` has to be a printable name")
-    return json_answer(await call.house.services.hosts.rename(_name(call), to, call.caller))
+    host = await own_host(call, _name(call))
+    return json_answer(await call.house.services.hosts.rename(host.agent_id, to, call.caller))
 
 
 async def _retire(call: Call) -> Response:
-    return json_answer(await call.house.services.hosts.retire(_name(call), call.caller))
+    host = await own_host(call, _name(call))
+    return json_answer(await call.house.services.hosts.retire(host.agent_id, call.caller))
 
 
 async def _revoke(call: Call) -> Response:
     reason = decoded(call.body, Reason).reason[:TEXT_CHARACTERS_MAX]
-    return json_answer(await call.house.services.hosts.revoke(_name(call), reason, call.caller))
+    host = await own_host(call, _name(call))
+    return json_answer(await call.house.services.hosts.revoke(host.agent_id, reason, call.caller))
 
 
 async def _approve(call: Call) -> Response:
-    return json_answer(await call.house.services.hosts.approve(_name(call), call.caller))
+    host = await own_host(call, _name(call))
+    return json_answer(await call.house.services.hosts.approve(host.agent_id, call.caller))
 
 
 async def _forget(call: Call) -> Response:
-    await call.house.services.hosts.forget(_name(call), call.caller)
+    host = await own_host(call, _name(call))
+    await call.house.services.hosts.forget(host.agent_id, call.caller)
     return json_answer(Empty())
 
 
@@ -207,7 +250,8 @@ async def _forget(call: Call) -> Response:
 
 
 async def _enrolments(call: Call) -> Response:
-    return json_answer(EnrolmentList(await call.house.services.enrolments.enrolments()))
+    every = await call.house.services.enrolments.enrolments()
+    return json_answer(EnrolmentList([one for one in every if call.view.host(one.name, one.labels)]))
 
 
 async def _enroll(call: Call) -> Response:
@@ -220,10 +264,34 @@ async def _enroll(call: Call) -> Response:
         raise UsageError(
             f"wanted 1 to {USES_MAX} `uses`, and a `ttl_s` of more than 0 and at most {TTL_S_MAX}"
         )
+    await _check_order(call, order)
     return json_answer(IssuedList(await call.house.services.enrolments.create(order, call.caller)), 201)
 
 
+async def _check_order(call: Call, order: EnrolmentOrder) -> None:
+    """Who has a scope lets hosts into it alone, and replaces none outside of it. Raises NotAdmitted."""
+    if call.view.whole:
+        return
+    inside = all(call.view.host(name, order.labels) for name in order.names or ("",))
+    if inside and order.replace:
+        taken = {
+            host.name.lower(): host for host in await call.house.services.hosts.hosts() if host.state in LIVE
+        }
+        replaced = [taken[name.lower()] for name in order.names if name.lower() in taken]
+        inside = not order.match and all(call.view.host(one.name, one.labels) for one in replaced)
+    if not inside:
+        message = f"{call.caller.name} may let hosts into {call.view.text} alone: bind labels that say so"
+        raise NotAdmitted(
+            403, "forbidden", "scope", message, "watchbill enroll create --labels ...", by=call.caller
+        )
+
+
 async def _withdraw(call: Call) -> Response:
+    if not call.view.whole:
+        every = await call.house.services.enrolments.enrolments()
+        mine = {one.id for one in every if call.view.host(one.name, one.labels)}
+        if _name(call) not in mine:
+            raise NoSuch("there is no such token: watchbill enroll list")
     return json_answer(await call.house.services.enrolments.revoke(_name(call), call.caller))
 
 
@@ -236,9 +304,19 @@ async def _gaps(call: Call) -> Response:
     since_ms = time_field(fields, "since", None)
     host = fields.one("host") or None
     if host is not None:
-        host = (await call.house.services.hosts.host(host)).agent_id
+        host = (await own_host(call, host)).agent_id
     since = None if since_ms is None else _moment(since_ms)
-    gaps = await call.house.services.gaps.gaps(host, since, limit + 1)
+    if call.view.whole or host is not None:
+        gaps = await call.house.services.gaps.gaps(host, since, limit + 1)
+    else:
+        # Those of others are left out after reading: as many as are kept at all have to be read for it.
+        mine = {
+            one.agent_id
+            for one in await call.house.services.hosts.hosts()
+            if call.view.host(one.name, one.labels)
+        }
+        every = await call.house.services.gaps.gaps(None, since, GAPS_MAX)
+        gaps = [gap for gap in every if gap.agent_id in mine][: limit + 1]
     return json_answer(GapList(gaps[:limit], len(gaps) > limit))
 
 
@@ -254,7 +332,7 @@ async def _alerts(call: Call) -> Response:
     alerts = list(await rules.alerts())
     if _fields(call).one("resolved") in ("1", "true"):
         alerts += await rules.resolved()
-    return json_answer(AlertList(alerts))
+    return json_answer(AlertList([alert for alert in alerts if call.covers(alert.labels)]))
 
 
 async def _check_rules(call: Call) -> Response:
@@ -264,6 +342,9 @@ async def _check_rules(call: Call) -> Response:
 
 async def _status(call: Call) -> Response:
     status = await call.house.services.status.status()
+    if not call.view.whole:
+        # How the collector does is everybody's to know; how large the fleet is, and who is refused, is not.
+        status = replace(status, sessions=0, series=0, refused={})
     return json_answer(StatusDocument(status, judge(status)))
 
 
@@ -278,12 +359,16 @@ async def _events(call: Call) -> ASGIApp:
         if call.caller.via == "anonymous":
             return True
         try:
-            await admit(call.request, _EVENTS_ROUTE, house)
+            caller = await admit(call.request, _EVENTS_ROUTE, house)
         except NotAdmitted:
             return False
-        return True
+        # Whose grants have changed has to come again, and is judged anew.
+        return views(caller, _EVENTS_ROUTE) == (call.view, call.sees)
 
-    return EventStream(house.bus, last_id[:64], house.stopping, still_welcome)
+    def wanted(event: Event) -> bool:
+        return call.view.whole or (event.subject is not None and call.covers(event.subject))
+
+    return EventStream(house.bus, last_id[:64], house.stopping, still_welcome, wanted=wanted)
 
 
 # ---------------------------------------------------------------- who am I, one-time logins
@@ -293,7 +378,8 @@ async def _me(call: Call) -> Response:
     caller = call.caller
     roles = sorted({grant.role.value for grant in caller.grants})
     options = call.house.options
-    return json_answer(Me(caller.name, caller.via, roles, options.anonymous_read, options.version))
+    grants = tuple(Granted(grant.role.value, grant.scope) for grant in caller.grants)
+    return json_answer(Me(caller.name, caller.via, roles, options.anonymous_read, options.version, grants))
 
 
 async def _logins(call: Call) -> Response:
@@ -313,7 +399,7 @@ async def _later(call: Call) -> Response:
     return error_answer(404, "not_found", f"{thing} are not built yet", "watchbill --help")
 
 
-LATER = ("services", "incidents", "backups", "runbooks", "runs", "silences", "audit")
+LATER = ("incidents", "backups", "runbooks", "runs")
 """What the surface promises and later versions bring: its paths say so."""
 
 _HOST = Parameter("name", "Instance name, or agent id.", required=True)
@@ -326,10 +412,13 @@ _EVENTS_ROUTE = Route(
     "Changes as they happen: events `alert` and `host`; `resync`: read everything again.",
     (Parameter("last_event_id", "Like the Last-Event-ID header: go on after this event."),),
     media="text/event-stream",
+    within=Within.FILTERED,
 )
 
 OUR_ROUTES: tuple[Route, ...] = (
-    Route(("GET",), f"{BASE}/hosts", Need.READ, _hosts, "Every host.", gives=HostList),
+    Route(
+        ("GET",), f"{BASE}/hosts", Need.READ, _hosts, "Every host.", gives=HostList, within=Within.FILTERED
+    ),
     Route(
         ("POST",),
         f"{BASE}/hosts/{{name:path}}/rename",
@@ -338,6 +427,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         "Give a host another instance name.",
         takes=NewName,
         gives=Host,
+        within=Within.OBJECT,
     ),
     Route(
         ("POST",),
@@ -346,6 +436,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         _retire,
         "A host is gone for good: its series end, its certificate is worth nothing, its history stays.",
         gives=Host,
+        within=Within.OBJECT,
     ),
     Route(
         ("POST",),
@@ -355,6 +446,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         "Make a host's certificate worthless; a live session ends.",
         takes=Reason,
         gives=Host,
+        within=Within.OBJECT,
     ),
     Route(
         ("POST",),
@@ -363,6 +455,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         _approve,
         "Let in a host that waits for an administrator.",
         gives=Host,
+        within=Within.OBJECT,
     ),
     Route(
         ("GET",),
@@ -371,6 +464,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         _host,
         "One host, its alerts and its newest gaps.",
         gives=HostDetail,
+        within=Within.OBJECT,
     ),
     Route(
         ("DELETE",),
@@ -379,8 +473,17 @@ OUR_ROUTES: tuple[Route, ...] = (
         _forget,
         "Remove a retired or revoked host from the lists.",
         gives=Empty,
+        within=Within.OBJECT,
     ),
-    Route(("GET",), f"{BASE}/enrolments", Need.ADMIN, _enrolments, "Every token.", gives=EnrolmentList),
+    Route(
+        ("GET",),
+        f"{BASE}/enrolments",
+        Need.ADMIN,
+        _enrolments,
+        "Every token.",
+        gives=EnrolmentList,
+        within=Within.FILTERED,
+    ),
     Route(
         ("POST",),
         f"{BASE}/enrolments",
@@ -389,6 +492,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         "Make tokens that let hosts in, with the line to paste on each host.",
         takes=EnrolmentOrder,
         gives=IssuedList,
+        within=Within.FILTERED,
     ),
     Route(
         ("DELETE",),
@@ -397,6 +501,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         _withdraw,
         "Make a token worthless.",
         gives=Enrolment,
+        within=Within.OBJECT,
     ),
     Route(
         ("GET",),
@@ -410,6 +515,7 @@ OUR_ROUTES: tuple[Route, ...] = (
             Parameter("limit", f"At most so many, {GAPS_DEFAULT} without it."),
         ),
         gives=GapList,
+        within=Within.FILTERED,
     ),
     Route(
         ("GET",),
@@ -419,6 +525,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         "Alerts with the times of their changes.",
         (Parameter("resolved", "1: what resolved lately, too."),),
         gives=AlertList,
+        within=Within.FILTERED,
     ),
     Route(
         ("POST",),
@@ -428,6 +535,7 @@ OUR_ROUTES: tuple[Route, ...] = (
         "Judge a rule file without loading it.",
         takes=RuleFile,
         gives=RuleVerdict,
+        within=Within.NO_HOSTS,
     ),
     Route(
         ("GET",),
@@ -436,9 +544,10 @@ OUR_ROUTES: tuple[Route, ...] = (
         _status,
         "How the collector does, and what to do about it.",
         gives=StatusDocument,
+        within=Within.FILTERED,
     ),
     _EVENTS_ROUTE,
-    Route(("GET",), f"{BASE}/me", Need.READ, _me, "Who the caller is.", gives=Me),
+    Route(("GET",), f"{BASE}/me", Need.READ, _me, "Who the caller is.", gives=Me, within=Within.NO_HOSTS),
     Route(
         ("POST",),
         f"{BASE}/logins",
@@ -446,9 +555,16 @@ OUR_ROUTES: tuple[Route, ...] = (
         _logins,
         "Make a one-time login for oneself: open `/login?code=CODE` in a browser.",
         gives=LoginCode,
+        within=Within.NO_HOSTS,
     ),
     Route(
-        ("GET",), f"{BASE}/openapi.json", Need.READ, _openapi, "This description.", media="application/json"
+        ("GET",),
+        f"{BASE}/openapi.json",
+        Need.READ,
+        _openapi,
+        "This description.",
+        media="application/json",
+        within=Within.NO_HOSTS,
     ),
     *(
         Route(
@@ -457,6 +573,7 @@ OUR_ROUTES: tuple[Route, ...] = (
             Need.READ,
             _later,
             f"Not built yet: {thing}.",
+            within=Within.NO_HOSTS,
         )
         for thing in LATER
         for rest in ("", "/{rest:path}")

@@ -3,8 +3,8 @@ away.
 
 A query computes for seconds and the event loop serves a thousand agents, so no query ever runs on the loop;
 and two threads, so that a dashboard of thirty panels takes turns instead of the machine. What waits too long
-or finds the queue full gets a clear answer at once; rules have threads of their own and never stand in this
-queue.
+or finds the queue full gets a clear answer at once; rules have threads of their own, never stand in this
+queue, and go first (`promql.precedence`): while an evaluation runs, queries sleep wherever they ask their budget.
 
 1. `run` takes a place in the queue, or raises Busy.
 2. It waits for a thread, for the deadline, or for the client's disconnection, whichever comes first.
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from watchbill.errors import Busy
 from watchbill_collector.promql.budget import SAMPLES_MAX, Budget
 from watchbill_collector.promql.errors import Cancelled, TimedOut
+from watchbill_collector.promql.precedence import Precedence
 
 T = TypeVar("T")
 
@@ -42,13 +43,16 @@ class QueryPool:
         waiting_max: int = WAITING_MAX,
         timeout_s: float = TIMEOUT_S,
         samples_max: int = SAMPLES_MAX,
+        precedence: Precedence | None = None,
     ) -> None:
+        """`precedence` is what queries give way to."""
         self.timeout_s = timeout_s
         self.samples_max = samples_max
         self.refused = 0
         self.timed_out = 0
         self.cancelled = 0
         self._threads = threads
+        self._give_way = None if precedence is None else precedence.give_way
         self._places_max = threads + waiting_max
         self._places = 0
         self._closed = False
@@ -75,7 +79,8 @@ class QueryPool:
             raise Busy(f"{self._places} queries are running or waiting already", retry_after_s=1.0)
         limit_s = self.timeout_s if timeout_s is None else min(self.timeout_s, timeout_s)
         wanted = _Wanted()
-        budget = Budget(self.samples_max, time.monotonic() + limit_s, time.monotonic, wanted.cancelled)
+        deadline_s = time.monotonic() + limit_s
+        budget = Budget(self.samples_max, deadline_s, time.monotonic, wanted.cancelled, self._give_way)
         self._places += 1
         future = asyncio.get_running_loop().run_in_executor(self._executor, _started, work, budget, wanted)
         future.add_done_callback(self._leave)

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from watchbill.errors import Refused
 from watchbill_collector.promql.budget import Budget
+from watchbill_collector.scopes import View
 
 
 def at(wall_ms: int) -> datetime:
@@ -114,6 +115,108 @@ class UsersService(Protocol):
         """Log out; a cookie that opens nothing is no error."""
 
 
+# ---------------------------------------------------------------- the audit
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One thing that was done, refused or failed. `request` is the number of the HTTP request that caused it, as its
+    answer's `X-Request-Id` said. `prev_hash` and `hash` are hexadecimal.
+    """
+
+    seq: int
+    time: datetime
+    actor: str
+    source: str
+    action: str
+    target: str
+    outcome: str
+    request: str
+    detail: Mapping[str, Any]
+    prev_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which rows are wanted, newest first; what is empty does not narrow. `action` takes in what begins with it and
+    a point. `before` is a row's number: rows older than that one.
+    """
+
+    actor: str = ""
+    action: str = ""
+    target: str = ""
+    outcome: str = ""
+    request: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """One thing that is wrong with the chain: rows `seq` to `to` were edited, replaced, removed, reordered or
+    inserted.
+    """
+
+    fault: str
+    seq: int
+    to: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditWitness:
+    """What one host says of the chain. `verdict` is agrees, disagrees or silent (it was told nothing yet, or has not
+    said so); `seq` the newest row it vouches for, `disputed` the first that is not as it was told.
+    """
+
+    host: str
+    verdict: str
+    seq: int
+    told: datetime | None
+    disputed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """Whether the chain is whole, and whether the witnesses agree. `hash` is the newest row's, hexadecimal."""
+
+    ok: bool
+    rows: int
+    seq: int
+    hash: str
+    findings: tuple[AuditFinding, ...]
+    findings_left_out: int
+    witnesses: tuple[AuditWitness, ...]
+
+
+class AuditService(Protocol):
+    """Everything that was done or refused."""
+
+    async def ready(self) -> None:
+        """Raises StorageError while rows cannot be written: then nothing may be changed."""
+
+    async def record(
+        self, actor: str, action: str, target: str, outcome: str, detail: Mapping[str, object]
+    ) -> None:
+        """Record what was done, when it is done. Raises StorageError, Busy."""
+
+    def refused(self, actor: str, source: str, action: str, target: str, reason: str) -> None:
+        """Note that somebody was turned away; `actor` empty: a stranger. Returns at once, and many are added up."""
+
+    async def rows(self, wanted: AuditQuery, limit: int) -> Sequence[AuditRow]:
+        """Rows, newest first, at most `limit`."""
+
+    async def export(self, after: int, limit: int) -> Sequence[AuditRow]:
+        """Rows in the order of the chain, those after a number."""
+
+    async def verify(self, witnesses: Sequence[str] | None) -> AuditVerdict:
+        """Check the whole chain, and against these hosts' word; None: every host's that has spoken. NoSuch for a
+        name that is no host's.
+        """
+
+
 # ---------------------------------------------------------------- queries
 
 
@@ -149,13 +252,16 @@ class MetricMetadata:
 
 
 class QueryService(Protocol):
-    """The query engine over history and head.
+    """The query engine over history and head. Ask for it as `Call.query`, which is `within` the caller's view.
 
     Every method blocks and is called in a query thread, several at once. `budget` carries the deadline and
     the cancellation: implementations ask it often. `limit` is the number of series (or names) wanted, 0 for
     all; a truncated answer of `instant` and `range_` says so in its warnings. `matches` are selectors as
     text, any of which may match; none means every series. They raise PromqlError.
     """
+
+    def within(self, view: View) -> "QueryService":
+        """The same for who sees a part of the hosts alone: what is outside does not exist for it."""
 
     def instant(
         self, query: str, time_ms: int, budget: Budget, *, limit: int = 0, lookback_ms: int | None = None
@@ -203,7 +309,10 @@ class Alert:
     """One alert: a rule's condition, held by one label set.
 
     `state` is pending, firing or resolved. `active_at` is when the condition began to hold, `since` when the
-    present state began, `resolved_at` set only when resolved.
+    present state began, `resolved_at` set only when resolved. `incomplete` says what is missing of the data that it
+    was judged on, empty when nothing is. `service` is what it belongs to, `owner` whose that
+    is; both are empty where no service was described for it. One that fires tells nobody anew while `silences` (ids)
+    or `windows` (names) mean it, or because its host is known to be down (`inhibited`).
     """
 
     name: str
@@ -214,11 +323,30 @@ class Alert:
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     resolved_at: datetime | None = None
+    incomplete: str = ""
+    service: str = ""
+    owner: str = ""
+    silences: tuple[str, ...] = ()
+    windows: tuple[str, ...] = ()
+    inhibited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuleWarming:
+    """A rule that cannot be judged yet for `hosts` of the `of` hosts that it reads, and until when at the latest."""
+
+    hosts: int
+    of: int
+    until: datetime
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule and how its last evaluation went.
+
+    `short` is the short form that it was written in, in words, empty where it was PromQL; `warming` None: every host
+    can be judged; `series` is how many its last evaluation gave: alerts, or samples recorded.
 
     `type` is alerting or recording; `state` (alerting only) inactive, pending or firing; `health` ok, err or
     unknown.
@@ -237,6 +365,9 @@ class Rule:
     keep_firing_for_s: float = 0.0
     annotations: Mapping[str, str] = field(default_factory=dict)
     alerts: tuple[Alert, ...] = ()
+    short: str = ""
+    warming: RuleWarming | None = None
+    series: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +398,7 @@ class RuleVerdict:
 
     groups: tuple[RuleGroup, ...]
     problems: tuple[RuleProblem, ...]
+    warnings: tuple[RuleProblem, ...] = ()
 
 
 class RulesService(Protocol):
@@ -305,12 +437,15 @@ class HostState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GapSummary:
-    """How much of a host's data is known to be missing, over the time that history keeps."""
+    """How much of a host's data is known to be missing, over the time that history keeps. Of `unknown` of the
+    ranges nobody can say how many samples are missing: `samples` are the others'.
+    """
 
     ranges: int = 0
     records: int = 0
     samples: int = 0
     last: datetime | None = None
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +565,9 @@ class EnrolmentService(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A range of records that is known to be missing, and why. Sequence numbers include both ends."""
+    """A range of records that is known to be missing, and why. Sequence numbers include both ends; `samples` is
+    None where nobody can say how many there were.
+    """
 
     host: str
     agent_id: str
@@ -438,7 +575,7 @@ class Gap:
     from_seq: int
     to_seq: int
     count: int
-    samples: int
+    samples: int | None
     first: datetime | None
     last: datetime | None
     reason: str
@@ -516,6 +653,10 @@ class Status:
     rules_failing: int
     rules_late_s: float
     refused: Mapping[str, int] = field(default_factory=dict)
+    channels_failing: Mapping[str, str] = field(default_factory=dict)
+    """Why channels fail, by name; those that work are not in it."""
+    outbox_unwritten: str = ""
+    """Why the outbox cannot be written, empty as a rule."""
 
 
 class StatusService(Protocol):

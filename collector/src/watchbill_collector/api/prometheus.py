@@ -6,6 +6,7 @@ request.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -29,8 +30,8 @@ from watchbill_collector.api.params import (
     steps_between,
     time_field,
 )
-from watchbill_collector.api.ports import Alert, Rule, RuleGroup, Span
-from watchbill_collector.api.routes import Call, Need, Parameter, Route
+from watchbill_collector.api.ports import Alert, Rule, RuleGroup, RuleWarming, Span
+from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.errors import BadQuery
 
@@ -58,9 +59,7 @@ async def _query(call: Call) -> Response:
 
     def work(budget: Budget) -> bytes:
         begun_s = time.monotonic()
-        answer = call.house.services.query.instant(
-            query, time_ms, budget, limit=limit, lookback_ms=lookback_ms
-        )
+        answer = call.query.instant(query, time_ms, budget, limit=limit, lookback_ms=lookback_ms)
         return query_envelope(answer, _stats(fields, budget, begun_s))
 
     try:
@@ -86,7 +85,7 @@ async def _query_range(call: Call) -> Response:
 
     def work(budget: Budget) -> bytes:
         begun_s = time.monotonic()
-        answer = call.house.services.query.range_(
+        answer = call.query.range_(
             query, start_ms, end_ms, step_ms, budget, limit=limit, lookback_ms=lookback_ms
         )
         return query_envelope(answer, _stats(fields, budget, begun_s))
@@ -118,7 +117,7 @@ async def _series(call: Call) -> Response:
     if not fields.all("match[]"):
         raise BadQuery("no match[] parameter provided")
     span, matches = _span(fields), _matches(fields)
-    service = call.house.services.query
+    service = call.query
     return await _looked_up(
         call, fields, limit, lambda more, budget: list(service.series(matches, span, more, budget))
     )
@@ -128,7 +127,7 @@ async def _labels(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"], call.body)
     limit = limit_field(fields)
     span, matches = _span(fields), _matches(fields)
-    service = call.house.services.query
+    service = call.query
     return await _looked_up(
         call, fields, limit, lambda more, budget: list(service.label_names(matches, span, more, budget))
     )
@@ -139,7 +138,7 @@ async def _label_values(call: Call) -> Response:
     name = _unescaped(call.request.path_params["name"])
     limit = limit_field(fields)
     span, matches = _span(fields), _matches(fields)
-    service = call.house.services.query
+    service = call.query
     return await _looked_up(
         call,
         fields,
@@ -208,7 +207,7 @@ async def _metadata(call: Call) -> Response:
     metric = fields.one("metric")
 
     def work(_: Budget) -> bytes:
-        found = call.house.services.query.metadata(metric, max(limit, 0)) if limit else {}
+        found = call.query.metadata(metric, max(limit, 0)) if limit else {}
         return prometheus_answer(
             {name: list(rows)[: per_metric if per_metric > 0 else None] for name, rows in found.items()}
         )
@@ -229,9 +228,7 @@ async def _format_query(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"], call.body)
     query = fields.one("query")
     try:
-        return await _computed(
-            call, fields, lambda _: prometheus_answer(call.house.services.query.format(query))
-        )
+        return await _computed(call, fields, lambda _: prometheus_answer(call.query.format(query)))
     except BadQuery as exc:
         raise _about_query(exc) from exc
 
@@ -265,6 +262,7 @@ async def _rules(call: Call) -> Response:
     )
     answer = []
     for group in await call.house.services.rules.groups():
+        group = within(group, call)  # noqa: PLW2901 - What the caller may not see is not there from here on.
         if (groups and group.name not in groups) or (files and group.file not in files):
             continue
         rules = [
@@ -275,6 +273,27 @@ async def _rules(call: Call) -> Response:
         if rules or not names:
             answer.append(_group_document(group, rules, without_alerts))
     return Response(prometheus_answer({"groups": answer}), media_type="application/json")
+
+
+def within(group: RuleGroup, call: Call) -> RuleGroup:
+    """A group as the caller may see it: rules are everybody's to read, their alerts are not, and an error may name
+    series of others.
+    """
+    if call.view.whole:
+        return group
+    return replace(group, rules=tuple(_rule_within(rule, call) for rule in group.rules))
+
+
+def _rule_within(rule: Rule, call: Call) -> Rule:
+    alerts = tuple(alert for alert in rule.alerts if call.covers(alert.labels))
+    states = {alert.state for alert in alerts}
+    state = "firing" if "firing" in states else "pending" if "pending" in states else "inactive"
+    return replace(
+        rule,
+        alerts=alerts,
+        state=state if rule.state else "",
+        last_error="it failed; who sees everything can read how" if rule.last_error else "",
+    )
 
 
 def _group_document(group: RuleGroup, rules: Sequence[Rule], without_alerts: bool) -> Document:
@@ -301,6 +320,11 @@ def _rule_document(rule: Rule, without_alerts: bool) -> Document:
     }
     if rule.last_error:
         common["lastError"] = rule.last_error
+    if rule.short:
+        common["shortForm"] = rule.short
+    warming = rule.warming
+    common["warming"] = None if warming is None else _warming_document(warming)
+    common["series"] = rule.series
     if rule.type != "alerting":
         return common
     alerts = [] if without_alerts else [_alert_document(alert) for alert in rule.alerts]
@@ -313,19 +337,35 @@ def _rule_document(rule: Rule, without_alerts: bool) -> Document:
     } | common
 
 
+def _warming_document(warming: RuleWarming) -> Document:
+    return {
+        "hosts": warming.hosts,
+        "of": warming.of,
+        "until": _moment(warming.until),
+        "why": warming.why,
+    }
+
+
 async def _alerts(call: Call) -> Response:
-    alerts = [_alert_document(alert) for alert in await call.house.services.rules.alerts()]
+    alerts = [
+        _alert_document(alert)
+        for alert in await call.house.services.rules.alerts()
+        if call.covers(alert.labels)
+    ]
     return Response(prometheus_answer({"alerts": alerts}), media_type="application/json")
 
 
 def _alert_document(alert: Alert) -> Document:
-    return {
+    document: Document = {
         "labels": alert.labels,
         "annotations": alert.annotations,
         "state": alert.state,
         "activeAt": alert.active_at,
         "value": exponent_text(alert.value),
     }
+    if alert.incomplete:
+        document["incomplete"] = alert.incomplete
+    return document
 
 
 def _moment(moment: datetime | None) -> Document:
@@ -382,6 +422,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
         "Evaluate an expression at one moment.",
         (_QUERY, Parameter("time", _TIME), _TIMEOUT, _LIMIT, _LOOKBACK, _STATS),
         form=True,
+        within=Within.FILTERED,
     ),
     Route(
         _READ_BOTH,
@@ -400,6 +441,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
             _STATS,
         ),
         form=True,
+        within=Within.FILTERED,
     ),
     Route(
         _READ_BOTH,
@@ -414,6 +456,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
             _LIMIT,
         ),
         form=True,
+        within=Within.FILTERED,
     ),
     Route(
         _READ_BOTH,
@@ -423,6 +466,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
         "Label names.",
         (_MATCH, _START, _END, _LIMIT),
         form=True,
+        within=Within.FILTERED,
     ),
     Route(
         ("GET",),
@@ -431,6 +475,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
         _label_values,
         "Values of one label.",
         (_MATCH, _START, _END, _LIMIT),
+        within=Within.FILTERED,
     ),
     Route(
         ("GET",),
@@ -443,6 +488,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
             _LIMIT,
             Parameter("limit_per_metric", "Entries a metric."),
         ),
+        within=Within.FILTERED,
     ),
     Route(
         _READ_BOTH,
@@ -452,6 +498,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
         "An expression, printed prettily.",
         (_QUERY,),
         form=True,
+        within=Within.NO_HOSTS,
     ),
     Route(
         _READ_BOTH,
@@ -461,6 +508,7 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
         "Exemplars: there are none, and this says so.",
         (_QUERY,),
         form=True,
+        within=Within.NO_HOSTS,
     ),
     Route(
         ("GET",),
@@ -475,13 +523,17 @@ PROMETHEUS_ROUTES: tuple[Route, ...] = (
             Parameter("file[]", "Only these files.", many=True),
             Parameter("exclude_alerts", "true: leave the alerts out."),
         ),
+        within=Within.FILTERED,
     ),
-    Route(("GET",), "/api/v1/alerts", Need.READ, _alerts, "What is pending or firing."),
+    Route(
+        ("GET",), "/api/v1/alerts", Need.READ, _alerts, "What is pending or firing.", within=Within.FILTERED
+    ),
     Route(
         ("GET",),
         "/api/v1/status/buildinfo",
         Need.READ,
         _buildinfo,
         "Which Prometheus' semantics these are; `revision` names Watchbill's version.",
+        within=Within.NO_HOSTS,
     ),
 )

@@ -1,8 +1,24 @@
 """All routes there are, in the order in which they are tried."""
 
+from watchbill_collector.api.audit import AUDIT_ROUTES
 from watchbill_collector.api.front import FRONT_ROUTES
+from watchbill_collector.api.notifications import NOTIFICATION_ROUTES
 from watchbill_collector.api.ours import OUR_ROUTES
+from watchbill_collector.api.people import PEOPLE_ROUTES
 from watchbill_collector.api.prometheus import PROMETHEUS_ROUTES
 from watchbill_collector.api.routes import Route
+from watchbill_collector.api.services import SERVICE_ROUTES
+from watchbill_collector.api.silences import SILENCE_ROUTES
+from watchbill_collector.api.trials import TRIAL_ROUTES
 
-ROUTES: tuple[Route, ...] = (*PROMETHEUS_ROUTES, *OUR_ROUTES, *FRONT_ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *PROMETHEUS_ROUTES,
+    *NOTIFICATION_ROUTES,
+    *SERVICE_ROUTES,
+    *TRIAL_ROUTES,
+    *SILENCE_ROUTES,
+    *OUR_ROUTES,
+    *AUDIT_ROUTES,
+    *PEOPLE_ROUTES,
+    *FRONT_ROUTES,
+)

@@ -13,10 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from watchbill.clock import Clock
-from watchbill.errors import Refused
+from watchbill.errors import Refused, StorageError
+from watchbill_collector.api.channel_port import ChannelTrial, ChannelView
 from watchbill_collector.api.house import Services
+from watchbill_collector.api.people_port import GrantView, MadeToken, TokenView, UserView
 from watchbill_collector.api.ports import (
     Alert,
+    AuditQuery,
+    AuditRow,
+    AuditVerdict,
     Caller,
     Enrolment,
     EnrolmentOrder,
@@ -36,8 +41,10 @@ from watchbill_collector.api.ports import (
     Status,
     at,
 )
+from watchbill_collector.audit import origin
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.errors import BadQuery
+from watchbill_collector.scopes import View
 
 LOGIN_TTL = timedelta(minutes=10)
 SESSION_TTL = timedelta(hours=12)
@@ -115,6 +122,20 @@ class QueryTwin:
         self.answers: dict[str, Computation] = {}
         self.lock = threading.Lock()
         self.asked: list[tuple[object, ...]] = []
+        self.views: list[View] = []
+
+    def within(self, view: View) -> "QueryTwin":
+        """Who sees a part sees nothing of this twin's."""
+        self.views.append(view)
+        return self if view.whole else QueryTwin.empty(self._clock)
+
+    @classmethod
+    def empty(cls, clock: Clock) -> "QueryTwin":
+        """One without any series."""
+        twin = cls(clock)
+        twin.series_rows, twin.metadata_rows = [], {}
+        twin.answers["up"] = lambda _: QueryAnswer("vector", b"[]")
+        return twin
 
     def instant(
         self, query: str, time_ms: int, budget: Budget, *, limit: int = 0, lookback_ms: int | None = None
@@ -276,6 +297,10 @@ class HostsTwin:
             raise Refused(f"{host.name} is live; retire it first")
         del self._hosts[host.agent_id]
 
+    def present(self) -> Sequence[Host]:
+        """All, as they are now."""
+        return list(self._hosts.values())
+
     def _change(self, host: Host, state: HostState, *entry: str) -> Host:
         return self._put(dataclasses.replace(host, state=state, since=at(self._clock.wall_ms())), *entry)
 
@@ -378,6 +403,156 @@ class StatusTwin:
         return self.not_ready
 
 
+class ChannelsTwin:
+    """Two channels: `ops` works, `broken` does not."""
+
+    def __init__(self) -> None:
+        self.tested: list[tuple[str, str]] = []
+
+    async def channels(self) -> Sequence[ChannelView]:
+        """Both."""
+        return [ChannelView("broken", "webhook"), ChannelView("ops", "email")]
+
+    async def test(self, name: str, by: Caller) -> ChannelTrial:
+        """Note who asked."""
+        kinds = {channel.name: channel.kind for channel in await self.channels()}
+        if name not in kinds:
+            raise NoSuch(f"there is no channel {name!r}")
+        self.tested.append((name, by.name))
+        works = name == "ops"
+        detail = "250 accepted" if works else "https://hooks.example: connection refused"
+        hint = "" if works else "check the address"
+        return ChannelTrial(name, kinds[name], works, detail, not works, hint, 0.1)
+
+
+class AuditTwin:
+    """An audit in a list. `fail` makes it unwritable."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.entries: list[AuditRow] = []
+        self.fail = ""
+
+    async def ready(self) -> None:
+        """Unless it is to fail."""
+        if self.fail:
+            raise StorageError(self.fail)
+
+    async def record(
+        self, actor: str, action: str, target: str, outcome: str, detail: Mapping[str, object]
+    ) -> None:
+        """Keep it."""
+        await self.ready()
+        self._keep(actor, "", action, target, outcome, detail)
+
+    def refused(self, actor: str, source: str, action: str, target: str, reason: str) -> None:
+        """Keep it."""
+        self._keep(actor or "anonymous", source, action, target, "refused", {"reason": reason})
+
+    async def rows(self, wanted: AuditQuery, limit: int) -> Sequence[AuditRow]:
+        """Those of an actor."""
+        found = [row for row in reversed(self.entries) if wanted.actor in ("", row.actor)]
+        return found[:limit]
+
+    async def export(self, after: int, limit: int) -> Sequence[AuditRow]:
+        """In order."""
+        return self.entries[after : after + limit]
+
+    async def verify(self, witnesses: Sequence[str] | None) -> AuditVerdict:
+        """A list cannot be tampered with."""
+        return AuditVerdict(True, len(self.entries), len(self.entries), "", (), 0, ())
+
+    def _keep(
+        self, actor: str, source: str, action: str, target: str, outcome: str, detail: Mapping[str, object]
+    ) -> None:
+        asked = origin()
+        asked.rows += 1
+        number = len(self.entries) + 1
+        row = AuditRow(
+            number,
+            at(self._clock.wall_ms()),
+            actor,
+            source or asked.source,
+            action,
+            target,
+            outcome,
+            asked.request,
+            detail,
+            "",
+            "",
+        )
+        self.entries.append(row)
+
+
+class PeopleTwin:
+    """Users in a dictionary."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._users: dict[str, UserView] = {}
+
+    async def people(self) -> Sequence[UserView]:
+        """By name."""
+        return [self._users[name] for name in sorted(self._users)]
+
+    async def add(self, name: str, grants: Sequence[GrantView], by: Caller) -> UserView:
+        """A new one."""
+        return self._put(UserView(name, False, at(self._clock.wall_ms()), tuple(grants), ()))
+
+    async def grant(self, name: str, grants: Sequence[GrantView], by: Caller) -> UserView:
+        """Other grants."""
+        return self._put(dataclasses.replace(self._find(name), grants=tuple(grants)))
+
+    async def disable(self, name: str, by: Caller) -> UserView:
+        """Out."""
+        return self._put(dataclasses.replace(self._find(name), disabled=True))
+
+    async def enable(self, name: str, by: Caller) -> UserView:
+        """In again."""
+        return self._put(dataclasses.replace(self._find(name), disabled=False))
+
+    async def new_token(self, name: str, token_name: str, ttl_s: float | None, by: Caller) -> MadeToken:
+        """Another token."""
+        user, now = self._find(name), at(self._clock.wall_ms())
+        token = TokenView(secrets.token_hex(6), token_name, now, None, None, None)
+        user = self._put(dataclasses.replace(user, tokens=(*user.tokens, token)))
+        return MadeToken(user, token.id, secrets.token_urlsafe(32))
+
+    async def revoke_token(self, name: str, token_id: str, by: Caller) -> UserView:
+        """One token less."""
+        user = self._find(name)
+        if token_id not in {token.id for token in user.tokens}:
+            raise NoSuch(f"{name} has no token {token_id}")
+        left = tuple(token for token in user.tokens if token.id != token_id)
+        return self._put(dataclasses.replace(user, tokens=left))
+
+    def _find(self, name: str) -> UserView:
+        if name not in self._users:
+            raise NoSuch(f"no user is called {name}")
+        return self._users[name]
+
+    def _put(self, user: UserView) -> UserView:
+        self._users[user.name] = user
+        return user
+
+
+class BindingsTwin:
+    """The labels that hosts have, as bound."""
+
+    generation = 0
+
+    def __init__(self, hosts: "HostsTwin") -> None:
+        self._of = hosts
+
+    def bound(self, instance: str) -> Mapping[str, str] | None:
+        """Those of one host."""
+        return dict(self.hosts()).get(instance)
+
+    def hosts(self) -> Sequence[tuple[str, Mapping[str, str]]]:
+        """Those of all."""
+        return [(host.name, host.labels) for host in self._of.present()]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Twins:
     """All of them; `services` is what the HTTP side takes."""
@@ -389,6 +564,9 @@ class Twins:
     enrolments: EnrolmentTwin
     gaps: GapsTwin
     status: StatusTwin
+    audit: AuditTwin
+    people: PeopleTwin
+    channels: ChannelsTwin
 
     @staticmethod
     def make(clock: Clock, tokens: Mapping[str, Caller], hosts: Sequence[Host] = ()) -> "Twins":
@@ -401,6 +579,9 @@ class Twins:
             enrolments=EnrolmentTwin(clock),
             gaps=GapsTwin(),
             status=StatusTwin(clock),
+            audit=AuditTwin(clock),
+            people=PeopleTwin(clock),
+            channels=ChannelsTwin(),
         )
 
     def services(self) -> Services:
@@ -413,4 +594,8 @@ class Twins:
             gaps=self.gaps,
             users=self.users,
             status=self.status,
+            audit=self.audit,
+            people=self.people,
+            bindings=BindingsTwin(self.hosts),
+            channels=self.channels,
         )

@@ -54,20 +54,21 @@ def alerts(session: Session, everything: bool, exit_code: bool) -> int:
 
 def _table(session: Session, rows: list[dict[str, Any]]) -> None:
     session.screen.table(
-        ("ALERT", "STATE", "FOR", "HOST", "SEVERITY", "VALUE", "SUMMARY"),
+        ("ALERT", "STATE", "FOR", "HOST", "SERVICE", "SEVERITY", "VALUE", "SUMMARY"),
         [
             (
                 alert["name"],
                 alert["state"],
                 ago(alert["since"]),
                 alert["labels"].get("instance", "-"),
+                alert.get("service") or "-",
                 alert["labels"].get("severity", "-"),
                 "-" if alert["value"] is None else number(alert["value"]),
                 alert["annotations"].get("summary", ""),
             )
             for alert in rows
         ],
-        (2, 5),
+        (2, 6),
     )
 
 

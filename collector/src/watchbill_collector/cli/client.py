@@ -89,13 +89,25 @@ class Client:
             raise CommandFailed(f"the answer has more than {ANSWER_BYTES_MAX} bytes", "ask for fewer series")
         return answer.status, content
 
+    def _tls_context(self) -> Any:
+        """Who may vouch for the collector: the authority that `login` was given, or those of this machine."""
+        import ssl
+
+        if not self.collector.authority:
+            return ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self.collector.authority)
+        return context
+
     def _connection(self) -> Any:
         import http.client
 
         parts = urlsplit(self.collector.url)
         host = parts.hostname or ""
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(host, parts.port, timeout=self._timeout_s)
+            return http.client.HTTPSConnection(
+                host, parts.port, timeout=self._timeout_s, context=self._tls_context()
+            )
         return http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
 
 

@@ -27,6 +27,8 @@ class Collector:
     url: str
     token: str
     source: str
+    authority: str = ""
+    """The certificates (PEM) that alone are trusted to vouch for it; empty: those that this machine trusts."""
 
 
 def choose(url: str | None, token_file: Path | None) -> Collector:
@@ -35,7 +37,7 @@ def choose(url: str | None, token_file: Path | None) -> Collector:
     address, source = url, "--url"
     if address is None:
         address, source = os.environ.get("WATCHBILL_URL") or None, "WATCHBILL_URL"
-    token = ""
+    token = authority = ""
     for path, name in known:
         document = read_private(path)
         if document is None or (name == "demo" and not _alive(document)):
@@ -45,10 +47,11 @@ def choose(url: str | None, token_file: Path | None) -> Collector:
             address, source = there, name
         if normal_url(there) == normal_url(address):
             token = token or str(document.get("token", ""))
+            authority = authority or str(document.get("ca", ""))
     named = token_file or _environment_path("WATCHBILL_TOKEN_FILE")
     if named is not None:
         token = read_token(named)
-    return Collector(normal_url(address or DEFAULT_URL), token, source if address else "default")
+    return Collector(normal_url(address or DEFAULT_URL), token, source if address else "default", authority)
 
 
 def normal_url(text: str) -> str:
@@ -142,6 +145,19 @@ def write_private(path: Path, document: dict[str, Any]) -> None:
         file.flush()
         os.fsync(descriptor)
     temporary.replace(path)
+
+
+def read_authority(path: Path) -> str:
+    """The certificates in a file. Raises Misused."""
+    import ssl
+
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read(FILE_BYTES_MAX)
+        ssl.create_default_context(cadata=text)
+    except (OSError, UnicodeDecodeError, ssl.SSLError) as exc:
+        raise Misused(f"{path} holds no certificate that can be read: {exc}", "--ca-file FILE") from exc
+    return text
 
 
 def read_token(path: Path) -> str:

@@ -89,7 +89,7 @@ def show(session: Session, name: str) -> None:
         ("series", str(host["series"])),
         ("clock", "-" if host["clock_skew_s"] is None else f"{host['clock_skew_s']:+.3f} s"),
         ("certificate", clean(host["certificate_expires"] or "-")),
-        ("missing", f"{gaps['samples']} samples in {gaps['ranges']} ranges"),
+        ("missing", _missing(gaps)),
     ):
         screen.line(f"{key:12} {value}")
     for alert in document["alerts"]:
@@ -194,8 +194,8 @@ def _gap_table(session: Session, rows: list[dict[str, Any]]) -> None:
             (
                 gap["host"],
                 gap["stream"],
-                number(gap["count"]),
-                number(gap["samples"]),
+                "unknown" if gap["reason"] == "tail_unknown" else number(gap["count"]),
+                "unknown" if gap["samples"] is None else number(gap["samples"]),
                 _short(gap["first"]),
                 _short(gap["last"]),
                 gap["reason"],
@@ -205,6 +205,11 @@ def _gap_table(session: Session, rows: list[dict[str, Any]]) -> None:
         ],
         (2, 3),
     )
+
+
+def _missing(gaps: dict[str, Any]) -> str:
+    words = f"{gaps['samples']} samples in {gaps['ranges']} ranges"
+    return f"at least {words}, unknown in {gaps['unknown']} of them" if gaps["unknown"] else words
 
 
 def _short(text: str | None) -> str:

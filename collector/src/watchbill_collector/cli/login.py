@@ -11,6 +11,7 @@ from watchbill_collector.cli.collectors import (
     choose,
     login_file,
     normal_url,
+    read_authority,
     read_token,
     write_private,
 )
@@ -21,9 +22,16 @@ from watchbill_collector.cli.screen import Screen, clean
 @click.command()
 @click.argument("url", required=False)
 @click.option("--token-file", type=click.Path(path_type=Path), help="File with the token, - for stdin.")
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Certificate of the authority that signed the collector's, for one that this machine does not know.",
+)
 @click.option("--browser", is_flag=True, help="Print a one-time login for a browser instead.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document with stable keys.")
-def login(url: str | None, token_file: Path | None, browser: bool, as_json: bool) -> None:
+def login(
+    url: str | None, token_file: Path | None, ca_file: Path | None, browser: bool, as_json: bool
+) -> None:
     """Remember the collector at URL, and the token for it.
 
     The token is asked for, or read from a file or standard input; never from the command line, which
@@ -42,10 +50,17 @@ def login(url: str | None, token_file: Path | None, browser: bool, as_json: bool
     if url is None:
         raise Misused("which collector?", "watchbill login http://HOST:7480")
     address = normal_url(url)
+    authority = "" if ca_file is None else read_authority(ca_file)
+    if authority and not address.startswith("https:"):
+        raise Misused("--ca-file is for https", "watchbill login https://HOST:7480 --ca-file FILE")
     token = read_token(token_file) if token_file is not None else _asked()
-    who = Client(Collector(address, token, "login")).get("/me")
+    who = Client(Collector(address, token, "login", authority)).get("/me")
+    if who["via"] == "anonymous":
+        raise Misused(
+            "the collector did not take the token as anybody's", "watchbill login URL --token-file FILE"
+        )
     path = login_file()
-    write_private(path, {"url": address, "token": token})
+    write_private(path, {"url": address, "token": token, "ca": authority})
     if as_json:
         screen.json({"url": address, "name": who["name"], "roles": who["roles"], "file": str(path)})
         return

@@ -21,17 +21,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hosts": ("hosts", "List hosts; show, rename, retire, revoke, approve or forget one."),
     "top": ("query", "Hosts by CPU, memory, load or disk."),
     "query": ("query", "Evaluate a PromQL expression."),
-    "rules": ("rules", "List rules, or check a rule file."),
+    "rules": ("rules", "List rules; check, test or backtest a rule file."),
     "alerts": ("alerts", "What is pending or firing."),
+    "services": ("services", "Services with their owners, hosts, alerts and dependencies."),
     "enroll": ("enroll", "Make tokens that let hosts in; list or revoke them."),
     "gaps": ("hosts", "Which data are known to be missing, and why."),
+    "silences": ("silences", "Quiet for some alerts, for a while, with a reason."),
+    "notify": ("notify", "Try a notification channel."),
+    "audit": ("audit", "What was done or refused, and whether its record is whole."),
     "doctor": ("doctor", "How the collector does, and what to do about it."),
     "completion": ("completion", "Print the line that switches completion on in your shell."),
 }
 
 LATER = (
-    "services",
-    "silences",
     "incidents",
     "backups",
     "runbooks",
@@ -43,8 +45,6 @@ LATER = (
     "drills",
     "roster",
     "evidence",
-    "audit",
-    "notify",
     "mark",
     "report",
 )

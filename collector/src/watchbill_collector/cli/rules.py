@@ -5,17 +5,18 @@ from typing import Any
 
 import click
 
-from watchbill_collector.cli.errors import USAGE, CommandFailed, Misused
+from watchbill_collector.cli.errors import USAGE
 from watchbill_collector.cli.options import Session, talks
+from watchbill_collector.cli.rules_test import backtest, read_text, test
 from watchbill_collector.cli.screen import ago, clean
 
-FILE_BYTES_MAX = 900_000
 QUERY_CHARACTERS = 70
+_COLUMNS = ("GROUP", "RULE", "STATE", "SEVERITY", "FOR", "SERIES", "RAN", "TOOK", "HEALTH", "QUERY")
 
 
 @click.group()
 def rules() -> None:
-    """List rules, or check a rule file."""
+    """List rules; check, test or backtest a rule file."""
 
 
 @rules.command("list")
@@ -31,21 +32,42 @@ def list_rules(session: Session, failing: bool) -> None:
     if session.as_json:
         session.screen.json({"groups": groups})
         return
-    rows = [_row(group, rule) for group in groups for rule in group["rules"]]
+    rows = [row for group in groups for rule in group["rules"] for row in _rows(group, rule)]
     if not rows:
         session.screen.line("No rule fails." if failing else "No rules are loaded.")
         return
-    session.screen.table(("GROUP", "RULE", "STATE", "HEALTH", "RAN", "QUERY"), rows, (4,))
+    session.screen.table(_COLUMNS, rows, (4, 5, 6, 7))
     for group in groups:
         for rule in group["rules"]:
             if rule.get("lastError"):
                 session.screen.line(f"{clean(rule['name'])}: {clean(rule['lastError'], 400)}")
+            if warming := rule.get("warming"):
+                hosts = f"{warming['hosts']} of {warming['of']} hosts: " if warming["of"] else ""
+                session.screen.line(
+                    f"{clean(rule['name'])} is warming until {clean(warming['until'])[:19]}Z, "
+                    f"{hosts}{clean(warming['why'], 400)}"
+                )
 
 
-def _row(group: dict[str, Any], rule: dict[str, Any]) -> tuple[str, ...]:
+def _rows(group: dict[str, Any], rule: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for the rule; one more for the PromQL of what was written in the short form."""
     state = rule.get("state", "recording")
-    query = clean(" ".join(rule["query"].split()), QUERY_CHARACTERS)
-    return (group["name"], rule["name"], state, rule["health"], ago(rule["lastEvaluation"]), query)
+    if rule.get("warming"):
+        state += ", warming"
+    short, query = rule.get("shortForm", ""), clean(" ".join(rule["query"].split()), QUERY_CHARACTERS)
+    first = (
+        group["name"],
+        rule["name"],
+        state,
+        rule["labels"].get("severity", ""),
+        f"{rule['duration']:g}s" if rule.get("duration") else "",
+        str(rule.get("series", "")),
+        ago(rule["lastEvaluation"]),
+        f"{1000 * rule['evaluationTime']:.1f}ms",
+        rule["health"],
+        clean(short, QUERY_CHARACTERS) if short else query,
+    )
+    return [first, (*[""] * (len(first) - 1), f"= {query}")] if short else [first]
 
 
 @rules.command()
@@ -53,7 +75,8 @@ def _row(group: dict[str, Any], rule: dict[str, Any]) -> tuple[str, ...]:
 @talks
 def check(session: Session, file: Path) -> int:
     """Have the collector judge FILE (- for standard input) without loading it."""
-    document = session.client.post("/rules/check", {"name": file.name, "text": _read(file)})
+    text = read_text(file, "watchbill rules check FILE")
+    document = session.client.post("/rules/check", {"name": file.name, "text": text})
     problems = document["problems"]
     if session.as_json:
         session.screen.json(document)
@@ -62,6 +85,8 @@ def check(session: Session, file: Path) -> int:
         where = f"{file}:{problem['line']}" if problem["line"] else f"{file}"
         rule = f" {problem['rule']}:" if problem["rule"] else ""
         click.echo(clean(f"{where}:{rule} {problem['message']}", 1_000), err=True)
+    for warning in document.get("warnings", ()):
+        click.echo(clean(f"{file}:{warning['line']}: warning: {warning['message']}", 1_000), err=True)
     if problems:
         return USAGE
     count = sum(len(group["rules"]) for group in document["groups"])
@@ -71,33 +96,5 @@ def check(session: Session, file: Path) -> int:
     return 0
 
 
-def _read(file: Path) -> str:
-    import sys
-
-    try:
-        if str(file) == "-":
-            content = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
-        else:
-            with open(file, "rb") as opened:
-                content = opened.read(FILE_BYTES_MAX + 1)
-        if len(content) > FILE_BYTES_MAX:
-            raise Misused(f"{file} has more than {FILE_BYTES_MAX} bytes", "split it")
-        return content.decode("utf-8")
-    except OSError as exc:
-        raise Misused(f"{file}: {(exc.strerror or str(exc)).lower()}", "watchbill rules check FILE") from exc
-    except UnicodeDecodeError as exc:
-        raise Misused(f"{file} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
-
-
-@rules.command()
-@click.argument("rest", nargs=-1)
-def test(rest: tuple[str, ...]) -> None:  # noqa: ARG001 - Taken, and not looked at.
-    """Not built yet."""
-    raise CommandFailed("`watchbill rules test` is not built yet", "watchbill rules check FILE", USAGE)
-
-
-@rules.command()
-@click.argument("rest", nargs=-1)
-def backtest(rest: tuple[str, ...]) -> None:  # noqa: ARG001 - As above.
-    """Not built yet."""
-    raise CommandFailed("`watchbill rules backtest` is not built yet", "watchbill rules check FILE", USAGE)
+rules.add_command(test)
+rules.add_command(backtest)

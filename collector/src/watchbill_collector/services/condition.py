@@ -3,7 +3,7 @@
 import ctypes
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,8 @@ class ConditionService:
         self.certificates: Sequence[CertificateStatus] = ()
         self.ports: Sequence[PortStatus] = ()
         self.not_ready = "starting"
+        self.channels_failing: Callable[[], Mapping[str, str]] = dict
+        self.outbox_unwritten: Callable[[], str] = str
         self._clock = clock
         self._site = site
         self._state = state
@@ -102,6 +104,8 @@ class ConditionService:
                 default=0.0,
             ),
             refused=refused,
+            channels_failing=self.channels_failing(),
+            outbox_unwritten=self.outbox_unwritten(),
         )
 
     async def ready(self) -> str:
@@ -165,6 +169,7 @@ def _resident_bytes() -> float:
     return float(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
+OWN_JOB = "watchbill-collector"
 SERIES_OWN_MAX = 5_000
 """Series of its own that the collector keeps in history: refusals are counted by host, and hosts are many."""
 
@@ -175,7 +180,7 @@ class OwnSamples:
     def __init__(self, registry: CollectorRegistry, table: SeriesTable, instance: str) -> None:
         self._registry = registry
         self._table = table
-        self._labels = {"job": "watchbill-collector", "instance": instance}
+        self._labels = {"job": OWN_JOB, "instance": instance}
         self._ids: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._series: SeriesIds = np.zeros(0, np.uint32)
         self.dropped = 0

@@ -1,9 +1,12 @@
 """Rules and alerts, for the HTTP side."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from watchbill_collector.api.ports import Alert, Rule, RuleGroup, RuleProblem, RuleVerdict, at
+from watchbill.errors import Problem
+from watchbill_collector.api.ports import Alert, Rule, RuleGroup, RuleProblem, RuleVerdict, RuleWarming, at
+from watchbill_collector.dispatch.plan import Hush
 from watchbill_collector.rules import (
     ActiveAlert,
     AlertingRun,
@@ -13,8 +16,11 @@ from watchbill_collector.rules import (
     Rulebook,
     Source,
 )
+from watchbill_collector.rules.certainty import Warming
 from watchbill_collector.rules.files import load
+from watchbill_collector.rules.lint import warnings
 from watchbill_collector.rules.model import AlertingRule, Group
+from watchbill_collector.servicebook import Belonging, Service
 
 _WORDS = {AlertState.PENDING: "pending", AlertState.FIRING: "firing", AlertState.RESOLVED: "resolved"}
 
@@ -22,8 +28,16 @@ _WORDS = {AlertState.PENDING: "pending", AlertState.FIRING: "firing", AlertState
 class JudgingService:
     """`api.ports.RulesService` over `rules.Rulebook`."""
 
-    def __init__(self, book: Rulebook) -> None:
+    def __init__(
+        self,
+        book: Rulebook,
+        belonging: Belonging | None = None,
+        hush_of: Callable[[Mapping[str, str]], Hush | None] = lambda _: None,
+    ) -> None:
+        """`belonging` tells which service an alert belongs to, `hush_of` why one that fires tells nobody anew."""
         self._book = book
+        self._belonging = belonging
+        self._hush_of = hush_of
 
     async def groups(self) -> Sequence[RuleGroup]:
         """Every group with its rules' state."""
@@ -31,22 +45,27 @@ class JudgingService:
 
     async def alerts(self) -> Sequence[Alert]:
         """What is pending or firing."""
-        return [alert_of(each) for each in self._book.alerts()]
+        return [self._alert(each) for each in self._book.alerts()]
 
     async def resolved(self) -> Sequence[Alert]:
         """What resolved lately, newest first."""
         found = [each for each in self._book.alerts(resolved=True) if each.state is AlertState.RESOLVED]
-        return [alert_of(each) for each in sorted(found, key=lambda each: -each.resolved_ms)]
+        return [self._alert(each) for each in sorted(found, key=lambda each: -each.resolved_ms)]
 
     async def check(self, name: str, text: str) -> RuleVerdict:
         """Judge a rule file without loading it."""
         rules, problems = await asyncio.to_thread(load, [Source(name, text.encode())])
         if problems:
-            found = [
-                RuleProblem(one.line, one.key, f"got {one.got}, wanted {one.wanted}") for one in problems
-            ]
-            return RuleVerdict((), tuple(found))
-        return RuleVerdict(tuple(_written(group) for group in rules.groups), ())
+            return RuleVerdict((), tuple(_problem(one) for one in problems))
+        odd = tuple(_problem(one) for one in warnings(rules))
+        return RuleVerdict(tuple(_written(group) for group in rules.groups), (), odd)
+
+    def _alert(self, alert: ActiveAlert) -> Alert:
+        shown = alert_of(alert, None if self._belonging is None else self._belonging.of(alert.labels))
+        hush = self._hush_of(alert.labels) if alert.state is AlertState.FIRING else None
+        if hush is None:
+            return shown
+        return replace(shown, silences=hush.silences, windows=hush.windows, inhibited=hush.inhibited)
 
     def _group(self, run: GroupRun) -> RuleGroup:
         return RuleGroup(
@@ -68,10 +87,12 @@ class JudgingService:
             "last_error": health.last_error,
             "evaluation_time_s": health.took_s,
             "last_evaluation": at(health.evaluated_ms) if health.evaluated_ms else None,
+            "warming": _warming(health.warming),
+            "series": run.series,
         }
         if isinstance(run, RecordingRun):
             return Rule(type="recording", labels=dict(run.rule.labels), **common)  # type: ignore[arg-type]
-        alerts = tuple(alert_of(each) for each in self._book.alerts_of(group.group.name, run))
+        alerts = tuple(self._alert(each) for each in self._book.alerts_of(group.group.name, run))
         states = {alert.state for alert in alerts}
         return Rule(
             type="alerting",
@@ -81,12 +102,13 @@ class JudgingService:
             keep_firing_for_s=run.rule.keep_firing_for_ms / 1000,
             annotations={name: template.text for name, template in run.rule.annotations},
             alerts=alerts,
+            short=run.rule.short,
             **common,  # type: ignore[arg-type]
         )
 
 
-def alert_of(alert: ActiveAlert) -> Alert:
-    """An alert as the API shows it."""
+def alert_of(alert: ActiveAlert, service: Service | None = None) -> Alert:
+    """An alert as the API shows it, with the service that it belongs to."""
     since_ms = {
         AlertState.PENDING: alert.active_ms,
         AlertState.FIRING: alert.fired_ms,
@@ -101,7 +123,20 @@ def alert_of(alert: ActiveAlert) -> Alert:
         labels=alert.labels,
         annotations=alert.annotations,
         resolved_at=at(alert.resolved_ms) if alert.state is AlertState.RESOLVED else None,
+        incomplete=alert.incomplete,
+        service=service.name if service is not None else "",
+        owner=service.owner if service is not None else "",
     )
+
+
+def _warming(warming: Warming | None) -> RuleWarming | None:
+    if warming is None:
+        return None
+    return RuleWarming(warming.hosts, warming.of, at(warming.until_ms), warming.why)
+
+
+def _problem(one: Problem) -> RuleProblem:
+    return RuleProblem(one.line, one.key, f"got {one.got}, wanted {one.wanted}")
 
 
 def _written(group: Group) -> RuleGroup:
@@ -116,6 +151,7 @@ def _written(group: Group) -> RuleGroup:
             evaluation_time_s=0.0,
             last_evaluation=None,
             duration_s=rule.for_ms / 1000 if isinstance(rule, AlertingRule) else 0.0,
+            short=rule.short if isinstance(rule, AlertingRule) else "",
         )
         for rule in group.rules
     ]

@@ -18,7 +18,7 @@ _STANDINGS = {
     HostState.PENDING: Standing.PENDING,
     HostState.RETIRED: Standing.RETIRED,
     HostState.REVOKED: Standing.REVOKED,
-    HostState.FORGOTTEN: Standing.REVOKED,
+    HostState.FORGOTTEN: Standing.FORGOTTEN,
 }
 
 
@@ -91,3 +91,8 @@ class StoreCritSink:
         """Every watermark of the crit stream."""
         rows = self._store.read(lambda connection: crit.marks(connection, self._store.site))
         return [Mark(row.agent_id, row.spool_id, int(Stream.CRIT), row.seq, row.digest) for row in rows]
+
+    def remove_marks(self, marks: Sequence[Mark]) -> None:
+        """Forget watermarks of the crit stream. Blocks. Raises StorageError."""
+        keys = [(mark.agent_id, mark.spool_id) for mark in marks]
+        self._store.write_blocking(lambda connection: crit.remove_marks(connection, self._store.site, keys))
