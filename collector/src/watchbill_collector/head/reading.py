@@ -164,53 +164,41 @@ class Selection:
             values[share.where] = pool.values.reshape(-1).take(share.rows * pool.depth + slot)
         return when, values
 
-    def matrix(self, time_ms: int, range_ms: int, fill: float) -> tuple[Floats, Ints]:
-        """All values of the windows, [n, widest], oldest first, `fill` behind the last of a row; and the
-        counts.
+    def matrix(self, time_ms: int, range_ms: int, fill: float | Floats) -> tuple[Floats, Ints]:
+        """All values of the windows, [n, widest], in no particular order and with `fill` (one, or one a series) between
+        them; and the counts.
 
         Holes and stale markers are in it: rows that `ends` calls odd are not to be used.
         """
-        n = len(self)
-        bounds = [
-            (
-                share,
-                share.pool.behind(time_ms - range_ms)[share.columns],
-                share.pool.behind(time_ms)[share.columns],
-            )
-            for share in self._shares
-        ]
-        widest = max((int((hi - lo).max(initial=0)) for _, lo, hi in bounds), default=0)
-        found, count = np.full((n, widest), fill), np.zeros(n, np.int64)
-        for share, lo, hi in bounds:
-            depth = share.pool.depth
-            tick = lo[:, None] + np.arange(widest)
-            cells = share.pool.values.reshape(-1).take((share.rows * depth)[:, None] + tick % depth)
-            if int((hi - lo).min(initial=widest)) < widest:
-                cells[tick >= hi[:, None]] = fill
-            found[share.where] = cells
-            count[share.where] = hi - lo
+        spans = [_Span(share.pool, time_ms, range_ms) for share in self._shares]
+        widest = max((span.width for span in spans), default=0)
+        found, count = np.empty((len(self), widest)), np.zeros(len(self), np.int64)
+        filling = np.broadcast_to(np.asarray(fill, np.float64), len(self))[:, None]
+        if sum(len(share.rows) for share in self._shares) < len(self):
+            found[:] = filling
+        for share, span in zip(self._shares, spans, strict=True):
+            inside = span.inside[share.columns]
+            found[share.where, : span.width] = np.where(inside, span.cells(share), filling[share.where])
+            if span.width < widest:
+                found[share.where, span.width :] = filling[share.where]
+            count[share.where] = span.count[share.columns]
         return found, count
 
-    def offsets_s(self, time_ms: int, range_ms: int, from_ms: Ints) -> Floats:
-        """When the values of `matrix` were taken, in seconds after `from_ms` [n]; 0 behind the last of a
-        row."""
-        bounds = [
-            (
-                share,
-                share.pool.behind(time_ms - range_ms)[share.columns],
-                share.pool.behind(time_ms)[share.columns],
-            )
-            for share in self._shares
-        ]
-        widest = max((int((hi - lo).max(initial=0)) for _, lo, hi in bounds), default=0)
-        found = np.zeros((len(self), widest))
-        for share, lo, hi in bounds:
-            depth = share.pool.depth
-            tick = lo[:, None] + np.arange(widest)
-            times = share.pool.times.reshape(-1).take((share.columns * depth)[:, None] + tick % depth)
-            seconds = (times - from_ms[share.where][:, None]) / 1000
-            seconds[tick >= hi[:, None]] = 0.0
-            found[share.where] = seconds
+    def sums(self, time_ms: int, range_ms: int, values: Floats) -> "Sums":
+        """For fitting lines: sums over the windows of `values`, made from `matrix`, and of the times of their
+        samples, in seconds after the first of each window."""
+        n = len(self)
+        found = Sums(*(np.zeros(n) for _ in range(4)))
+        for share in self._shares:
+            span = _Span(share.pool, time_ms, range_ms)
+            y = values[share.where, : span.width]
+            # The times are those of a clock: what needs no values is worked out once for all its rows.
+            x = span.offsets_s()
+            mine = share.columns
+            found.x[share.where] = x.sum(axis=1)[mine]
+            found.xx[share.where] = np.einsum("ij,ij->i", x, x)[mine]
+            found.y[share.where] = y.sum(axis=1)
+            found.xy[share.where] = np.einsum("ij,ij->i", x[mine], y)
         return found
 
     def ragged(self, start_ms: int, end_ms: int, which: Ints | None = None) -> tuple[Ints, Floats, Ints]:
@@ -250,6 +238,58 @@ class Selection:
         if not lines:
             return np.empty(0, np.int64), np.empty(0), np.zeros(n + 1, np.int64)
         return _in_order(np.concatenate(lines), np.concatenate(times), np.concatenate(values), n)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Sums over each window, all [n]: of seconds x, values y, their product, and the squares of x."""
+
+    x: Floats
+    y: Floats
+    xy: Floats
+    xx: Floats
+
+
+class _Span:
+    """The windows `(time - range, time]` of all clocks of a pool.
+
+    Wide ones are read as the ring lies in memory, whole rows at a time, with `inside` to say what belongs to them: that
+    is far quicker than picking cells in the order of their times. Narrow ones are picked.
+    """
+
+    def __init__(self, pool: Pool, time_ms: int, range_ms: int) -> None:
+        self._pool = pool
+        lo, hi = pool.behind(time_ms - range_ms), pool.behind(time_ms)
+        self.count = hi - lo
+        self._first = lo % pool.depth
+        widest = int(self.count.max(initial=0))
+        self._whole = 2 * widest > pool.depth
+        self.width = pool.depth if self._whole else widest
+        number = np.arange(self.width)
+        if self._whole:
+            number = number - self._first[:, None]
+            number[number < 0] += pool.depth
+            self._slot = np.empty((0, 0), np.int64)
+        else:
+            self._slot = number + self._first[:, None]
+            self._slot[self._slot >= pool.depth] -= pool.depth
+        self.inside: Mask = number < self.count[:, None]
+
+    def cells(self, share: _Share) -> Floats:
+        """What the rings have there, [rows, width]."""
+        if self._whole:
+            return self._pool.values[share.rows]
+        place = (share.rows * self._pool.depth)[:, None] + self._slot[share.columns]
+        return self._pool.values.reshape(-1).take(place)
+
+    def offsets_s(self) -> Floats:
+        """Seconds of the samples after the first of their window, [clocks, width]; 0 outside."""
+        clock = np.arange(len(self.count))
+        times = self._pool.times
+        seconds = times[: len(clock)] if self._whole else times[clock[:, None], self._slot]
+        first = times[clock, self._first]
+        offsets: Floats = np.where(self.inside, seconds - first[:, None], 0) / 1000
+        return offsets
 
 
 def _in_order(lines: Ints, times: Ints, values: Floats, n: int) -> tuple[Ints, Floats, Ints]:

@@ -174,15 +174,13 @@ class HeadWindows(Windows):
         """As the base class, from the windows laid out as a matrix."""
         ends, end_ms = self._ends, self._end_ms
         first_ms, first = ends.first_ms.copy(), ends.first.copy()
-        y, count = self._selection.matrix(end_ms, self.range_ms, 0.0)
-        x = self._selection.offsets_s(end_ms, self.range_ms, first_ms)
+        y, count = self._selection.matrix(end_ms, self.range_ms, first)
         with np.errstate(all="ignore"):
-            y = np.where(np.arange(y.shape[1]) < count[:, None], y - first[:, None], 0.0)
-            sum_x, sum_y = x.sum(axis=1), y.sum(axis=1)
-            sum_xy, sum_xx = np.einsum("ij,ij->i", x, y), np.einsum("ij,ij->i", x, x)
-            slope = (sum_xy - sum_x * sum_y / count) / (sum_xx - sum_x * sum_x / count)
+            y -= first[:, None]
+            sums = self._selection.sums(end_ms, self.range_ms, y)
+            slope = (sums.xy - sums.x * sums.y / count) / (sums.xx - sums.x * sums.x / count)
             at = (at_ms[:, 0] - first_ms) / 1000
-            value = first + (sum_y / count - slope * sum_x / count) + slope * at
+            value = first + (sums.y / count - slope * sums.x / count) + slope * at
             constant = ~(y != 0).any(axis=1)
             infinite = np.where(np.isinf(first), np.nan, 0.0)
             slope = np.where(constant, infinite, slope)
