@@ -187,9 +187,9 @@ def test_churn_leaves_nothing_behind() -> None:
             head.append([Ticks(ids, np.array([T0 + second * 1000]), np.full((1, 3), float(second)))])
             head.fold(T0 + second * 1000)
         head.end(ids[2:], T0 + second * 1000 + 15_000)
-        used.append(head.bytes_used - 10 * len(head._pool_of))
+        used.append(head.bytes_used - 10 * len(head.rings.pool_of))
     assert max(used[30:]) <= 1.5 * used[20]
-    assert len(head._bindings) <= 4
+    assert len(head.rings.bindings) <= 4
     newest = head.select(RANGED).newest(T0 + second * 1000, 300_000)
     assert int(newest.present.sum()) == 2, "the stable series and the newest: those that vanished have ended"
 

@@ -15,9 +15,7 @@ the future, and, beyond `STAGED_BYTES_MAX`, the oldest messages that nobody has 
 repeats the newest ticks and fills what lay between them (ticks that come in tens, after beats have brought
 single ones) replaces them.
 
-A changed dictionary goes on with the windows of the series it shares with the one before. Rings that turn
-out too short, because a sender comes faster than was thought, are moved to deeper ones before anything is
-lost.
+Where rows are, and how they move, is the business of `Rings`.
 """
 
 import threading
@@ -29,37 +27,28 @@ import numpy as np
 import numpy.typing as npt
 
 from watchbill_collector.head.batch import Batch
-from watchbill_collector.head.clock import BINDINGS_PER_CLOCK_MAX, Binding, Clock, Part, Piece, Share
+from watchbill_collector.head.clock import Binding, Clock, Share
 from watchbill_collector.head.fleet import Layout
-from watchbill_collector.head.pool import HOLE_BITS, Ints, Pool, depth_for
+from watchbill_collector.head.pool import HOLE_BITS, Ints
 from watchbill_collector.head.reading import Selection
+from watchbill_collector.head.rings import (
+    DEPTHS,
+    LOOKBACK_MS,
+    NOT_KEPT,
+    SLACK_MS,
+    Rings,
+    extended,
+)
 from watchbill_collector.series import Matcher, SeriesIds, SeriesTable, Ticks, is_stale
 
-LOOKBACK_MS = 300_000
-"""How long a sample stands for its series, as in Prometheus."""
-SLACK_MS = 15_000
-"""How much further back than a window rings reach: data may be a little newer than the time that is
-judged."""
 FUTURE_MS_MAX = 60_000
 """Ticks stamped further ahead of the collector's clock than this are for history only."""
-INTERVAL_MS_GUESS = 15_000
-"""The pace that a clock is thought to have before it has ticked twice."""
-# fmt: off
-DEPTHS = (
-    8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536,
-    2048, 2560, 3072, 3840, 5120, 6144, 8192, 10240, 12288, 16384, 22528,
-)
-# fmt: on
-"""Slots that rings come in. The last holds 6 h at 1 s."""
 BYTES_MAX_DEFAULT = 4 << 30
 """Rings are not deepened beyond this; windows that are cut short for it are counted."""
 STAGED_BYTES_MAX = 256 << 20
 """Messages waiting for `fold`: about ten minutes of a thousand hosts at 15 s."""
 EXPIRE_EVERY_MS = 60_000
-IGNORED_MAX = 65_536
-"""Dictionaries without any kept series that are remembered as such."""
 
-_NOT_KEPT = -1
 _UNBOUND = Binding(np.empty(0, np.uint32), np.empty(0, np.int64))
 
 
@@ -75,20 +64,6 @@ class Watch:
     window_ms: int
 
 
-@dataclass(slots=True)
-class HeadStats:
-    """Counters since the start, for the collector's own metrics."""
-
-    ticks: int = 0
-    refused_late: int = 0
-    refused_future: int = 0
-    dropped_staged: int = 0
-    rewound: int = 0
-    deepened: int = 0
-    windows_cut: int = 0
-    expired_series: int = 0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _End:
     series: SeriesIds
@@ -102,29 +77,19 @@ class Head:
         self, table: SeriesTable, watches: Iterable[Watch] = (), bytes_max: int = BYTES_MAX_DEFAULT
     ) -> None:
         self.table = table
-        self.bytes_max = bytes_max
-        self.stats = HeadStats()
+        self.rings = Rings(bytes_max)
+        self.stats = self.rings.stats
         self.lock = threading.RLock()
         self._staged: deque[Ticks | _End] = deque()
         self._staged_bytes = 0
         self._staging = threading.Lock()
         self._watches: dict[tuple[Matcher, ...], int] = {}
-        self._pools: dict[int, Pool] = {}
-        self._pools_in_order: list[Pool] = []
-        self._clock_of: dict[tuple[int, int], Clock] = {}
-        self._bindings: dict[int, Binding] = {}
-        self._ignored: deque[int] = deque()
         self._selections: dict[tuple[Matcher, ...], Selection] = {}
         self._seen: dict[tuple[Matcher, ...], SeriesIds] = {}
         self._seen_generation = -1
-        self._need: Ints = np.empty(0, np.int64)
-        self._pool_of: npt.NDArray[np.int16] = np.empty(0, np.int16)
-        self._row_of: Ints = np.empty(0, np.int64)
         self._outgrown: SeriesIds = np.empty(0, np.uint32)
-        self._version = 0
         self._expired_ms = 0
         self._batch = Batch()
-        self._layout: Layout | None = None
         self._folds = 0
         self.watch(watches)
 
@@ -158,7 +123,7 @@ class Head:
             staged, self._staged, self._staged_bytes = self._staged, deque(), 0
         with self.lock:
             self._learn()
-            self._lay_out()
+            self.rings.lay_out()
             usual: dict[int, list[Ticks]] = {}
             unusual: list[Ticks] = []
             self._folds += 1
@@ -173,11 +138,11 @@ class Head:
             self._place_all(usual, unusual, now_ms)
             if now_ms - self._expired_ms >= EXPIRE_EVERY_MS:
                 self._expired_ms = now_ms
-                self._expire(now_ms)
+                self.rings.expire(now_ms)
 
     def _sort_out(self, item: Ticks, usual: dict[int, list[Ticks]], unusual: list[Ticks]) -> None:
         """The first message for a clock may be a usual one; those behind it keep their order."""
-        binding = self._bindings.get(id(item.series))
+        binding = self.rings.bindings.get(id(item.series))
         if binding is not None and binding.number >= 0:
             clock = binding.shares[0].clock
             if clock.seen_in != self._folds:
@@ -193,24 +158,19 @@ class Head:
             for share in binding.shares:
                 share.clock.seen_in = self._folds
         else:
-            for clock in self._clocks_of(item.series[item.series < len(self._pool_of)]):
+            for clock in self.rings.clocks_of(item.series[item.series < len(self.rings.pool_of)]):
                 clock.seen_in = self._folds
         unusual.append(item)
 
     def _place_all(self, usual: dict[int, list[Ticks]], unusual: list[Ticks], now_ms: int) -> None:
         late: list[Ticks] = []
-        layout = self._lay_out()
+        layout = self.rings.lay_out()
         for ticks, messages in usual.items():
             if ticks:
                 late += self._place_usual(layout, messages, now_ms)
         for item in (*late, *unusual):
             self._place(item, now_ms)
         self._flush()
-
-    def _lay_out(self) -> Layout:
-        if self._layout is None:
-            self._layout = Layout(list(self._bindings.values()))
-        return self._layout
 
     def _place_usual(self, layout: Layout, messages: list[Ticks], now_ms: int) -> list[Ticks]:
         """Write messages with as many ticks each; those that do not simply follow come back."""
@@ -259,12 +219,12 @@ class Head:
             plain[at] = self._rewind(layout.clocks[senders[at]], times[at].tolist())
 
     def _bound(self, messages: list[Ticks]) -> list[Binding]:
-        bindings = self._bindings
+        bindings = self.rings.bindings
         return [bindings.get(id(message.series), _UNBOUND) for message in messages]
 
     def _place(self, item: Ticks, now_ms: int) -> None:
         """Any message, the long way."""
-        binding = self._bindings.get(id(item.series)) or self._bind(item)
+        binding = self.rings.bindings.get(id(item.series)) or self._bind(item)
         if binding is None or not binding.shares:
             return
         times = item.times_ms.tolist()
@@ -295,19 +255,13 @@ class Head:
             if wanted == self._watches:
                 return
             self._watches = wanted
-            before, self._need = self._need, np.full(len(self._need), _NOT_KEPT, np.int64)
+            before = self.rings.need
+            self.rings.need = np.full(len(before), NOT_KEPT, np.int64)
             self._seen, self._seen_generation = {}, -1
             self._learn()
-            grown = self._need > _extended(before, len(self._need), _NOT_KEPT)
-            for clock in self._all_clocks():
-                for part in list(clock.parts):
-                    series = part.pool.series[part.rows]
-                    self._free(clock, part, self._need[series] < 0)
-                    self._need_of(part, int(self._need[series].max(initial=0)))
-            self._outgrown = np.flatnonzero(grown & (self._pool_of >= 0)).astype(np.uint32)
-            for binding in list(self._bindings.values()):
-                self._forget(binding)
-            self._ignored.clear()
+            self.rings.needs_changed()
+            grown = self.rings.need > extended(before, len(self.rings.need), NOT_KEPT)
+            self._outgrown = np.flatnonzero(grown & (self.rings.pool_of >= 0)).astype(np.uint32)
             self._selections = {
                 matchers: found for matchers, found in self._selections.items() if matchers in wanted
             }
@@ -321,9 +275,9 @@ class Head:
         """How far back, and for which series, the rings do not hold what the selectors want. Under the
         lock."""
         self._learn()
-        ids = np.flatnonzero((self._need >= 0) & (self._pool_of < 0)).astype(np.uint32)
-        ids = np.union1d(ids, self._outgrown[self._pool_of[self._outgrown] >= 0]).astype(np.uint32)
-        needs = self._need[ids]
+        ids = np.flatnonzero((self.rings.need >= 0) & (self.rings.pool_of < 0)).astype(np.uint32)
+        ids = np.union1d(ids, self._outgrown[self.rings.pool_of[self._outgrown] >= 0]).astype(np.uint32)
+        needs = self.rings.need[ids]
         return [
             (max(int(need) + SLACK_MS, LOOKBACK_MS), ids[needs == need]) for need in np.unique(needs).tolist()
         ]
@@ -332,7 +286,7 @@ class Head:
         """Take samples from history, oldest first, for series that `lacking` named. Under the lock."""
         bound: list[tuple[Binding, Ticks]] = []
         for block in blocks:
-            self._drop(block.series)
+            self.rings.drop(block.series)
             binding = self._bind(block, restoring=True)
             if binding is not None:
                 bound.append((binding, block))
@@ -343,13 +297,13 @@ class Head:
         self._flush()
         self._batch.trusted = False
         for binding, _ in bound:
-            self._forget(binding)
+            self.rings.forget(binding)
 
     def instances_since(self, since_ms: int) -> frozenset[str]:
         """The `instance` of every host that has ticked after `since_ms`. Under the lock."""
         first = [
             int(clock.parts[0].pool.series[clock.parts[0].rows[0]])
-            for clock in self._all_clocks()
+            for clock in self.rings.clocks()
             if clock.last_ms > since_ms and clock.parts
         ]
         sources = np.unique(self.table.sources_of(np.array(first, np.uint32)))
@@ -370,8 +324,8 @@ class Head:
         if known is None or known.ids is not ids:
             known = Selection(ids, self.table.frame(ids))
             self._selections[matchers] = known
-        if known.version != self._version:
-            known.place(self._pools_in_order, self._pool_of, self._row_of, self._version)
+        if known.version != self.rings.version:
+            known.place(self.rings.pools, self.rings.pool_of, self.rings.row_of, self.rings.version)
         return known
 
     # Figures.
@@ -379,12 +333,12 @@ class Head:
     @property
     def bytes_used(self) -> int:
         """Memory of the rings and what belongs to them."""
-        return sum(pool.bytes_used for pool in self._pools_in_order) + 10 * len(self._pool_of)
+        return self.rings.bytes_used
 
     @property
     def series_kept(self) -> int:
         """Series that have a row."""
-        return sum(pool.rows_live for pool in self._pools_in_order)
+        return self.rings.rows_live
 
     # Below: under the lock.
 
@@ -394,29 +348,21 @@ class Head:
         if generation == self._seen_generation:
             return
         self._seen_generation = generation
-        self._reach(generation)
+        self.rings.reach(generation)
         for matchers, window in self._watches.items():
             ids = self._chosen(matchers)
             seen = self._seen.get(matchers)
             if seen is not ids:
                 fresh = ids if seen is None else ids[len(seen) :]
-                self._need[fresh] = np.maximum(self._need[fresh], window)
+                self.rings.need[fresh] = np.maximum(self.rings.need[fresh], window)
                 self._seen[matchers] = ids
-
-    def _reach(self, series: int) -> None:
-        """Room for so many series."""
-        if series > len(self._need):
-            size = max(1024, series + series // 4)
-            self._need = _extended(self._need, size, _NOT_KEPT)
-            self._pool_of = _extended(self._pool_of, size, -1)
-            self._row_of = _extended(self._row_of, size, -1)
 
     def _chosen(self, matchers: tuple[Matcher, ...]) -> SeriesIds:
         """The series of a selector now. Other threads add to the table at any moment, so there may be some that
         nobody has learnt of."""
         ids = self.table.select(matchers)
         if len(ids):
-            self._reach(int(ids[-1]) + 1)
+            self.rings.reach(int(ids[-1]) + 1)
         return ids
 
     def _flush(self) -> None:
@@ -426,123 +372,25 @@ class Head:
         pools = batch.by_pool()
         short = batch.too_short(pools)
         for part in short:
-            self._deepen(part)
+            self.rings.deepen(part)
         batch.write(batch.by_pool() if short else pools)
-
-    def _drop(self, series: SeriesIds) -> None:
-        """Free the rows of some series: they are filled anew."""
-        for clock in self._clocks_of(series):
-            for part in list(clock.parts):
-                self._free(clock, part, np.isin(part.pool.series[part.rows], series))
-            for binding in list(clock.bindings):
-                self._forget(binding)
 
     def _bind(self, ticks: Ticks, *, restoring: bool = False) -> Binding | None:
         """Where the values of a new array of series go; None if the message only ends series."""
         series = ticks.series
-        if int(series.max(initial=0)) >= len(self._need):
+        if int(series.max(initial=0)) >= len(self.rings.need):
             self._seen_generation = -1
             self._learn()
-        kept = np.flatnonzero(self._need[series] >= 0)
+        kept = np.flatnonzero(self.rings.need[series] >= 0)
         if not len(kept):
-            self._remember_ignored(Binding(series, kept))
+            self.rings.ignore(Binding(series, kept))
             return None
         if not restoring and is_stale(ticks.values).all():
             self._flush()
             self._end(series, int(ticks.times_ms[-1]))
             return None
         self._flush()
-        wanted = series[kept]
-        clocks = self._clocks_of(wanted)
-        clock = clocks[0] if clocks else Clock()
-        self._give_rows(clock, wanted, _interval(ticks) or clock.interval_ms() or INTERVAL_MS_GUESS)
-        binding = Binding(series, kept, [Share(each, len(series)) for each in clocks or [clock]])
-        self._bindings[id(series)] = binding
-        for share in binding.shares:
-            if len(share.clock.bindings) == BINDINGS_PER_CLOCK_MAX:
-                self._forget(share.clock.bindings[0])
-            share.clock.bindings.append(binding)
-        # Only the first clock can have got new rows.
-        for each in clock.bindings:
-            self._refresh(each)
-        return binding
-
-    def _forget(self, binding: Binding) -> None:
-        """The next message with this dictionary is bound anew."""
-        self._layout = None
-        binding.number = -1
-        self._bindings.pop(id(binding.series), None)
-        for share in binding.shares:
-            if binding in share.clock.bindings:
-                share.clock.bindings.remove(binding)
-
-    def _remember_ignored(self, binding: Binding) -> None:
-        self._bindings[id(binding.series)] = binding
-        self._ignored.append(id(binding.series))
-        if len(self._ignored) > IGNORED_MAX:
-            del self._bindings[self._ignored.popleft()]
-
-    def _clocks_of(self, wanted: SeriesIds) -> list[Clock]:
-        """The clocks that these series have already, that of the most first."""
-        owners: dict[int, tuple[int, Clock]] = {}
-        for pool, rows in self._places(wanted):
-            columns, counts = np.unique(pool.column[rows], return_counts=True)
-            for column, count in zip(columns.tolist(), counts.tolist(), strict=True):
-                clock = self._clock_of[pool.depth, column]
-                owners[id(clock)] = (owners.get(id(clock), (0, clock))[0] + count, clock)
-        return [clock for _, clock in sorted(owners.values(), key=lambda owner: -owner[0])]
-
-    def _give_rows(self, clock: Clock, wanted: SeriesIds, interval_ms: int) -> None:
-        fresh = np.unique(wanted[self._pool_of[wanted] < 0])
-        if not len(fresh):
-            return
-        needs = self._need[fresh]
-        for need in np.unique(needs).tolist():
-            pool = self._pool(depth_for(need + SLACK_MS, interval_ms, DEPTHS))
-            part = self._part(clock, pool)
-            series = fresh[needs == need]
-            rows = pool.add_rows(series, part.column)
-            part.rows = np.concatenate([part.rows, rows])
-            self._need_of(part, need)
-            self._pool_of[series] = self._pools_in_order.index(pool)
-            self._row_of[series] = rows
-        self._version += 1
-
-    def _pool(self, depth: int) -> Pool:
-        pool = self._pools.get(depth)
-        if pool is None:
-            pool = self._pools[depth] = Pool(depth)
-            self._pools_in_order.append(pool)
-        return pool
-
-    def _part(self, clock: Clock, pool: Pool) -> Part:
-        part = clock.part_in(pool)
-        if part is None:
-            part = Part(pool, pool.add_column(clock.count), np.empty(0, np.int64), 0)
-            clock.parts.append(part)
-            self._clock_of[pool.depth, part.column] = clock
-        return part
-
-    def _need_of(self, part: Part, need_ms: int) -> None:
-        part.need_ms = max(part.need_ms, need_ms)
-        part.pool.need_ms[part.column] = part.need_ms + SLACK_MS
-
-    def _refresh(self, binding: Binding) -> None:
-        """Work out the pieces again after rows have come, gone or moved."""
-        self._layout = None
-        binding.number = -1
-        wanted = binding.series[binding.kept]
-        pools, rows = self._pool_of[wanted], self._row_of[wanted]
-        for share in binding.shares:
-            share.pieces = []
-            for part in share.clock.parts:
-                mine = np.flatnonzero(pools == self._pools_in_order.index(part.pool))
-                mine = mine[part.pool.column[rows[mine]] == part.column]
-                missing = np.empty(0, np.int64)
-                if len(mine) < len(part.rows):
-                    missing = np.setdiff1d(part.rows, rows[mine])
-                share.pieces.append(Piece(part, binding.kept[mine], rows[mine], missing))
-            share.complete = not any(len(piece.missing) for piece in share.pieces)
+        return self.rings.bind(series, kept, _interval(ticks))
 
     def _place_late(self, share: Share, times: list[int], values: npt.NDArray[np.float64]) -> None:
         """A message that does not simply follow: repeat what it repeats, take what is new, refuse the
@@ -588,113 +436,13 @@ class Head:
             pool.set_cells(rows, np.full(len(rows), tick), values[piece.keep[empty]])
 
     def _end(self, series: SeriesIds, time_ms: int) -> None:
-        for pool, rows in self._places(series[series < len(self._pool_of)]):
+        for pool, rows in self.rings.places(series[series < len(self.rings.pool_of)]):
             here = pool.newest_ms(rows) <= time_ms
             self.stats.refused_late += int((~here).sum())
             if here.any():
                 pool.end(rows[here], time_ms)
 
-    def _places(self, series: SeriesIds) -> list[tuple[Pool, Ints]]:
-        pools = self._pool_of[series]
-        return [
-            (self._pools_in_order[number], self._row_of[series[pools == number]])
-            for number in np.unique(pools).tolist()
-            if number >= 0
-        ]
-
-    def _deepen(self, part: Part) -> None:
-        """Move rows to rings that hold their windows at the pace that the clock really has.
-
-        Each goes as deep as its own window wants: at a pace that was guessed, windows of different lengths may have
-        come to share a ring.
-        """
-        pool = part.pool
-        clock = self._clock_of[pool.depth, part.column]
-        numbers, times = pool.ticks_of(part.column)
-        first, first_ms = (int(numbers[0]), int(times[0])) if len(numbers) else (0, clock.first_ms)
-        interval = max(1, (clock.last_ms - first_ms) // max(1, clock.count - 1 - first))
-        next_depth = next((depth for depth in DEPTHS if depth > pool.depth), pool.depth)
-        needs = np.unique(self._need[pool.series[part.rows]]).tolist()
-        for need in reversed(needs):
-            deeper = depth_for(need + SLACK_MS, interval, DEPTHS)
-            if deeper <= pool.depth:
-                if need != needs[-1]:
-                    break
-                deeper = next_depth
-            which = self._need[pool.series[part.rows]] == need
-            if deeper == pool.depth or self.bytes_used + 8 * deeper * int(which.sum()) > self.bytes_max:
-                self.stats.windows_cut += 1
-                return
-            self._move(clock, part, which, self._pool(deeper), need)
-        if len(part.rows):
-            part.need_ms = int(self._need[pool.series[part.rows]].max())
-            pool.need_ms[part.column] = part.need_ms + SLACK_MS
-        self.stats.deepened += 1
-        for binding in clock.bindings:
-            self._refresh(binding)
-
-    def _move(
-        self, clock: Clock, part: Part, which: npt.NDArray[np.bool_], target: Pool, need_ms: int
-    ) -> None:
-        """Move some rows of a part, with what they hold."""
-        pool = part.pool
-        moved = clock.part_in(target)
-        if moved is None:
-            # The ticks of the batch have numbers already and are not in any ring yet.
-            moved = Part(target, target.add_column(int(pool.count[part.column])), np.empty(0, np.int64), 0)
-            clock.parts.append(moved)
-            self._clock_of[target.depth, moved.column] = clock
-        rows = target.copy_rows(pool, part.rows[which], moved.column)
-        moved.rows = np.concatenate([moved.rows, rows])
-        self._need_of(moved, need_ms)
-        series = target.series[rows]
-        self._pool_of[series] = self._pools_in_order.index(target)
-        self._row_of[series] = rows
-        self._free(clock, part, which, keep_series=True)
-
-    def _free(
-        self, clock: Clock, part: Part, which: npt.NDArray[np.bool_], *, keep_series: bool = False
-    ) -> None:
-        if not which.any():
-            return
-        rows = part.rows[which]
-        if not keep_series:
-            series = part.pool.series[rows]
-            self._pool_of[series] = -1
-            self._row_of[series] = -1
-        part.pool.free_rows(rows)
-        part.rows = part.rows[~which]
-        self._version += 1
-        if not len(part.rows):
-            part.pool.free_column(part.column)
-            del self._clock_of[part.pool.depth, part.column]
-            clock.parts.remove(part)
-
-    def _expire(self, now_ms: int) -> None:
-        """Free what no window can reach any more."""
-        for pool in self._pools_in_order:
-            rows = pool.unreachable(now_ms, LOOKBACK_MS + SLACK_MS)
-            for column in np.unique(pool.column[rows]).tolist():
-                clock = self._clock_of[pool.depth, column]
-                part = clock.part_in(pool)
-                assert part is not None
-                gone = np.isin(part.rows, rows)
-                self.stats.expired_series += int(gone.sum())
-                self._free(clock, part, gone)
-                # A series may come back: then its dictionary is bound anew, and it gets a row again.
-                for binding in list(clock.bindings):
-                    self._forget(binding)
-
-    def _all_clocks(self) -> list[Clock]:
-        return list({id(clock): clock for clock in self._clock_of.values()}.values())
-
 
 def _interval(ticks: Ticks) -> int | None:
     times = ticks.times_ms
     return int(times[-1] - times[0]) // (len(times) - 1) if len(times) > 1 else None
-
-
-def _extended(array: npt.NDArray, size: int, fill: int) -> npt.NDArray:  # type: ignore[type-arg]  # Any integer type.
-    wider = np.full(size, fill, array.dtype)
-    wider[: len(array)] = array
-    return wider

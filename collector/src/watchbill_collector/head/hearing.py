@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from watchbill_collector.head.head import LOOKBACK_MS, Head
+from watchbill_collector.head.head import Head
 from watchbill_collector.head.pool import Ints, Mask
+from watchbill_collector.head.rings import LOOKBACK_MS
 from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.series import Matcher, MatchOp, SeriesIds
 
@@ -35,6 +36,7 @@ INTERVAL_MS_UNKNOWN = 60_000
 TICKS_TO_KNOW = 4
 TICKS_FOR_PACE = 16
 _LONG_AGO = -(1 << 62)
+_NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Hearing:
         self._head = head
         self._version = -1
         self._clocks: list[Clock] = []
+        self._slot_of: dict[Clock, int] = {}
         self._slot_of_clock: Ints = np.empty(0, np.int64)
         self._slots: dict[int, int] = {}
         self._labels: list[dict[str, str]] = []
@@ -100,8 +103,8 @@ class Hearing:
     def look(self, now_ms: int, *, anew: bool = False) -> None:
         """Take note of what has come. With `anew` the windows have been filled with what was before."""
         head = self._head
-        if head._version != self._version or anew:  # noqa: SLF001  # Of this package, as the rest here.
-            self._version = head._version  # noqa: SLF001
+        if head.rings.version != self._version or anew:
+            self._version = head.rings.version
             self._meet(anew=anew)
         for slot in list(self._young):
             self._study(slot)
@@ -176,24 +179,27 @@ class Hearing:
 
     def _meet(self, *, anew: bool) -> None:
         """Find out whose clocks there are."""
-        table = self._head.table
-        clocks: list[Clock] = []
-        slots: list[int] = []
-        for clock in self._head._all_clocks():  # noqa: SLF001
-            series = clock.parts[0].pool.series[clock.parts[0].rows[:2]]
-            sources = np.unique(table.sources_of(series)).tolist()
-            # What the collector says of many hosts in one tick is nobody's sign of life; nor is `up`.
-            if len(sources) != 1 or not sources[0] or table.labels(int(series[0])).get(METRIC_NAME) == UP:
-                continue
-            slot = self._slots.get(sources[0])
-            if slot is None:
-                slot = self._add(sources[0])
-                self._young.add(slot)
-            clocks.append(clock)
-            slots.append(slot)
-        self._clocks, self._slot_of_clock = clocks, np.array(slots, np.int64)
+        known, self._slot_of = self._slot_of, {}
+        for clock in self._head.rings.clocks():
+            slot = known.get(clock)
+            self._slot_of[clock] = self._slot_of_new(clock) if slot is None else slot
+        self._clocks = [clock for clock, slot in self._slot_of.items() if slot != _NOBODY]
+        self._slot_of_clock = np.array([self._slot_of[clock] for clock in self._clocks], np.int64)
         if anew:
             self._young.update(range(len(self._labels)))
+
+    def _slot_of_new(self, clock: "Clock") -> int:
+        table = self._head.table
+        series = clock.parts[0].pool.series[clock.parts[0].rows[:2]]
+        sources = np.unique(table.sources_of(series)).tolist()
+        # What the collector says of many hosts in one tick is nobody's sign of life; nor is `up`.
+        if len(sources) != 1 or not sources[0] or table.labels(int(series[0])).get(METRIC_NAME) == UP:
+            return _NOBODY
+        slot = self._slots.get(sources[0])
+        if slot is None:
+            slot = self._add(sources[0])
+            self._young.add(slot)
+        return slot
 
     def _add(self, source: int) -> int:
         slot = self._slots[source] = len(self._labels)
