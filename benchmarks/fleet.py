@@ -15,8 +15,8 @@ Matrix = npt.NDArray[np.float64]
 SERIES_PER_HOST = 300
 TROUBLE_HOSTS = 0.02
 """Share of the hosts that get into trouble in each round."""
-CALM_S = 75
-TROUBLE_S = 105
+CALM_S = 60
+TROUBLE_S = 75
 """So long everybody is well, then some are not; then again."""
 
 CPUS = 4

@@ -48,7 +48,7 @@ class Spans:
 def run(*, quick: bool) -> Report:
     """Ours at both cadences, the bytes on disk, then the peers."""
     hosts = 100 if quick else HOSTS
-    spans = Spans(35, 30) if quick else Spans(75, 180)
+    spans = Spans(35, 30) if quick else Spans(60, 120)
     report = Report(f"ingest: {hosts} hosts x {SERIES_PER_HOST} series, 20 rules every 15 s")
     with tempfile.TemporaryDirectory(prefix="wb-ingest-") as scratch:
         work = Path(scratch)
