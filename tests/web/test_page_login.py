@@ -87,6 +87,29 @@ def test_a_collector_that_goes_away_is_said_to_be_away(house, visit):
     one.link_is("live")
     collector.kill()
     one.link_is("lost")
-    assert "What you see below is old" in page.locator("p.lost").inner_text()
+    told = page.locator("p.lost")
+    assert "What you see below is old: stale since" in told.inner_text()
+    assert page.locator("tbody").get_by_text("web1").count() > 0
+    assert page.title() == "not live · Watchbill"
     collector.launch()
     one.link_is("live")
+    assert told.count() == 0
+
+
+def test_whoever_logs_out_sees_nothing_any_more(collector, visit):
+    one = visit(collector)
+    page = one.open()
+    page.get_by_label("One-time code or token").fill(token(collector))
+    page.get_by_role("button", name="Log in").click()
+    who = page.locator("header .who")
+    who.get_by_text("admin").first.wait_for()
+    assert "role admin" in who.inner_text()
+    page.locator("tbody").get_by_text("web1").wait_for()
+    cookies = one.context.cookies()
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("heading", name="Who is there?").wait_for()
+    assert "web1" not in page.content()
+    one.context.add_cookies(cookies)
+    page.reload()
+    page.get_by_role("heading", name="Who is there?").wait_for()
+    assert errors(one) == []

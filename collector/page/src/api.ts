@@ -4,31 +4,62 @@ export class ApiError extends Error {
   constructor(
     readonly status: number,
     message: string,
+    readonly hint = "",
   ) {
     super(message);
   }
 }
 
+export const OURS = "/api/watchbill/v1";
 const TIMEOUT_MS = 15_000;
+const MESSAGE_CHARACTERS_MAX = 600;
+const LOGIN_CODE_PREFIX = "wbl1.";
 
-async function get<T>(path: string, params: Record<string, string> = {}): Promise<T> {
-  const query = new URLSearchParams(params).toString();
+async function ask(path: string, init: RequestInit): Promise<Response> {
   let answer: Response;
   try {
-    answer = await fetch(query ? `${path}?${query}` : path, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    answer = await fetch(path, { ...init, signal: AbortSignal.timeout(TIMEOUT_MS) });
   } catch {
     throw new ApiError(0, "The collector does not answer.");
   }
-  if (!answer.ok) {
-    const text = await answer.text();
-    let message = text.slice(0, 300);
-    try {
-      message = (JSON.parse(text) as { error?: string }).error ?? message;
-    } catch {
-      // Not JSON: the text itself is the message.
-    }
-    throw new ApiError(answer.status, message);
+  if (!answer.ok) throw await refusal(answer);
+  return answer;
+}
+
+async function refusal(answer: Response): Promise<ApiError> {
+  const text = (await answer.text().catch(() => "")).slice(0, 64_000);
+  try {
+    const document = JSON.parse(text) as { error?: string; hint?: string };
+    const message = (document.error ?? text).slice(0, MESSAGE_CHARACTERS_MAX);
+    return new ApiError(answer.status, message, (document.hint ?? "").slice(0, MESSAGE_CHARACTERS_MAX));
+  } catch {
+    return new ApiError(answer.status, text.slice(0, MESSAGE_CHARACTERS_MAX) || `The answer was ${answer.status}.`);
   }
+}
+
+export async function get<T>(path: string, params: Record<string, string> = {}): Promise<T> {
+  const query = new URLSearchParams(params).toString();
+  const answer = await ask(query ? `${path}?${query}` : path, {});
+  return (await answer.json()) as T;
+}
+
+/** The session's token against forgery: its cookie's name carries the port, of which a browser may know several. */
+export function csrfToken(cookies: string, port: string): string {
+  let found = "";
+  for (const pair of cookies.split("; ")) {
+    const match = /^(?:__Host-)?watchbill-csrf-(\d+)=(.*)$/.exec(pair);
+    if (match?.[2] === undefined) continue;
+    found = match[2];
+    if (match[1] === port) break;
+  }
+  return found;
+}
+
+async function write<T>(method: "POST" | "DELETE", path: string, body?: unknown): Promise<T> {
+  const port = location.port || (location.protocol === "https:" ? "443" : "80");
+  const headers: Record<string, string> = { "X-Watchbill-CSRF": csrfToken(document.cookie, port) };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const answer = await ask(path, { method, headers, body: body === undefined ? null : JSON.stringify(body) });
   return (await answer.json()) as T;
 }
 
@@ -47,15 +78,169 @@ export interface Host {
 }
 
 export interface Alert {
+  fingerprint: string;
+  name: string;
+  state: "pending" | "firing" | "resolved";
+  since: string;
+  active_at: string;
+  resolved_at: string | null;
+  value: number | null;
   labels: Labels;
   annotations: Labels;
-  state: "pending" | "firing";
-  activeAt: string;
-  value: string;
+  incomplete: string;
+  service: string;
+  owner: string;
+  silences: string[];
+  windows: string[];
+  inhibited: boolean;
+}
+
+export interface Warming {
+  hosts: number;
+  of: number;
+  until: string;
+  why: string;
+}
+
+export interface AlertDetail {
+  alert: Alert;
+  rule: {
+    name: string;
+    query: string;
+    short: string;
+    labels: Labels;
+    annotations: Labels;
+    health: string;
+    last_error: string;
+    duration_s: number;
+    keep_firing_for_s: number;
+    warming: Warming | null;
+  } | null;
+  group: string;
+  file: string;
+  interval_s: number;
+  chart: {
+    value: string;
+    for_host: string;
+    against: string;
+    against_for_host: string;
+    limits: { op: string; value: number; clears: boolean }[];
+  } | null;
+}
+
+export interface Rule {
+  type: "alerting" | "recording";
+  name: string;
+  query: string;
+  labels: Labels;
+  annotations?: Labels;
+  state?: "inactive" | "pending" | "firing";
+  health: "ok" | "err" | "unknown";
+  lastError?: string;
+  lastEvaluation: string;
+  evaluationTime: number;
+  shortForm?: string;
+  duration?: number;
+  keepFiringFor?: number;
+  warming: Warming | null;
+  series: number;
+}
+
+export interface Group {
+  name: string;
+  file: string;
+  interval: number;
+  evaluationTime: number;
+  lastEvaluation: string;
+  rules: Rule[];
+}
+
+export interface Silence {
+  id: string;
+  matchers: string;
+  reason: string;
+  author: string;
+  state: "pending" | "active" | "expired";
+  created: string;
+  starts: string;
+  ends: string;
+  firing: number;
+  expired_by: string;
+}
+
+export interface Dispatch {
+  channels: {
+    name: string;
+    kind: string;
+    ok: boolean;
+    failing_since: string | null;
+    last_error: string;
+    last_delivered: string | null;
+    queued: number;
+    oldest_s: number;
+  }[];
+  windows: {
+    name: string;
+    matchers: string | null;
+    cron: string;
+    zone: string;
+    duration_s: number;
+    until: string | null;
+    opens: string | null;
+  }[];
+  notices: {
+    key: string;
+    channel: string;
+    kind: string;
+    outcome: string;
+    attempts: number;
+    created: string;
+    changed: string;
+    detail: string;
+  }[];
+  hushed: number;
+  unwritten: string;
+}
+
+export interface Service {
+  name: string;
+  owner: string;
+  state: "critical" | "major" | "unknown" | "minor" | "ok";
+  hosts: { name: string; state: Host["state"] }[];
+  hosts_up: number;
+  hosts_down: number;
+  firing: Record<string, number>;
+  depends: string[];
+  failing_dependencies: string[];
+  dependants: string[];
+  selector: string;
+  checks: string[];
+  backups: string[];
+  runbooks: string[];
+  objectives: { availability: number | null; rto_s: number | null; rpo_s: number | null };
+  channel: string;
+}
+
+export interface Me {
+  name: string;
+  via: "anonymous" | "session" | "token" | string;
+  roles: string[];
+  version: string;
+  grants: { role: string; scope: string }[];
+}
+
+export interface AuditRow {
+  seq: number;
+  time: string;
+  actor: string;
+  source: string;
+  action: string;
+  target: string;
+  outcome: "done" | "refused" | "failed";
+  detail: Record<string, unknown>;
 }
 
 interface Envelope<T> {
-  status: "success" | "error";
   data: T;
 }
 
@@ -67,11 +252,42 @@ interface Matrix {
   result: { metric: Labels; values: [number, string][] }[];
 }
 
-export const fetchHosts = async (): Promise<Host[]> =>
-  (await get<{ hosts: Host[] }>("/api/watchbill/v1/hosts")).hosts;
+export const fetchHosts = async (): Promise<Host[]> => (await get<{ hosts: Host[] }>(`${OURS}/hosts`)).hosts;
 
-export const fetchAlerts = async (): Promise<Alert[]> =>
-  (await get<Envelope<{ alerts: Alert[] }>>("/api/v1/alerts")).data.alerts;
+export const fetchAlerts = async (): Promise<Alert[]> => (await get<{ alerts: Alert[] }>(`${OURS}/alerts`)).alerts;
+
+export const fetchEnded = async (): Promise<Alert[]> =>
+  (await get<{ alerts: Alert[] }>(`${OURS}/alerts`, { resolved: "1" })).alerts.filter((one) => one.state === "resolved");
+
+export const fetchAlert = (fingerprint: string): Promise<AlertDetail> =>
+  get(`${OURS}/alerts/${encodeURIComponent(fingerprint)}`);
+
+export const fetchRules = async (): Promise<Group[]> =>
+  (await get<Envelope<{ groups: Group[] }>>("/api/v1/rules", { exclude_alerts: "true" })).data.groups;
+
+export const fetchSilences = async (expired: boolean): Promise<Silence[]> =>
+  (await get<{ silences: Silence[] }>(`${OURS}/silences`, expired ? { expired: "1" } : {})).silences;
+
+export const fetchDispatch = (): Promise<Dispatch> => get(`${OURS}/dispatch`);
+
+export const fetchServices = async (): Promise<Service[]> =>
+  (await get<{ services: Service[] }>(`${OURS}/services`)).services;
+
+export const fetchMe = (): Promise<Me> => get(`${OURS}/me`);
+
+export const fetchAudit = (params: Record<string, string>): Promise<{ rows: AuditRow[]; truncated: boolean }> =>
+  get(`${OURS}/audit`, params);
+
+export const silence = (matchers: string, seconds: number, reason: string): Promise<{ silence: Silence; matched: number }> =>
+  write("POST", `${OURS}/silences`, { matchers, duration_s: seconds, reason });
+
+export const matched = (matchers: string): Promise<{ matchers: string; matched: number; alerts: Alert[] }> =>
+  write("POST", `${OURS}/silences/match`, { matchers });
+
+export const expire = (id: string): Promise<Silence> => write("DELETE", `${OURS}/silences/${encodeURIComponent(id)}`);
+
+export const testChannel = (name: string): Promise<{ delivered: boolean; detail: string; hint: string; took_s: number }> =>
+  write("POST", `${OURS}/channels/${encodeURIComponent(name)}/test`);
 
 /** An instant query: the value of each result under one label's value. */
 export async function fetchByLabel(query: string, label: string): Promise<Map<string, number>> {
@@ -80,27 +296,19 @@ export async function fetchByLabel(query: string, label: string): Promise<Map<st
 }
 
 export interface Line {
-  name: string;
+  labels: Labels;
   points: Map<number, number>; // Seconds since 1970 -> value.
 }
 
-/** A range query: one line per result, named by the labels given. */
-export async function fetchLines(
-  query: string,
-  start: number,
-  end: number,
-  step: number,
-  labels: string[],
-): Promise<Line[]> {
+/** A range query. */
+export async function fetchLines(query: string, start: number, end: number, step: number): Promise<Line[]> {
   const params = { query, start: String(start), end: String(end), step: String(step) };
   const answer = await get<Envelope<Matrix>>("/api/v1/query_range", params);
   return answer.data.result.map((row) => ({
-    name: labels.map((label) => row.metric[label] ?? "").join(" "),
+    labels: row.metric,
     points: new Map(row.values.map(([time, value]) => [time, Number(value)])),
   }));
 }
-
-const LOGIN_CODE_PREFIX = "wbl1.";
 
 /** Exchange a one-time code or a bearer token for a session. */
 export async function login(secret: string): Promise<void> {
@@ -114,5 +322,8 @@ export async function login(secret: string): Promise<void> {
     body: JSON.stringify({ token: secret }),
     signal: AbortSignal.timeout(TIMEOUT_MS),
   });
+  if (answer.status === 429) throw new ApiError(429, "Too many failures from your address: wait a minute.");
   if (!answer.ok) throw new ApiError(answer.status, "The collector did not accept that.");
 }
+
+export const logout = (): Promise<unknown> => write("POST", "/logout");

@@ -1,18 +1,10 @@
 // One host: what it is, its alerts, its charts.
 import { useState } from "preact/hooks";
 import { AlertList } from "./alerts";
-import { Chart, type ChartSpec } from "./chart";
+import { Chart, type ChartSpec, Ranges } from "./chart";
 import { since } from "./format";
-import { alerts, hosts, now } from "./state";
-
-const RANGES: [string, number][] = [
-  ["5 min", 300],
-  ["15 min", 900],
-  ["1 h", 3600],
-  ["6 h", 21_600],
-  ["24 h", 86_400],
-  ["7 d", 604_800],
-];
+import { alerts, hosts, link, now } from "./state";
+import { LabelList, Text } from "./text";
 
 /** PromQL's way of writing any text as a string. */
 const quoted = (text: string): string => JSON.stringify(text);
@@ -62,25 +54,21 @@ export function HostPage({ instance }: { instance: string }) {
   return (
     <main>
       <p class="trail">
-        <a href="#/">All hosts</a>
+        <a href="#/hosts">All hosts</a>
       </p>
       <div class="title">
-        <h1>{instance}</h1>
+        <h1><Text of={instance} /></h1>
         {host && <span class={`state ${host.state}`}>{host.state}</span>}
         {host && (
           <span class="facts">
-            for {since(host.since, now.value)} · {host.series} series · agent {host.agent_version ?? "unknown"}
+            for {since(host.since, now.value)} · {host.series} series · agent {host.agent_version || "unknown"}
           </span>
         )}
+        {!host && link.value === "live" && <span class="facts">no host of this name is known</span>}
       </div>
+      {host && Object.keys(host.labels).length > 0 && <LabelList labels={host.labels} />}
       {own.length > 0 && <AlertList list={own} />}
-      <nav class="ranges" aria-label="Time range">
-        {RANGES.map(([name, value]) => (
-          <button key={name} type="button" aria-pressed={value === seconds} onClick={() => setSeconds(value)}>
-            {name}
-          </button>
-        ))}
-      </nav>
+      <Ranges value={seconds} choose={setSeconds} />
       <div class="charts">
         {charts(instance).map((spec) => (
           <Chart key={spec.title} spec={spec} seconds={seconds} />

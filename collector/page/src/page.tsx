@@ -1,73 +1,145 @@
-// The page: a head line that says whether what it shows is true now, and one of three views below it.
+// The page: a head line that says whether what it shows is true now, the ways, and one view below.
+import { effect } from "@preact/signals";
 import { render } from "preact";
-import { useState } from "preact/hooks";
-import { login } from "./api";
+import { useEffect } from "preact/hooks";
+import { AlertPage } from "./alert";
+import { AuditPage } from "./auditing";
+import { Login, Who } from "./entry";
+import { moment, since } from "./format";
 import { HostPage } from "./host";
 import { HostsPage } from "./hosts";
-import { link, problem, refresh, route, start } from "./state";
+import { NoticesPage } from "./notices";
+import { Overview } from "./overview";
+import { QueryPage } from "./querying";
+import { RulesPage } from "./rules";
+import { ServicesPage } from "./services";
+import { SilencesPage } from "./silences";
+import { Silencing } from "./silencing";
+import { firing, goodAt, hushed, link, mayAudit, now, problem, route, start } from "./state";
 import "./page.css";
 
 const WORDS = { connecting: "connecting", live: "live", lost: "not live", login: "login needed" };
 
-function Login() {
-  const [secret, setSecret] = useState("");
-  const [refused, setRefused] = useState("");
-  const submit = async (event: Event): Promise<void> => {
-    event.preventDefault();
-    try {
-      await login(secret.trim());
-      setRefused("");
-      await refresh();
-    } catch (error) {
-      setRefused(error instanceof Error ? error.message : String(error));
-    }
-  };
+const WAYS: [string, string][] = [
+  ["", "Now"], ["hosts", "Hosts"], ["services", "Services"], ["rules", "Rules"], ["silences", "Silences"], ["notices", "Notices"], ["query", "Query"],
+];
+const PARENTS: Record<string, string> = { alerts: "", host: "hosts" };
+
+interface Place {
+  view: string;
+  name: string | undefined;
+  expr: string;
+}
+
+/** `#/VIEW/NAME?expr=...`; a name that cannot be read is none. */
+function placeOf(hash: string): Place {
+  const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
+  const slash = path.indexOf("/");
+  const view = slash < 0 ? path : path.slice(0, slash);
+  let name: string | undefined;
+  try {
+    name = slash < 0 ? undefined : decodeURIComponent(path.slice(slash + 1)) || undefined;
+  } catch {
+    name = undefined;
+  }
+  return { view, name, expr: new URLSearchParams(query).get("expr") ?? "" };
+}
+
+/** Addresses of Prometheus' own page, which notices and dashboards link to, as ours. */
+function adopt(): void {
+  const { pathname, search } = location;
+  if (pathname === "/") return;
+  const asked = new URLSearchParams(search).get("g0.expr");
+  const hash = asked !== null ? `#/query?expr=${encodeURIComponent(asked)}` : pathname === "/rules" ? "#/rules" : location.hash || "#/";
+  history.replaceState(null, "", `/${hash}`);
+  route.value = hash;
+}
+
+function View({ view, name, expr }: Place) {
+  if (link.value === "login" || view === "login") return <Login />;
+  switch (view) {
+    case "alerts":
+      return name === undefined ? <Overview /> : <AlertPage key={name} fingerprint={name} />;
+    case "hosts":
+      return <HostsPage />;
+    case "host":
+      return name === undefined ? <HostsPage /> : <HostPage key={name} instance={name} />;
+    case "services":
+      return <ServicesPage name={name} />;
+    case "rules":
+      return <RulesPage id={name} />;
+    case "silences":
+      return <SilencesPage key={name} id={name} />;
+    case "notices":
+      return <NoticesPage />;
+    case "audit":
+      return <AuditPage />;
+    case "query":
+      return <QueryPage key={expr} expr={expr} />;
+    default:
+      return <Overview />;
+  }
+}
+
+function Ways({ at }: { at: string }) {
+  const ways = mayAudit.value ? [...WAYS, ["audit", "Audit"] as [string, string]] : WAYS;
   return (
-    <main class="login">
-      <h1>Who is there?</h1>
-      <form onSubmit={(event) => void submit(event)}>
-        <label>
-          One-time code or token
-          <input
-            type="password"
-            autocomplete="current-password"
-            value={secret}
-            onInput={(event) => setSecret(event.currentTarget.value)}
-          />
-        </label>
-        <button type="submit">Log in</button>
-      </form>
-      {refused && <p class="bad">{refused}</p>}
-      <p class="facts">
-        On the collector, <code>watchbill-collector init</code> wrote the first administrator's token to a file and named it.
-      </p>
-    </main>
+    <nav class="ways" aria-label="Views">
+      {ways.map(([view, word]) => (
+        <a key={view} href={`#/${view}`} aria-current={view === at ? "page" : undefined}>{word}</a>
+      ))}
+    </nav>
   );
 }
 
-function View() {
-  if (link.value === "login") return <Login />;
-  const host = /^#\/host\/(.+)$/.exec(route.value)?.[1];
-  return host === undefined ? <HostsPage /> : <HostPage key={host} instance={decodeURIComponent(host)} />;
+function Stale() {
+  if (link.value !== "lost") return null;
+  return (
+    <p class="lost" role="alert">
+      {problem.value} What you see below is old{goodAt.value > 0 && <>: stale since {moment(goodAt.value, now.value)}, {since(new Date(goodAt.value).toISOString(), now.value)} ago</>}.
+    </p>
+  );
 }
 
 function Page() {
+  const place = placeOf(route.value);
+  useEffect(() => {
+    window.scrollTo(0, 0);
+  }, [route.value]);
   return (
     <>
+      <a class="skip" href="#content" onClick={(event) => { event.preventDefault(); document.querySelector<HTMLElement>("main a, main button, main input")?.focus(); }}>to the content</a>
       <header>
-        <a class="name" href="#/">
-          Watchbill
-        </a>
-        <span class={`link ${link.value}`} role="status">
-          {WORDS[link.value]}
-        </span>
+        <a class="name" href="#/">Watchbill</a>
+        {link.value !== "login" && <Ways at={PARENTS[place.view] ?? place.view} />}
+        <Who />
+        <span class={`link ${link.value}`} role="status">{WORDS[link.value]}</span>
       </header>
-      {link.value === "lost" && <p class="lost">{problem.value} What you see below is old.</p>}
-      <View />
+      <Stale />
+      <div class={link.value === "lost" ? "view old" : "view"}><View {...place} /></div>
+      <Silencing />
     </>
   );
 }
 
+/** "/" goes to the filter of the view. */
+function keys(event: KeyboardEvent): void {
+  const target = event.target as HTMLElement;
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)) return;
+  const field = document.querySelector<HTMLInputElement>("main input[type=search]");
+  if (field !== null) {
+    event.preventDefault();
+    field.focus();
+  }
+}
+
+adopt();
 start();
+document.addEventListener("keydown", keys);
+// A tab in the background says it, too.
+effect(() => {
+  const loud = firing.value.filter((alert) => !hushed(alert)).length;
+  document.title = link.value === "lost" ? "not live · Watchbill" : loud > 0 ? `${loud} firing · Watchbill` : "Watchbill";
+});
 const root = document.getElementById("page");
 if (root !== null) render(<Page />, root);

@@ -1,9 +1,12 @@
 // What the page knows, and the loop that keeps it true: a poll, hurried by the collector's events.
 import { computed, signal } from "@preact/signals";
-import { type Alert, ApiError, fetchAlerts, fetchByLabel, fetchHosts, type Host } from "./api";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { type Alert, ApiError, fetchAlerts, fetchByLabel, fetchHosts, fetchMe, type Host, type Me } from "./api";
 
 const POLL_MS = 5_000;
+const POLL_RATIO = 8; // A collector that takes long to answer is asked so much less often.
 const EVENT_DELAY_MS = 300; // Several events in a burst are one refresh.
+const ME_EVERY_MS = 60_000;
 
 export type Link = "connecting" | "live" | "lost" | "login";
 
@@ -16,17 +19,38 @@ export interface Usage {
 
 export const link = signal<Link>("connecting");
 export const problem = signal("");
+export const goodAt = signal(0); // When what is shown was true for the last time.
 export const hosts = signal<Host[]>([]);
 export const alerts = signal<Alert[]>([]);
 export const usage = signal<Map<string, Usage>>(new Map());
+export const me = signal<Me | undefined>(undefined);
 export const now = signal(Date.now());
 export const route = signal(location.hash);
+export const beat = signal(0); // Counts refreshes that went well: views read their own things anew with it.
 
 const SEVERITIES = ["critical", "page", "major", "minor", "warning", "info", "none"];
 
+/** The severity in our words. */
+export function severityOf(labels: Record<string, string>): "critical" | "major" | "minor" | "info" {
+  switch (labels.severity) {
+    case "critical":
+    case "page":
+      return "critical";
+    case "major":
+      return "major";
+    case "info":
+      return "info";
+    default:
+      return "minor";
+  }
+}
+
+export const hushed = (alert: Alert): boolean =>
+  alert.inhibited || alert.silences.length > 0 || alert.windows.length > 0;
+
 export const rank = (alert: Alert): number => {
   const position = SEVERITIES.indexOf(alert.labels.severity ?? "none");
-  return (alert.state === "firing" ? 0 : 100) + (position < 0 ? SEVERITIES.length : position);
+  return (alert.state === "firing" ? 0 : 100) + (hushed(alert) ? 50 : 0) + (position < 0 ? SEVERITIES.length : position);
 };
 
 export const firing = computed(() => alerts.value.filter((alert) => alert.state === "firing"));
@@ -41,6 +65,20 @@ export const worst = computed(() => {
   }
   return found;
 });
+
+const OPERATING = ["operator", "approver", "admin"];
+
+/** Whether the visitor has one of these roles; `everywhere`: without a scope. */
+export function may(roles: string[], everywhere: boolean): boolean {
+  return (me.value?.grants ?? []).some((grant) => roles.includes(grant.role) && (!everywhere || grant.scope === ""));
+}
+
+export const maySilence = computed(() => may(OPERATING, true));
+export const mayTest = computed(() => may(OPERATING, false));
+export const mayAudit = computed(() => may(["operator", "approver", "author", "admin", "auditor"], false));
+export const seesAll = computed(
+  () => me.value?.via === "anonymous" || (me.value?.grants ?? []).some((grant) => grant.scope === ""),
+);
 
 const QUERIES: Record<keyof Usage, string> = {
   cpu: '100 * (1 - avg by (instance) (rate(node_cpu_seconds_total{mode="idle"}[1m])))',
@@ -61,24 +99,53 @@ async function refreshUsage(): Promise<void> {
   usage.value = merged;
 }
 
+/** The views on which a table of hosts with their numbers stands. */
+const showsUsage = (): boolean => /^(#\/?|#\/hosts)?$/.test(route.value);
+
+let meAt = 0;
+
 export async function refresh(): Promise<void> {
   try {
-    [hosts.value, alerts.value] = await Promise.all([fetchHosts(), fetchAlerts()]);
-    await refreshUsage();
+    if (Date.now() - meAt > ME_EVERY_MS || link.value !== "live") {
+      me.value = await fetchMe();
+      meAt = Date.now();
+    }
+    const [everyHost, everyAlert] = await Promise.all([fetchHosts(), fetchAlerts()]);
+    hosts.value = everyHost;
+    alerts.value = everyAlert;
+    if (showsUsage()) await refreshUsage();
     link.value = "live";
     problem.value = "";
+    goodAt.value = Date.now();
+    beat.value += 1;
     listen();
   } catch (error) {
     const status = error instanceof ApiError ? error.status : 0;
-    link.value = status === 401 || status === 403 ? "login" : "lost";
+    const refused = status === 401 || status === 403;
+    if (refused) {
+      // What was read as somebody is not shown to nobody.
+      hosts.value = [];
+      alerts.value = [];
+      usage.value = new Map();
+      me.value = undefined;
+      events?.close();
+    }
+    link.value = refused ? "login" : "lost";
     problem.value = error instanceof Error ? error.message : String(error);
   }
   now.value = Date.now();
 }
 
+/** Somebody else is here now: everything is read anew. */
+export async function changed(): Promise<void> {
+  meAt = 0;
+  events?.close();
+  await refresh();
+}
+
 let pending: number | undefined;
 
-function hurry(): void {
+export function hurry(): void {
   pending ??= window.setTimeout(() => {
     pending = undefined;
     void refresh();
@@ -92,18 +159,53 @@ function listen(): void {
   if (events !== undefined && events.readyState !== EventSource.CLOSED) return;
   events = new EventSource("/api/watchbill/v1/events");
   for (const kind of ["alert", "host", "resync"]) events.addEventListener(kind, hurry);
+  // The stream breaks at once when the collector goes; the next poll could be seconds away.
+  events.addEventListener("error", hurry);
+}
+
+/** What a view reads for itself, anew at every beat and whenever `key` changes. */
+export function useAsked<T>(read: () => Promise<T>, key: string): { data: T | undefined; error: string; again: () => void } {
+  const [data, setData] = useState<{ key: string; value: T } | undefined>(undefined);
+  const [error, setError] = useState("");
+  const [turn, setTurn] = useState(0);
+  const running = useRef({ key: "", busy: false });
+  const at = beat.value;
+  useEffect(() => {
+    const wanted = `${key}\n${turn}`;
+    // One at a time: a slow answer is waited for and not asked for again at every beat.
+    if (running.current.busy && running.current.key === wanted) return;
+    const mine = { key: wanted, busy: true };
+    running.current = mine;
+    read()
+      .then(
+        (value) => {
+          if (running.current !== mine) return;
+          setData({ key, value });
+          setError("");
+        },
+        (problem: unknown) => {
+          if (running.current === mine) setError(problem instanceof Error ? problem.message : String(problem));
+        },
+      )
+      .finally(() => {
+        mine.busy = false;
+      });
+  }, [key, at, turn]);
+  return { data: data?.key === key ? data.value : undefined, error, again: () => setTurn(turn + 1) };
 }
 
 export function start(): void {
   window.addEventListener("hashchange", () => {
     route.value = location.hash;
+    if (showsUsage()) hurry();
   });
   window.setInterval(() => {
     now.value = Date.now();
   }, 1_000);
   const poll = async (): Promise<void> => {
+    const begun = Date.now();
     if (!document.hidden && link.value !== "login") await refresh();
-    window.setTimeout(() => void poll(), POLL_MS);
+    window.setTimeout(() => void poll(), Math.max(POLL_MS, (Date.now() - begun) * POLL_RATIO));
   };
   document.addEventListener("visibilitychange", hurry);
   void poll();

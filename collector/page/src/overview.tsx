@@ -1,0 +1,129 @@
+// The first screen: what is wrong, where, since when, whose it is, what to do. Then the hosts.
+import { useState } from "preact/hooks";
+import { AlertList, serviceHash } from "./alerts";
+import { type Alert, type Dispatch, fetchDispatch, fetchEnded, fetchServices, type Service } from "./api";
+import { since } from "./format";
+import { HostTable } from "./hosts";
+import { alerts, firing, hosts, hushed, link, now, seesAll, severityOf, useAsked } from "./state";
+import { Text } from "./text";
+
+const FILTER_FROM = 8; // Alerts from which on a filter helps.
+const NAMES_SHOWN = 6;
+
+function Count({ count, word, bad }: { count: number; word: string; bad: "bad" | "raised" | "" }) {
+  return (
+    <p class={`count ${count > 0 ? bad : bad === "" ? "" : "good"}`}>
+      <strong>{count}</strong> {word}
+    </p>
+  );
+}
+
+/** What keeps this page, or the notices, from telling the truth. */
+function Trouble({ dispatch }: { dispatch: Dispatch | undefined }) {
+  const failing = dispatch?.channels.filter((channel) => !channel.ok) ?? [];
+  if (failing.length === 0 && !dispatch?.unwritten) return null;
+  return (
+    <p class="trouble" role="alert">
+      {failing.slice(0, NAMES_SHOWN).map((channel) => (
+        <span key={channel.name}>
+          Notices do not get out by <a href="#/notices"><strong>{channel.name}</strong></a> since {since(channel.failing_since, now.value)}: <Text of={channel.last_error} max={160} />{" "}
+        </span>
+      ))}
+      {dispatch?.unwritten && <span>The outbox cannot be written: <Text of={dispatch.unwritten} max={160} /></span>}
+    </p>
+  );
+}
+
+function ServicesInTrouble({ services }: { services: Service[] }) {
+  const bad = services.filter((service) => service.state === "critical" || service.state === "major");
+  if (bad.length === 0) return null;
+  return (
+    <p class="serving">
+      <strong>Services hit:</strong>{" "}
+      {bad.slice(0, NAMES_SHOWN).map((service) => (
+        <a key={service.name} class={`chip ${service.state}`} href={serviceHash(service.name)}>
+          {service.name} <span class="facts">{service.state}{service.owner && <>, <Text of={service.owner} max={40} /></>}</span>
+        </a>
+      ))}
+      {bad.length > NAMES_SHOWN && <a href="#/services">and {bad.length - NAMES_SHOWN} more</a>}
+    </p>
+  );
+}
+
+const about = (alert: Alert): string =>
+  `${alert.name} ${alert.service} ${alert.owner} ${alert.annotations.summary ?? ""} ${Object.values(alert.labels).join(" ")}`.toLowerCase();
+
+function Ended() {
+  const { data, error } = useAsked(fetchEnded, "ended");
+  if (error) return <p class="bad"><Text of={error} /></p>;
+  if (data === undefined) return <p class="quiet">asking …</p>;
+  return data.length > 0 ? <AlertList list={data} /> : <p class="quiet">Nothing ended lately.</p>;
+}
+
+function Fold({ title, count, children, open }: { title: string; count?: number; children: () => preact.ComponentChildren; open?: boolean }) {
+  const [shown, setShown] = useState(open ?? false);
+  return (
+    <section>
+      <h2>
+        <button type="button" class="plain" aria-expanded={shown} onClick={() => setShown(!shown)}>
+          {shown ? "▾" : "▸"} {title}{count !== undefined && ` (${count})`}
+        </button>
+      </h2>
+      {shown && children()}
+    </section>
+  );
+}
+
+function Alerts() {
+  const [filter, setFilter] = useState("");
+  const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const every = words.length ? alerts.value.filter((alert) => words.every((word) => about(alert).includes(word))) : alerts.value;
+  const loud = every.filter((alert) => alert.state === "firing" && !hushed(alert));
+  const quiet = every.filter((alert) => alert.state === "firing" && hushed(alert));
+  const pending = every.filter((alert) => alert.state === "pending");
+  return (
+    <>
+      <section>
+        <div class="title">
+          <h2>Firing</h2>
+          {(alerts.value.length >= FILTER_FROM || filter) && (
+            <input type="search" placeholder="filter: host, service, owner, label" aria-label="Filter alerts" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
+          )}
+        </div>
+        {loud.length > 0 ? (
+          <AlertList list={loud} />
+        ) : (
+          <p class="quiet">{link.value === "live" ? (filter ? "Nothing that fires matches." : quiet.length ? "Nothing that is not silenced." : "Nothing is firing.") : "Not known yet."}</p>
+        )}
+      </section>
+      {quiet.length > 0 && <Fold title="Silenced" count={quiet.length} open={loud.length === 0}>{() => <AlertList list={quiet} />}</Fold>}
+      {pending.length > 0 && <Fold title="Pending" count={pending.length} open={loud.length === 0}>{() => <AlertList list={pending} />}</Fold>}
+      <Fold title="Ended lately">{() => <Ended />}</Fold>
+    </>
+  );
+}
+
+export function Overview() {
+  const dispatch = useAsked(() => (seesAll.value ? fetchDispatch() : Promise.resolve(undefined)), `dispatch ${seesAll.value}`);
+  const services = useAsked(fetchServices, "services");
+  const loud = firing.value.filter((alert) => !hushed(alert));
+  const of = (severity: string): number => loud.filter((alert) => severityOf(alert.labels) === severity).length;
+  const down = hosts.value.filter((host) => host.state === "down").length;
+  const minor = of("minor") + of("info");
+  return (
+    <main>
+      <h1 class="unseen">Now</h1>
+      <section class="summary" aria-label="Summary">
+        <Count count={of("critical")} word="critical" bad="bad" />
+        <Count count={of("major")} word="major" bad="bad" />
+        <Count count={minor} word="minor" bad="raised" />
+        <Count count={down} word={down === 1 ? "host down" : "hosts down"} bad="bad" />
+        <Count count={hosts.value.filter((host) => host.state === "up").length} word="up" bad="" />
+      </section>
+      <Trouble dispatch={dispatch.data} />
+      <ServicesInTrouble services={services.data ?? []} />
+      <Alerts />
+      <HostTable few />
+    </main>
+  );
+}
