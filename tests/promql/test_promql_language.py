@@ -57,6 +57,8 @@ def test_an_expression_is_printed_as_prometheus_prints_it(text: str, printed: st
         ("foo + on(a) fill_left(0) bar", "'fill'"),
         ("rate(foo[5m + 1m])", "duration expression"),
         ("rate(foo[step()])", "duration expression"),
+        ("rate(foo[(5m)])", "duration expression"),
+        ("rate(foo[(1m+2m)*2])", "duration expression"),
         ("foo offset (5m)", "duration expression"),
         ("foo offset -(5m)", "duration expression"),
         ("foo </ 1", "'</'"),

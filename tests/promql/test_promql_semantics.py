@@ -154,6 +154,11 @@ def _key(labels: dict[str, str]) -> str:
         ("vector(scalar(disk))", {"": math.nan}),
         ("time()", {"": 0.0}),
         # Labels.
+        # An infinity wins over NaN, as in Go.
+        ("clamp_min(load * NaN, Inf)", {"": math.inf}),
+        ("clamp_max(load * NaN, -Inf)", {"": -math.inf}),
+        ("clamp(load * NaN, -Inf, -Inf)", {"": -math.inf}),
+        ("clamp(load, 1, 3)", {"": 3.0}),
         ("label_replace(load, 'x', '$1!', '__name__', '(l).*')", {"load{x=l!}": 5.0}),
         ("label_replace(load, 'x', '${n}$$', '__name__', '(?P<n>.).*')", {"load{x=l$}": 5.0}),
         ("label_replace(load, 'x', 'y', '__name__', 'no')", {"load": 5.0}),

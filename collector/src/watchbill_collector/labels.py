@@ -8,6 +8,7 @@ label, as Prometheus has it; so a frame needs no mask of its own. The metric nam
 Codes never change while the process lives and mean nothing after it: what is written to disk holds text.
 """
 
+import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -22,16 +23,22 @@ T = TypeVar("T")
 
 METRIC_NAME = "__name__"
 
+PASSING = 1 << 30
+"""Codes from here on are lent (`PassingStrings`): a thousand million texts are not kept by any process."""
+
 _DERIVED_MAX = 64
 """Answers remembered per frame; at the bound all are forgotten and worked out again."""
 
 
 class Strings:
-    """Text <-> code, for the life of the process."""
+    """Text <-> code, for the life of the process. Any thread may ask for a code at any time."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._codes: dict[str, int] = {"": 0}
         self._texts: list[str] = [""]
+        self._passing: dict[int, str] = {}
+        self._next = PASSING
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -40,9 +47,12 @@ class Strings:
         """The code of `text`, made on first sight."""
         code = self._codes.get(text)
         if code is None:
-            code = len(self._texts)
-            self._codes[text] = code
-            self._texts.append(text)
+            with self._lock:  # Two threads that meet two new texts must not give them one code.
+                code = self._codes.get(text)
+                if code is None:
+                    code = len(self._texts)
+                    self._texts.append(text)
+                    self._codes[text] = code
         return code
 
     def find(self, text: str) -> int | None:
@@ -51,7 +61,53 @@ class Strings:
 
     def text(self, code: int) -> str:
         """The text behind a code."""
-        return self._texts[code]
+        return self._texts[code] if code < PASSING else self._passing[code]
+
+    def lend(self, text: str) -> int:
+        """A code for a text that is to be forgotten with `forget`."""
+        with self._lock:
+            while self._next in self._passing:
+                self._next = PASSING + (self._next + 1 - PASSING) % PASSING
+            code = self._next
+            self._next = PASSING + (code + 1 - PASSING) % PASSING
+            self._passing[code] = text
+        return code
+
+    def forget(self, codes: Iterable[int]) -> None:
+        """These lent codes are free again."""
+        with self._lock:
+            for code in codes:
+                self._passing.pop(code, None)
+
+
+class PassingStrings:
+    """Texts that one query made and nobody else knows, with codes of their own until `close`.
+
+    Frames with such codes are for that query alone: two queries give the same text two codes. For one thread at a
+    time.
+    """
+
+    def __init__(self, strings: Strings) -> None:
+        self._strings = strings
+        self._codes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def find(self, text: str) -> int | None:
+        """The code that the text has here, or has for all."""
+        code = self._codes.get(text)
+        return self._strings.find(text) if code is None else code
+
+    def add(self, text: str) -> int:
+        """A code for a text that has none yet."""
+        code = self._codes[text] = self._strings.lend(text)
+        return code
+
+    def close(self) -> None:
+        """Forget the texts; frames with their codes are worthless from here on."""
+        self._strings.forget(self._codes.values())
+        self._codes = {}
 
 
 STRINGS = Strings()
@@ -145,6 +201,16 @@ class LabelFrame:
                 self._cache.clear()
             self._cache[key] = answer
             return answer
+
+    def known(self, key: Hashable) -> object:
+        """What is remembered under a key of `derived`; None if there is nothing."""
+        return self._cache.get(key)
+
+    def forget(self, rows_max: int) -> None:
+        """Forget what was worked out if it may be about more rows than these: most of it has a row for each of the
+        frame's."""
+        if len(self._cache) * len(self) > rows_max:
+            self._cache.clear()
 
     def groups(self) -> tuple[Indices, "LabelFrame"]:
         """Number equal rows: the group of each row, and one row per group. Computed once per frame."""

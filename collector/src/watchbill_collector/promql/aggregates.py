@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
+from watchbill_collector.labels import METRIC_NAME, LabelFrame
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import ExecutionFailed, NotSupported
 from watchbill_collector.promql.frames import Grouping, grouped, only, without
@@ -214,14 +214,18 @@ class CountValuesNode(_AggregateNode):
         rows, steps = np.nonzero(vector.present)
         if not len(rows):
             return Vector.empty(grid.count)
+        # Sorting, numbering and pairing take some more than the matrix itself.
+        run.budget.room(2 * len(rows), str(self.expr))
         bits, which = np.unique(vector.values[rows, steps].view(np.uint64), return_inverse=True)
+        run.budget.check(str(self.expr))
         codes = np.array(
-            [STRINGS.code(float_text(value, plain=True)) for value in bits.view(np.float64).tolist()],
+            [run.budget.code(float_text(value, plain=True)) for value in bits.view(np.float64).tolist()],
             np.int32,
         )[which.reshape(-1)]
         pairs, pair = np.unique(np.stack((rows, codes), axis=1), axis=0, return_inverse=True)
         frame = vector.labels.take(pairs[:, 0]).with_column(label, pairs[:, 1].astype(np.int32))
         groups = self._value_groups(frame, label)
+        run.budget.room(len(groups) * grid.count, str(self.expr))
         counts = np.zeros((len(groups), grid.count))
         np.add.at(counts, (groups.number[pair.reshape(-1)], steps), 1.0)
         return Vector(groups.labels, counts, counts > 0)

@@ -180,6 +180,7 @@ class Engine:
                 every = np.ones((1, grid.count), np.bool_)
                 value = Vector(UNLABELLED, value.values[None, :], every)
             assert isinstance(value, Vector)
+            run.budget.room(value.values.size, str(plan.expr))
             return _result(run, _matrix(value, grid))
 
     def _run(

@@ -135,7 +135,12 @@ def matched(many: LabelFrame, one: LabelFrame, matching: Matching, *, rename: bo
     `rename` when the operator makes another metric of its operands.
     """
     key = ("match", one, matching, rename)
-    return many.derived(key, lambda: _match(many, one, matching, rename=rename))
+    known = many.known(key)
+    if isinstance(known, Match):
+        return known
+    made = _match(many, one, matching, rename=rename)
+    # More pairs than rows is a mistake, which ends in an error: not worth its memory.
+    return made if made is None or len(made.group) > len(many) else many.derived(key, lambda: made)
 
 
 def present_rows(frame: LabelFrame, rows: Mask) -> LabelFrame:

@@ -143,6 +143,18 @@ def _round(values: Floats, nearest: Floats | float = 1.0) -> Floats:
     return out
 
 
+def _least(first: Floats, second: Floats) -> Floats:
+    # As Go's math.Min: -Inf is less than anything, NaN too.
+    out: Floats = np.where(np.isneginf(first) | np.isneginf(second), -np.inf, np.minimum(first, second))
+    return out
+
+
+def _greatest(first: Floats, second: Floats) -> Floats:
+    # As Go's math.Max: +Inf is more than anything, NaN too.
+    out: Floats = np.where(np.isposinf(first) | np.isposinf(second), np.inf, np.maximum(first, second))
+    return out
+
+
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "abs": np.abs,
     "acos": np.arccos,
@@ -152,8 +164,8 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "atan": np.arctan,
     "atanh": np.arctanh,
     "ceil": np.ceil,
-    "clamp_max": np.minimum,
-    "clamp_min": np.maximum,
+    "clamp_max": _least,
+    "clamp_min": _greatest,
     "cos": np.cos,
     "cosh": np.cosh,
     "deg": lambda values: values * 180 / np.pi,
@@ -319,7 +331,7 @@ def call_node(expr: ast.Call, args: list[Arg]) -> Node:
 
 _BUILDERS: dict[str, Callable[[ast.Call, list[Node]], Node]] = {
     "clamp": lambda expr, nodes: ClampNode(
-        expr, lambda values, low, high: np.maximum(low, np.minimum(high, values)), nodes
+        expr, lambda values, low, high: _greatest(low, _least(high, values)), nodes
     ),
     "histogram_fraction": lambda expr, nodes: HistogramFractionNode(expr, *nodes),
     "histogram_quantile": lambda expr, nodes: HistogramQuantileNode(expr, *nodes),

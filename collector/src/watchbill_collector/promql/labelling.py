@@ -1,6 +1,7 @@
 """label_replace and label_join: functions of labels alone, worked out once per frame."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -43,8 +44,14 @@ class _LabelNode(Node):
 
     def _evaluate(self, run: Run, grid: Grid) -> Value:
         vector = self._vector.vector(run, grid)
-        key = (type(self).__name__, *self._strings)
-        frame, touched = vector.labels.derived(key, lambda: self._replaced(vector.labels))
+        if run.budget.shares_memory:
+            # The new values may be lent ones (`Budget.code`): they must not outlive the query on a shared frame.
+            frame, touched = self._replaced(vector.labels, run.budget.code)
+        else:
+            key = (type(self).__name__, *self._strings)
+            frame, touched = vector.labels.derived(
+                key, lambda: self._replaced(vector.labels, run.budget.code)
+            )
         drop = vector.drop_name
         if self._strings[0] == METRIC_NAME:
             drop = vector.drop_mask() & ~touched
@@ -55,7 +62,7 @@ class _LabelNode(Node):
         """Raise ExecutionFailed for strings that can never work: when planned, so that rule files show it."""
         raise NotImplementedError
 
-    def _replaced(self, frame: LabelFrame) -> tuple[LabelFrame, Mask]:
+    def _replaced(self, frame: LabelFrame, code: Callable[[str], int]) -> tuple[LabelFrame, Mask]:
         raise NotImplementedError
 
 
@@ -75,14 +82,14 @@ class LabelReplaceNode(_LabelNode):
                 f"invalid destination label name in label_replace(): {target}", str(self.expr)
             )
 
-    def _replaced(self, frame: LabelFrame) -> tuple[LabelFrame, Mask]:
+    def _replaced(self, frame: LabelFrame, code: Callable[[str], int]) -> tuple[LabelFrame, Mask]:
         target, template, source, _ = self._strings
         codes, which = np.unique(frame.column(source), return_inverse=True)
         new, matched = [], []
-        for code in codes.tolist():
-            match = self._pattern.fullmatch(STRINGS.text(code))
+        for known in codes.tolist():
+            match = self._pattern.fullmatch(STRINGS.text(known))
             matched.append(match is not None)
-            new.append(STRINGS.code(expanded(template, match)) if match is not None else 0)
+            new.append(code(expanded(template, match)) if match is not None else 0)
         touched = np.array(matched, np.bool_)[which.reshape(-1)]
         if not touched.any():
             return frame, touched
@@ -128,10 +135,10 @@ class LabelJoinNode(_LabelNode):
                 f"invalid destination label name in label_join(): {self._strings[0]}", str(self.expr)
             )
 
-    def _replaced(self, frame: LabelFrame) -> tuple[LabelFrame, Mask]:
+    def _replaced(self, frame: LabelFrame, code: Callable[[str], int]) -> tuple[LabelFrame, Mask]:
         target, separator, *sources = self._strings
         columns = np.stack([frame.column(source) for source in sources], axis=1)
         rows, which = np.unique(columns, axis=0, return_inverse=True)
-        joined = [STRINGS.code(separator.join(map(STRINGS.text, row))) for row in rows.tolist()]
-        codes = np.array(joined, np.int32)[which.reshape(-1)]
-        return frame.with_column(target, codes), np.ones(len(frame), np.bool_)
+        joined = [code(separator.join(map(STRINGS.text, row))) for row in rows.tolist()]
+        column = np.array(joined, np.int32)[which.reshape(-1)]
+        return frame.with_column(target, column), np.ones(len(frame), np.bool_)

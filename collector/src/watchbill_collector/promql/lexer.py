@@ -106,6 +106,8 @@ class _Rewriter:
             self._operators += 1
             if self._operators > OPERATORS_MAX:
                 raise BadQuery(f"the expression has more than {OPERATORS_MAX} operators")
+        if token.text == "(" and self._brackets and self._brackets[-1] == "[":
+            raise NotSupported("a duration expression in a range")
         if token.kind == "other" and token.text in "([{":
             self._brackets.append(token.text)
             if len(self._brackets) > NESTING_MAX:

@@ -18,6 +18,7 @@ from watchbill_collector.matching import Matcher
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.errors import BadQuery, TooMany
+from watchbill_collector.promql.querymemory import POINT_BYTES
 from watchbill_collector.promql.storage import Hints, Ragged, SeriesSet, Storage, Windows
 from watchbill_collector.promql.values import Grid, Notes, Scalar, Text, Value, Vector
 from watchbill_collector.promql.windows import Floats, Ints, Mask
@@ -72,10 +73,16 @@ class Node(ABC):
 
     def evaluate(self, run: Run, grid: Grid) -> Value:
         """The value at every step; raises PromqlError."""
-        run.budget.check(str(self.expr) if not run.instant else "")
+        budget = run.budget
+        budget.check(str(self.expr) if not run.instant else "")
+        mark = budget.mark()
         if not self.invariant or grid.count <= 1:
-            return self._evaluate(run, grid)
-        return stretched(self._evaluate(run, grid.first()), grid.count)
+            value = self._evaluate(run, grid)
+        else:
+            value = stretched(self._evaluate(run, grid.first()), grid.count)
+        if budget.shares_memory:
+            budget.settle(mark, _size(value))
+        return value
 
     def vector(self, run: Run, grid: Grid) -> Vector:
         """The value, where the parser has made sure that it is a vector."""
@@ -92,6 +99,14 @@ class Node(ABC):
     @abstractmethod
     def _evaluate(self, run: Run, grid: Grid) -> Value:
         """As `evaluate`, without the care for invariance and deadline."""
+
+
+def _size(value: Value) -> int:
+    """The bytes of a value's own arrays; a column that is stretched over all steps takes those of one."""
+    if not isinstance(value, Vector):
+        return 0
+    points = value.values.size if 0 not in value.values.strides else len(value)
+    return points * POINT_BYTES + value.labels.codes.nbytes
 
 
 def stretched(value: Value, steps: int) -> Value:

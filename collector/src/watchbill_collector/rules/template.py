@@ -1,17 +1,19 @@
 """Annotation and label templates: the forms of Go's text/template that alerts use.
 
 `{{ $labels.instance }}`, `{{ $value | humanize }}`, `{{ printf "%.1f" $value }}`, `{{ if gt $value 90.0 }}
-.. {{ else }} .. {{ end }}`, `{{ with }}`, variables, comments, and trimming with `{{-` and `-}}`. What asks
-for more data than the alert has (`query`, `range`, `first`, ...) is refused by name when the file is
-loaded. What goes wrong while a text is made stands in the text: an alert with a broken annotation is still
-an alert.
+.. {{ else }} .. {{ end }}`, `{{ with }}`, `{{ range $name, $text := $labels }}`, variables, comments, and
+trimming with `{{-` and `-}}`. What asks for more data than the alert has (`query`, and what only its
+results are for: `first`, `value`, `sortByLabel`, ...) is refused by name when the file is loaded. What goes
+wrong while a text is made stands in the text: an alert with a broken annotation is still an alert.
 
-A template is parsed once, into nested tuples of closures over a `Scope`; nothing in it can loop.
+A template is parsed once, into nested tuples of closures over a `Scope`. It can go round its labels only,
+and not more than ROUNDS_MAX times in all.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from watchbill_collector.rules import golang
 from watchbill_collector.rules.template_functions import FUNCTIONS, TEXT_CHARS_MAX, Failed, truth
@@ -20,6 +22,9 @@ TEMPLATE_CHARS_MAX = 16_384
 """Source of one template."""
 NESTING_MAX = 32
 """Blocks and parentheses within one another."""
+
+ROUNDS_MAX = 10_000
+"""Rounds of all `range` blocks of one text together."""
 
 _CUT = " [cut]"
 _REFUSED = frozenset(
@@ -30,22 +35,12 @@ _REFUSED = frozenset(
         "label",
         "strvalue",
         "sortByLabel",
-        "args",
         "tmpl",
-        "range",
         "template",
         "define",
         "block",
-        "break",
-        "continue",
-        "tableLink",
-        "graphLink",
-        "pathPrefix",
-        "safeHtml",
         "call",
-        "html",
         "js",
-        "urlquery",
         "slice",
     ]
 )
@@ -71,6 +66,7 @@ class Scope:
     incomplete: str = ""
     dot: object = None
     variables: dict[str, object] = field(default_factory=dict)
+    rounds: int = 0
 
     def root(self) -> dict[str, object]:
         """The data of `.Labels` and its kin."""
@@ -159,7 +155,7 @@ _ACTION = re.compile(
     r"\{\{(-(?=\s))?\s*(/\*.*?\*/|(?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|[^\"`])*?)\s*((?<=\s)-)?\}\}", re.DOTALL
 )
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)|(?P<char>'(?:\\.|[^'\\\n])')|(?P<number>[-+]?(?:0x[0-9a-fA-F]+|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+))"""
+    r"""\s*(?:(?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)|(?P<char>'(?:\\.|[^'\\\n])')|(?P<number>[-+]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|\d[\d_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+))"""
     r"""|(?P<assign>:?=)|(?P<pipe>\|)|(?P<open>\()|(?P<close>\))|(?P<variable>\$\w*)|(?P<field>\.\w*)|(?P<word>\w+))""",
     re.DOTALL,
 )
@@ -180,6 +176,8 @@ class _Parser:
         self._declared = None if variables is None else set(variables)
         self._at = 0
         self._depth = 0
+        self._rounds = 0
+        self._own: list[set[str]] = [set()]
 
     @staticmethod
     def _split(text: str) -> list[tuple[str, str]]:
@@ -205,6 +203,7 @@ class _Parser:
             at, trim = match.end(), bool(match.group(3))
 
     def parse(self) -> tuple[_Text, ...]:
+        """The parts of the whole text."""
         parts, end = self._block()
         if end:
             raise BadTemplate(f"unexpected {{{{{end}}}}}")
@@ -225,15 +224,41 @@ class _Parser:
             if word in _REFUSED:
                 raise BadTemplate(f"{word!r} is not supported in templates (in {{{{{body}}}}})")
             if word in ("if", "with"):
-                parts.append(self._branch(word, body[len(word) :]))
+                parts.append(self._scoped(partial(self._branch, word, body[len(word) :])))
+            elif word == "range":
+                parts.append(self._scoped(partial(self._range, body[len(word) :])))
+            elif word in ("break", "continue"):
+                parts.append(self._leave(body))
             else:
                 parts.append(self._action(body))
         return tuple(parts), ""
 
-    def _branch(self, word: str, condition: str) -> _Text:
+    def _scoped(self, make: Callable[[], _Text]) -> _Text:
+        """A block: variables that it declares are its own, and are as they were behind it."""
         self._depth += 1
         if self._depth > NESTING_MAX:
             raise BadTemplate(f"more than {NESTING_MAX} blocks within one another")
+        outer = None if self._declared is None else set(self._declared)
+        self._own.append(set())
+        block = make()
+        own = self._own.pop()
+        self._declared = outer
+        self._depth -= 1
+        if not own:
+            return block
+
+        def run(scope: Scope, out: list[str]) -> None:
+            before = {name: scope.variables[name] for name in own & scope.variables.keys()}
+            try:
+                block(scope, out)
+            finally:
+                for name in own:
+                    scope.variables.pop(name, None)
+                scope.variables.update(before)
+
+        return run
+
+    def _branch(self, word: str, condition: str) -> _Text:
         expression = _Expression(condition)
         name = self._declare(expression)
         test = expression.whole()
@@ -242,7 +267,7 @@ class _Parser:
         if end.startswith("else"):
             rest = end[4:].strip()
             if rest.split(None, 1)[:1] == [word]:
-                otherwise = (self._branch(word, rest[len(word) :]),)
+                otherwise = (self._scoped(lambda: self._branch(word, rest[len(word) :])),)
                 end = "end"
             elif rest:
                 raise BadTemplate(f"unexpected {{{{{end}}}}}")
@@ -250,7 +275,6 @@ class _Parser:
                 otherwise, end = self._block()
         if end != "end":
             raise BadTemplate(f"{{{{{word}}}}} without {{{{end}}}}")
-        self._depth -= 1
 
         def branch(scope: Scope, out: list[str]) -> None:
             found = test(scope)
@@ -269,9 +293,67 @@ class _Parser:
 
         return branch
 
+    def _range(self, over: str) -> _Text:
+        """`{{ range [$name, ] $text := LABELS }}`: in the order of the names, as Go goes round a map."""
+        names, expression = _ranged(over)
+        if self._declared is not None:
+            for used in expression.variables():
+                if used and used not in self._declared:
+                    raise BadTemplate(f"undefined variable ${used}")
+            self._declared.update(names)
+        self._own[-1].update(names)
+        held = expression.whole()
+        self._rounds += 1
+        body, end = self._block()
+        self._rounds -= 1
+        otherwise: tuple[_Text, ...] = ()
+        if end == "else":
+            otherwise, end = self._block()
+        if end != "end":
+            raise BadTemplate("{{range}} without {{end}}")
+
+        def run(scope: Scope, out: list[str]) -> None:
+            found = held(scope)
+            if not isinstance(found, dict):
+                raise Failed(f"range can't iterate over {golang.plain(found)[:40]}")
+            before = scope.dot
+            for name in sorted(found):
+                scope.rounds += 1
+                if scope.rounds > ROUNDS_MAX:
+                    raise Failed(f"range: more than {ROUNDS_MAX} rounds")
+                scope.dot = found[name]
+                scope.variables.update(zip(names[::-1], (found[name], name), strict=False))
+                try:
+                    for part in body:
+                        part(scope, out)
+                except _NextRound:
+                    continue
+                except _Enough:
+                    break
+            scope.dot = before
+            if not found:
+                for part in otherwise:
+                    part(scope, out)
+
+        return run
+
+    def _leave(self, body: str) -> _Text:
+        if not self._rounds:
+            raise BadTemplate(f"{{{{{body}}}}} outside {{{{range}}}}")
+        if body not in ("break", "continue"):
+            raise BadTemplate(f"unexpected {{{{{body}}}}}")
+        signal = _Enough if body == "break" else _NextRound
+
+        def leave(scope: Scope, out: list[str]) -> None:  # noqa: ARG001  # It writes nothing.
+            raise signal
+
+        return leave
+
     def _declare(self, expression: "_Expression") -> str | None:
         """The variable that an expression sets; every one that it uses has to be known."""
         name, new = expression.assigned()
+        if name is not None and new:
+            self._own[-1].add(name)
         if self._declared is None:
             return name
         if name is not None and not new and name not in self._declared:
@@ -294,6 +376,25 @@ class _Parser:
             scope.variables[name] = value(scope)
 
         return assign
+
+
+class _NextRound(Exception):
+    """`{{ continue }}`."""
+
+
+class _Enough(Exception):
+    """`{{ break }}`."""
+
+
+_RANGED = re.compile(r"\s*(?:\$(\w+)\s*(?:,\s*\$(\w+)\s*)?:=)?(.*)", re.DOTALL)
+
+
+def _ranged(over: str) -> tuple[tuple[str, ...], "_Expression"]:
+    """The variables that a `range` sets, and what it goes round."""
+    found = _RANGED.fullmatch(over)
+    assert found is not None
+    names = tuple(name for name in found.groups()[:2] if name is not None)
+    return names, _Expression(found.group(3))
 
 
 def _literal(text: str) -> _Text:
@@ -419,7 +520,11 @@ def _number(text: str) -> float | int:
     try:
         return int(text, 0)
     except ValueError:
+        pass
+    try:
         return float(text)
+    except ValueError:
+        raise BadTemplate(f"bad number {text!r}") from None
 
 
 _ESCAPES = {
@@ -437,7 +542,20 @@ _ESCAPES = {
 
 
 def _unescaped(text: str) -> str:
-    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match.group(1), match.group(0)), text, flags=re.DOTALL)
+    return _ESCAPE.sub(_one_escape, text)
+
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+
+
+def _one_escape(match: re.Match[str]) -> str:
+    code = match.group(1) or match.group(2) or match.group(3)
+    if code is None:
+        return _ESCAPES.get(match.group(4), match.group(0))
+    number = int(code, 16)
+    if number > 0x10FFFF or 0xD800 <= number < 0xE000 or (match.group(1) and number > 0x7F):
+        raise BadTemplate(f"no character has the code {match.group(0)}")
+    return chr(number)
 
 
 def _variable(name: str) -> _Value:

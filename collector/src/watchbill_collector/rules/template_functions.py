@@ -1,11 +1,16 @@
 """The functions that templates may call, by Go's and Prometheus' names."""
 
+import ipaddress
 import re
 from collections.abc import Callable
+from html import escape
 from typing import Protocol
+from urllib.parse import quote_plus, urlsplit
 
 import re2
 
+from watchbill_collector.matching import REGEX_MEMORY_BYTES_MAX
+from watchbill_collector.promql.labelling import expanded
 from watchbill_collector.rules import golang
 
 TEXT_CHARS_MAX = 16_384
@@ -77,8 +82,11 @@ def _equal(_: Outside, args: list[object]) -> bool:
 
 
 def _pattern(text: str) -> "re2._Regexp[str]":
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = REGEX_MEMORY_BYTES_MAX
     try:
-        return re2.compile(text)
+        return re2.compile(text, options)
     except re2.error:
         raise Failed(f"bad regular expression {text[:40]!r}") from None
 
@@ -87,8 +95,16 @@ def _replace(_: Outside, args: list[object]) -> str:
     pattern, replacement, text = _text(args[0]), _text(args[1]), _text(args[2])
     if (len(text) + 1) * len(replacement) > 64 * TEXT_CHARS_MAX:
         raise Failed("the text would grow too long")
-    replaced: str = _pattern(pattern).sub(re.sub(r"\$\{?(\d+)\}?", r"\\\1", replacement), text)
-    return replaced
+    out, at, last = "", 0, -1
+    for match in _pattern(pattern).finditer(text):
+        # Nothing between two characters is no match where the match before it ended.
+        if match.start() == match.end() == last:
+            continue
+        out += text[at : match.start()] + expanded(replacement, match)
+        at = last = match.end()
+        if len(out) > TEXT_CHARS_MAX:
+            raise Failed("the text would grow too long")
+    return out + text[at:]
 
 
 def _index(_: Outside, args: list[object]) -> object:
@@ -115,18 +131,51 @@ def _print(_: Outside, args: list[object]) -> str:
 
 
 def _port_less(text: str) -> str:
+    return _host_port(text)[0]
+
+
+def _host_port(text: str) -> tuple[str, str]:
+    """Host and port, as Go's net.SplitHostPort has them; the text and nothing where that is not what it is."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
-        return text
-    return host.removeprefix("[").removesuffix("]")
+    if not colon:
+        return text, ""
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host or "[" in host:
+        return text, ""
+    return (text, "") if set("[]") & set(host + port) else (host, port)
 
 
 def _domain_less(text: str) -> str:
-    host = _port_less(text)
-    rest = text[len(host) :] if text.startswith(host) else ""
-    if re.fullmatch(r"[\d.]+|[0-9a-fA-F:]*:[0-9a-fA-F:]*", host):
-        return text
-    return host.split(".", 1)[0] + rest
+    host, port = _host_port(text)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        first = host.split(".", 1)[0]
+        return f"{first}:{port}" if port else first
+    return text
+
+
+def _title(text: str) -> str:
+    """The first letter of each word in upper case. As Go's strings.Title, to which an apostrophe is no part of a word
+    and an underscore is one."""
+    return re.sub(r"(?<!\w)\w", lambda match: match.group().upper(), text)
+
+
+def _link(tab: int) -> Function:
+    """Where Prometheus shows an expression: a path under its external URL."""
+    return _texts(lambda text: f"/graph?g0.expr={quote_plus(text)}&g0.tab={tab}")
+
+
+def _duration(_: Outside, args: list[object]) -> float:
+    text = _text(args[0])
+    if not re.fullmatch(DURATION, text):
+        raise Failed(f"not a valid duration string: {text[:40]!r}")
+    return sum(float(count) * _UNITS_S[unit] for count, unit in re.findall(r"(\d+)(ms|[ywdhms])", text))
+
+
+DURATION = r"(?=\d)(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?|0"
+_UNITS_S = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 _MANY = 64
@@ -136,11 +185,20 @@ FUNCTIONS: dict[str, Function] = {
     "humanizeDuration": _numbers(golang.humanize_duration),
     "humanizePercentage": _numbers(golang.humanize_percentage),
     "humanizeTimestamp": _numbers(golang.humanize_timestamp),
-    "title": _texts(lambda text: re.sub(r"\b\w", lambda match: match.group().upper(), text)),
+    "title": _texts(_title),
     "toUpper": _texts(str.upper),
     "toLower": _texts(str.lower),
     "stripPort": _texts(_port_less),
     "stripDomain": _texts(_domain_less),
+    "graphLink": _link(0),
+    "tableLink": _link(1),
+    "pathPrefix": (0, 0, lambda scope, _: urlsplit(scope.external_url).path.rstrip("/")),
+    "parseDuration": (1, 1, _duration),
+    "args": (0, _MANY, lambda _, args: {f"arg{number}": arg for number, arg in enumerate(args)}),
+    # What leaves here as HTML is escaped by whoever makes it HTML; nothing in an annotation can lift that.
+    "safeHtml": _texts(lambda text: text),
+    "html": _texts(lambda text: escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")),
+    "urlquery": _texts(quote_plus),
     "match": (2, 2, lambda _, args: _pattern(_text(args[0])).search(_text(args[1])) is not None),
     "reReplaceAll": (3, 3, _replace),
     "externalURL": (0, 0, lambda scope, _: scope.external_url),
