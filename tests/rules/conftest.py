@@ -42,7 +42,7 @@ class House:
             Surroundings(self.table, Engine(), {"site": "main"}, "http://w"),
             self.head,
             write=self.written.extend,
-            on_change=self.changes.append,
+            on_change=self.changes.extend,
             state=self.state,
             past=self.past,
             monotonic=lambda: self.now_ms / 1000,

@@ -1,6 +1,6 @@
 """A change of an alert is told only when it is saved: what a kill could take back must not have been acted on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -41,9 +41,10 @@ class Told(list[AlertChange]):
         self.disk = disk
         self.on_disk: list[Mapping[tuple[str, str], AlertState]] = []
 
-    def append(self, change: AlertChange) -> None:
-        super().append(change)
-        self.on_disk.append(self.disk.states())
+    def extend(self, changes: Iterable[AlertChange]) -> None:
+        for change in changes:
+            self.append(change)
+            self.on_disk.append(self.disk.states())
 
     def states(self) -> list[AlertState]:
         """Without pending: an alert without `for` passes it on its way to firing, in one evaluation."""
@@ -59,7 +60,7 @@ def low(house: Callable[..., House]) -> House:
     return made
 
 
-def step(house: House, value: float, after_ms: int) -> int:
+def step(house: House, value: float, after_ms: int) -> Any:
     house.now_ms += after_ms
     house.send("web1", {("node_load1", ()): value})
     return house.book.evaluate_due(house.now_ms)

@@ -90,7 +90,7 @@ def test_numbers_are_written_as_go_writes_them(source: str, value: float, text: 
 @pytest.mark.parametrize(
     "source",
     ["{{ humanize $labels.job }}", "{{ $nobody }}", "{{ .Nothing }}", "{{ gt $value `a` }}", "{{ $value.x }}",
-     '{{ match "(" "x" }}', "{{ len $value }}"],
+     '{{ match "(" "x" }}', "{{ len $value }}", "{{ range $value }}{{ end }}", '{{ parseDuration "soon" }}'],
 )  # fmt: skip
 def test_an_error_while_filling_in_is_the_text(source: str) -> None:
     assert _text(source).startswith("<error expanding template: ")
@@ -100,7 +100,11 @@ def test_an_error_while_filling_in_is_the_text(source: str) -> None:
     ("source", "words"),
     [
         ("{{ query `up` }}", "'query' is not supported"),
-        ("{{ range $x := . }}{{ end }}", "'range' is not supported"),
+        ("{{ first (query `up`) }}", "'first' is not supported"),
+        ("{{ range $x := $labels }}", "without {{end}}"),
+        ("{{ break }}", "outside {{range}}"),
+        ("{{ if true }}{{ continue }}{{ end }}", "outside {{range}}"),
+        ("{{ 0x }}", "bad number|unexpected|no function"),
         ("{{ template `x` }}", "'template' is not supported"),
         ("{{ if true }}", "without {{end}}"),
         ("{{ end }}", "unexpected {{end}}"),

@@ -51,6 +51,9 @@ GAUGES: dict[Key, float] = {
     key("watchbill_agent_config_last_reload_successful"): 1,
     key("watchbill_agent_certificate_lifetime_seconds"): 7 * 86_400,
     key("watchbill_collector_history_writable"): 1,
+    key("watchbill_collector_channel_failing_seconds", channel="ops"): 0,
+    key("watchbill_collector_notices_oldest_seconds", channel="ops"): 0,
+    key("watchbill_collector_audit_witnesses_disagreeing"): 0,
     key("node_textfile_scrape_error"): 0,
     key("node_systemd_unit_state", name="a.service", state="failed", type="simple"): 0,
     key("node_bonding_slaves", master="bond0"): 2,
@@ -74,6 +77,11 @@ RATES: dict[Key, float] = {
     key("watchbill_collector_rules_failures_total"): 0,
     key("watchbill_collector_ingest_samples_lost_total"): 0,
     key("watchbill_collector_ingest_gaps_total"): 0,
+    **{
+        key("watchbill_collector_notices_total", channel="ops", outcome=outcome): 0
+        for outcome in ("refused", "given_up")
+    },
+    key("watchbill_collector_notices_total", channel="ops", outcome="delivered"): 0.1,
     key("node_systemd_service_restart_total", name="a.service"): 0,
     key("watchbill_agent_dropped_samples_total"): 0,
     key("watchbill_agent_collector_refused_total", reason="series"): 0,
@@ -143,6 +151,10 @@ FAULTS: dict[str, Fault] = {
     "CollectorTakesNothing": _gauge("watchbill_collector_history_writable", 0),
     "CollectorJudgesLate": _rate("watchbill_collector_rules_missed_total", 0.05),
     "CollectorRuleFails": _rate("watchbill_collector_rules_failures_total", 0.05),
+    "ChannelFailing": Fault({key("watchbill_collector_channel_failing_seconds", channel="ops"): 400.0, key("watchbill_collector_notices_oldest_seconds", channel="ops"): 2_000.0}),
+    "NoticesWaiting": _gauge("watchbill_collector_notices_oldest_seconds", 2_000, channel="ops"),
+    "NoticesLost": _rate("watchbill_collector_notices_total", 0.01, steps=10, channel="ops", outcome="given_up"),
+    "AuditDisputed": _gauge("watchbill_collector_audit_witnesses_disagreeing", 1),
 }  # fmt: skip
 BY_TIME = {"HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"}
 SEVERITIES = {"critical", "major", "minor", "info"}
@@ -232,7 +244,10 @@ def test_every_rule_has_its_fault_here_a_severity_and_words() -> None:
         assert isinstance(rule, AlertingRule)
         labels = {name: template.text for name, template in rule.labels}
         assert labels["severity"] in SEVERITIES, rule.name
-        assert {name for name, _ in rule.annotations} == {"summary", "description"}, rule.name
+        words = {name: template.text for name, template in rule.annotations}
+        # A busy processor is no news: it is shown, and sent nowhere.
+        way = {"notify": "none"} if rule.name == "HostCpuBusy" else {}
+        assert words == {"summary": words["summary"], "description": words["description"], **way}, rule.name
 
 
 def test_the_words_of_every_alert_are_whole(season: Any) -> None:
@@ -270,6 +285,8 @@ MARGINS: dict[str, tuple[Fault, ...]] = {
     "DiskSaturated": tuple(_rate("node_disk_io_time_weighted_seconds_total", rate, device="sda") for rate in (9.8, 10.2)),
     "ClockSkew": tuple(_gauge("watchbill_agent_clock_offset_seconds", offset) for offset in (4.9, 5.1)),
     "AgentLate": tuple(_rate("watchbill_agent_ticks_missed_total", rate) for rate in (0.048, 0.052)),
+    "ChannelFailing": tuple(_gauge("watchbill_collector_channel_failing_seconds", value, channel="ops") for value in (295, 305)),
+    "NoticesWaiting": tuple(_gauge("watchbill_collector_notices_oldest_seconds", value, channel="ops") for value in (890, 910)),
     "RaidDegraded": tuple(_gauge("node_md_disks", left, device="md0", state="active") for left in (2, 1)),
 }  # fmt: skip
 """Just within and just beyond the threshold of each rule that has one."""

@@ -68,6 +68,19 @@ def test_a_rule_with_a_window_waits_until_it_is_covered(house: Any, rules_text: 
     assert _warming(it) is None
 
 
+def test_a_pace_that_is_not_known_yet_covers_no_window(house: Any, rules_text: Any) -> None:
+    """Nobody knows how often a host ticks before it has ticked a few times: a guess must not page."""
+    it = house(step_ms=1_000)
+    it.load(
+        "groups:\n- {name: g, interval: 1s, rules: [{alert: A, expr: 'max_over_time(node_load1[1m]) > 5'}]}\n"
+    )
+    it.hosts = {"a": {LOAD: 9.0}}
+    it.run(50)
+    assert it.states() == {("A", "a"): "pending"}
+    it.run(6)
+    assert it.states() == {("A", "a"): "firing"}
+
+
 def test_a_new_host_warms_alone(house: Any, rules_text: Any) -> None:
     it = house()
     it.load(rules_text(RATE))

@@ -68,6 +68,45 @@ def test_the_empty_source_holds_what_the_collector_makes() -> None:
     assert table.series_of_frame(frame).tolist() == [hot, len(table) - 1]
 
 
+_LABELS = st.dictionaries(st.sampled_from(["__name__", "a", "b", "c"]), st.sampled_from(["", "x", "y"]))
+
+
+@given(st.lists(_LABELS, max_size=12), st.lists(_LABELS, max_size=12))
+def test_many_series_at_once_are_the_series_one_by_one(
+    before: list[dict[str, str]], rows: list[dict[str, str]]
+) -> None:
+    """Whatever is there already, twice in the frame, or without any label."""
+    table = SeriesTable()
+    for labels in before:
+        table.series_of(labels)
+    ids = table.series_of_frame(LabelFrame.of(rows)).tolist()
+    assert ids == [table.series_of(labels) for labels in rows]
+    assert [table.labels(one) for one in ids] == [
+        {name: text for name, text in sorted(labels.items()) if text} for labels in rows
+    ]
+    again = table.series_of_frame(LabelFrame.of([*rows, *before])).tolist()
+    assert again == [table.series_of(labels) for labels in [*rows, *before]]
+
+
+def test_two_threads_that_meet_new_texts_never_get_one_code() -> None:
+    found: list[dict[str, int]] = []
+
+    def meet(number: int) -> None:
+        texts = [f"thread {number} text {each}" for each in range(2_000)] + [
+            f"both {each}" for each in range(2_000)
+        ]
+        found.append({text: STRINGS.code(text) for text in texts})
+
+    threads = [threading.Thread(target=meet, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    codes = {text: code for each in found for text, code in each.items()}
+    assert len(set(codes.values())) == len(codes) == 4 * 2_000 + 2_000
+    assert all(STRINGS.text(code) == text for each in found for text, code in each.items())
+
+
 def test_a_label_of_the_source_wins_and_the_keys_is_exported() -> None:
     table = SeriesTable()
     source = table.source({"instance": "a", "exported_job": "x", "job": "node"})

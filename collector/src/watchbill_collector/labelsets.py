@@ -2,16 +2,17 @@
 
 A set is written once: its labels lie one after another in two int32 columns (name codes, value codes), and a
 third column says where each set begins. Eight bytes a label, no Python object per set but the dictionary
-entry that finds it again. Set 0 is the empty one.
+entry that finds it again, whose key is the set's cells as bytes. Set 0 is the empty one.
 """
 
+from array import array
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from watchbill_collector.labels import STRINGS, Codes, Indices
+from watchbill_collector.labels import STRINGS, Codes, Indices, LabelFrame
 
 COLUMNS_CACHED_MAX = 128
 """Dense columns kept, one per label name that selectors ask for; the oldest goes."""
@@ -51,10 +52,10 @@ class Growing(Generic[Scalar]):
 
 
 class LabelSets:
-    """Numbers for label sets given as ((name code, value code), ...), sorted by name text, no empty value."""
+    """Numbers for label sets given as (name code, value code, ...), sorted by name text, no empty value."""
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[tuple[int, int], ...], int] = {(): 0}
+        self._numbers: dict[bytes, int] = {b"": 0}
         self._names: Growing[np.int32] = Growing(np.int32)
         self._values: Growing[np.int32] = Growing(np.int32)
         self._ends: Growing[np.int64] = Growing(np.int64)
@@ -66,17 +67,64 @@ class LabelSets:
 
     def number(self, labels: Mapping[str, str]) -> int:
         """The number of a set, made on first sight; labels with an empty value are left out."""
-        pairs = sorted(item for item in labels.items() if item[1])
-        codes = tuple((STRINGS.code(name), STRINGS.code(value)) for name, value in pairs)
-        number = self._numbers.get(codes)
+        code = STRINGS.code
+        cells = array("i")
+        for name in sorted(labels):
+            if text := labels[name]:
+                cells.append(code(name))
+                cells.append(code(text))
+        key = cells.tobytes()
+        number = self._numbers.get(key)
         if number is None:
-            cells = np.array(codes, np.int32).reshape(-1, 2)
-            self._names.extend(cells[:, 0])
-            self._values.extend(cells[:, 1])
             number = len(self)
-            self._ends.extend(np.array([len(self._values)], np.int64))
-            self._numbers[codes] = number
+            self._append(np.array(cells, np.int32).reshape(1, -1, 2))
+            self._numbers[key] = number
         return number
+
+    def numbers(self, frame: LabelFrame) -> npt.NDArray[np.int32]:
+        """As `number`, for every row of a frame at once."""
+        found = np.zeros(len(frame), np.int32)
+        if not frame.codes.size:
+            return found
+        names = np.array([STRINGS.code(name) for name in frame.names], np.int32)
+        given = frame.codes != 0
+        # Rows that have the same labels, whatever their values, are as wide as each other.
+        shapes, shape = np.unique(np.packbits(given, axis=1), axis=0, return_inverse=True)
+        shape = shape.reshape(-1)
+        for each in range(len(shapes)):
+            rows = np.flatnonzero(shape == each)
+            columns = np.flatnonzero(given[rows[0]])
+            cells = np.empty((len(rows), len(columns), 2), np.int32)
+            cells[:, :, 0] = names[columns]
+            cells[:, :, 1] = frame.codes[np.ix_(rows, columns)]
+            found[rows] = self._numbers_of(cells)
+        return found
+
+    def _numbers_of(self, cells: Codes) -> list[int]:
+        """The numbers of sets of one width, `cells[set, label, (name, value)]`."""
+        whole, width = cells.tobytes(), cells[0].nbytes
+        if not width:
+            return [0] * len(cells)  # The empty set.
+        known, begin = self._numbers, len(self)
+        found: list[int] = []
+        new: list[int] = []
+        for row, at in enumerate(range(0, len(whole), width)):
+            key = whole[at : at + width]
+            number = known.get(key)
+            if number is None:
+                number = known[key] = begin + len(new)
+                new.append(row)
+            found.append(number)
+        if new:
+            self._append(cells[new])
+        return found
+
+    def _append(self, cells: Codes) -> None:
+        """Sets of one width, numbered from `len(self)` on."""
+        self._names.extend(cells[:, :, 0].reshape(-1))
+        self._values.extend(cells[:, :, 1].reshape(-1))
+        ends = len(self._values) - cells.shape[1] * np.arange(len(cells) - 1, -1, -1)
+        self._ends.extend(ends.astype(np.int64))
 
     def labels(self, number: int) -> dict[str, str]:
         """The text of one set, names in order."""

@@ -135,14 +135,24 @@ class Hearing:
             self._missing[window_ms] = known
         return known
 
-    def interval_ms(self, numbers: Ints) -> Ints:
-        """The pace of some senders."""
-        return self._interval[numbers]
+    def one_tick_ms(self) -> Ints:
+        """What may be missing of a window of each sender because its next tick is not due yet: its pace. Nothing while
+        that is unknown: a guess would call the windows of a new host covered."""
+        pace = self._interval[: len(self._labels)].copy()
+        pace[list(self._young)] = 0
+        return pace
 
-    def heard_since(self, numbers: Ints, since_ms: int) -> Mask:
-        """Which of some senders have ticked after a moment."""
-        heard: Mask = self._last[numbers] > since_ms
-        return heard
+    def last_ms(self) -> Ints:
+        """When each sender was heard last, by number; far in the past for one that never was."""
+        return self._last[: len(self._labels)]
+
+    def there(self, at_ms: int, silent_ms: int) -> Ints:
+        """The senders that were there at a moment: known before it, and then silent for no longer than they may be, or
+        than `silent_ms` if that is more."""
+        used = len(self._labels)
+        patience = np.maximum(TICKS_MISSED_MAX * self._interval[:used] + GRACE_MS, silent_ms)
+        there: Ints = np.flatnonzero((self._since[:used] <= at_ms) & (self._last[:used] > at_ms - patience))
+        return there
 
     def numbers(self, labels: "tuple[tuple[str, str], ...]") -> list[int]:
         """The senders that series with these labels can come from: those of its `instance`, if they do not

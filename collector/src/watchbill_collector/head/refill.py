@@ -5,6 +5,7 @@ Samples come from history series by series; the series of one sender that were r
 times, so they are given one clock again. A series that was missing now and then goes with them, with holes.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +48,8 @@ SERIES_AT_ONCE = 20_000
 """Series that are read from history in one go."""
 SAMPLES_AT_ONCE_MAX = 50_000_000
 """Samples of one such go; windows that need more are not filled."""
+CELLS_AT_ONCE = 100_000
+"""Cells that go into the rings in one go: more of them fit no cache, and take twice the time each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ def refill(head: Head, past: Past, now_ms: int) -> Filled:
                     found = past.select(some, now_ms - window_ms, now_ms, SAMPLES_AT_ONCE_MAX)
                 except WatchbillError as error:
                     return Filled(series, samples, newest, str(error) or type(error).__name__)
-                head.restore(_together(head, some, found.times, found.values, found.offsets))
+                for blocks in _in_pieces(_together(head, some, found.times, found.values, found.offsets)):
+                    head.restore(blocks)
                 series, samples = series + len(some), samples + len(found.times)
                 newest = max(newest, int(found.times.max(initial=0)))
     return Filled(series, samples, newest)
@@ -92,24 +96,67 @@ def _together(head: Head, ids: SeriesIds, times: Ints, values: Floats, offsets: 
     return blocks
 
 
+def _in_pieces(blocks: Iterable[Ticks]) -> Iterator[list[Ticks]]:
+    piece: list[Ticks] = []
+    cells = 0
+    for block in blocks:
+        if piece and cells + block.values.size > CELLS_AT_ONCE:
+            yield piece
+            piece, cells = [], 0
+        piece.append(block)
+        cells += block.values.size
+    if piece:
+        yield piece
+
+
+@dataclass(slots=True)
+class _Block:
+    """Series of one sender with the same times, or with some of them: `columns[i]` are the values of the series in
+    `rows[i]`, a row each."""
+
+    times: Ints
+    rows: list[Ints]
+    columns: list[Floats]
+
+    def takes(self, times: Ints) -> Ints | None:
+        """Where times lie among those of the block; None if one is not among them."""
+        at = np.searchsorted(self.times, times)
+        return at if at[-1] < len(self.times) and np.array_equal(self.times[at], times) else None
+
+
 def _of_source(
     ids: SeriesIds, times: Ints, values: Floats, offsets: Ints, begin: int, end: int
 ) -> list[Ticks]:
-    blocks: list[tuple[Ints, list[int], list[Floats]]] = []
-    order = sorted(range(begin, end), key=lambda row: int(offsets[row] - offsets[row + 1]))
-    for row in order:
-        lo, hi = int(offsets[row]), int(offsets[row + 1])
-        if lo == hi:
-            continue
-        mine = times[lo:hi]
-        for shared, rows, columns in blocks:
-            at = np.searchsorted(shared, mine)
-            if at[-1] < len(shared) and np.array_equal(shared[at], mine):
-                column = np.full(len(shared), HOLE)
-                column[at] = values[lo:hi]
-                rows.append(row)
-                columns.append(column)
-                break
-        else:
-            blocks.append((mine, [row], [values[lo:hi]]))
-    return [Ticks(ids[rows], shared, np.stack(columns, axis=1)) for shared, rows, columns in blocks]
+    """The blocks of one sender. Series with equal times are found together, so that what is done one by one is done
+    once for each set of times: there are few, for a sender reads most of its series at once."""
+    blocks: list[_Block] = []
+    length = np.diff(offsets[begin : end + 1])
+    for count in np.unique(length)[::-1].tolist():
+        if not count:
+            break
+        rows = begin + np.flatnonzero(length == count)
+        cells = offsets[rows][:, None] + np.arange(count)
+        while len(rows):
+            mine = times[cells[0]]
+            same = (times[cells] == mine).all(axis=1)
+            _put(blocks, mine, rows[same], values[cells[same]])
+            rows, cells = rows[~same], cells[~same]
+    return [
+        Ticks(ids[np.concatenate(block.rows)], block.times, np.concatenate(block.columns).T)
+        for block in blocks
+    ]
+
+
+def _put(blocks: list[_Block], times: Ints, rows: Ints, values: Floats) -> None:
+    """Add series with equal times to a block that has these times, with holes where it has more; or make one."""
+    for block in blocks:
+        at = block.takes(times)
+        if at is not None:
+            if len(at) < len(block.times):
+                wider = np.full((len(rows), len(block.times)), HOLE)
+                wider[:, at] = values
+                values = wider
+            block.rows.append(rows)
+            block.columns.append(values)
+            return
+    blocks.append(_Block(times, [rows], [values]))

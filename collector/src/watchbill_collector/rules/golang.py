@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 FIELD_WIDTH_MAX = 1_000
 """Width and precision that a format may ask for."""
 
-_VERB = re.compile(r"%([-+# 0]*)(\d*)(?:\.(\d*))?([a-zA-Z%])")
+_VERB = re.compile(r"%([-+# 0]*)(\d+|\*)?(?:\.(\d+|\*|))?(\[\d{1,3}\])?([a-zA-Z%!]|$)")
 
 
 def plain(value: object) -> str:
@@ -43,48 +43,119 @@ def general(value: float, digits: int = -1) -> str:
 
 def sprintf(form: str, arguments: list[object]) -> str:
     """Go's printf, for the verbs that annotations use; what does not fit is shown as Go shows it."""
-    left = list(arguments)
+    found = _Arguments(arguments)
 
     def one(match: re.Match[str]) -> str:
-        flags, width, precision, verb = match.groups()
+        flags, width, precision, index, verb = match.groups()
+        if not verb:
+            return "%!(NOVERB)"
         if verb == "%":
             return "%"
-        if not left:
+        wide = found.size(width)
+        if wide is not None and wide < 0:
+            flags, wide = flags + "-", -wide
+        exact = found.size(precision)
+        if not found.turn_to(index):
+            return f"%!{verb}(BADINDEX)"
+        if found.at >= len(arguments):
             return f"%!{verb}(MISSING)"
-        wide = min(int(width or 0), FIELD_WIDTH_MAX)
-        exact = None if precision is None else min(int(precision or 0), FIELD_WIDTH_MAX)
-        return _pad(_verb(verb, flags, exact, left.pop(0)), flags, wide)
+        return _pad(_verb(verb, flags, exact, found.next()), flags, wide or 0, verb)
 
     text = _VERB.sub(one, form)
-    if left:
-        text += "%!(EXTRA " + ", ".join(f"{_type(value)}={plain(value)}" for value in left) + ")"
+    if found.at < len(arguments) and not found.indexed:
+        left = arguments[found.at :]
+        text += "%!(EXTRA " + ", ".join(f"{_type(value)}={_shown(value)}" for value in left) + ")"
     return text
 
 
+class _Arguments:
+    """The arguments of a format, one after the other, or as `[2]` says."""
+
+    def __init__(self, arguments: list[object]) -> None:
+        self._arguments = arguments
+        self.at = 0
+        self.indexed = False
+
+    def next(self) -> object:
+        """The argument whose turn it is."""
+        self.at += 1
+        return self._arguments[self.at - 1]
+
+    def turn_to(self, index: str | None) -> bool:
+        """Go on at an index, if there is one; whether that can be."""
+        if index:
+            self.indexed = True
+            number = int(index[1:-1])
+            if not 1 <= number <= len(self._arguments):
+                return False
+            self.at = number - 1
+        return True
+
+    def size(self, text: str | None) -> int | None:
+        """A width or a precision; `*` is an argument."""
+        if text is None:
+            return None
+        if text == "*" and self.at < len(self._arguments):
+            value = self.next()
+            size = value if isinstance(value, int) and not isinstance(value, bool) else 0
+        else:
+            size = int(text) if text.isdigit() else 0
+        return max(-FIELD_WIDTH_MAX, min(size, FIELD_WIDTH_MAX))
+
+
+_INTEGERS = {"d": "d", "x": "x", "X": "X", "o": "o", "b": "b"}
+_PREFIXES = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}
+
+
 def _verb(verb: str, flags: str, precision: int | None, value: object) -> str:  # One a verb.
-    sign = "+" if "+" in flags else ""
-    if (verb in "vs" and not isinstance(value, float | int)) or verb == "v":
-        text = plain(value)
+    sign = "+" if "+" in flags else " " if " " in flags else ""
+    if verb == "T":
+        return _type(value)
+    if (verb in "vs" and not isinstance(value, bool | float | int)) or verb == "v":
+        text = _shown(value)
         return text if precision is None or verb == "v" else text[:precision]
-    if verb == "q" and isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    if isinstance(value, str):
+        if verb == "q":
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        if verb in "xX":
+            return (
+                value.encode()[:precision].hex() if verb == "x" else value.encode()[:precision].hex().upper()
+            )
     if verb == "t" and isinstance(value, bool):
         return plain(value)
-    if verb == "d" and isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:{sign}d}"
-    if verb in "feEgG" and isinstance(value, float):
+    if isinstance(value, int) and not isinstance(value, bool):
+        if verb in _INTEGERS:
+            digits = f"{abs(value):{verb}}".rjust(precision or 0, "0")
+            prefix = _PREFIXES.get(verb, "") if "#" in flags else ""
+            return ("-" if value < 0 else sign) + prefix + digits
+        if verb in "cq" and 0 <= value < 0x110000:
+            return chr(value) if verb == "c" else f"'{chr(value)}'"
+        if verb == "U":
+            return f"U+{value:04X}"
+    if verb in "fFeEgG" and isinstance(value, float):
         if not math.isfinite(value):
-            return general(value)
+            text = general(value)
+            return text.removeprefix("+") if not sign else text
         if verb in "gG":
-            return general(value, -1 if precision is None else precision)
-        return f"{value:{sign}.{6 if precision is None else precision}{verb}}"
-    return f"%!{verb}({_type(value)}={plain(value)})"
+            text = general(value, -1 if precision is None else precision)
+            text = text.upper() if verb == "G" else text
+        else:
+            text = f"{value:.{6 if precision is None else precision}{verb}}"
+        return text if text.startswith("-") else sign + text
+    return f"%!{verb}({_type(value)}={_shown(value)})"
 
 
-def _pad(text: str, flags: str, width: int) -> str:
+def _shown(value: object) -> str:
+    """As `plain`, but nothing at all is `<nil>` to a format."""
+    return "<nil>" if value is None else plain(value)
+
+
+def _pad(text: str, flags: str, width: int, verb: str) -> str:
     if "-" in flags:
         return text.ljust(width)
-    return text.zfill(width) if "0" in flags else text.rjust(width)
+    # Zeros go before text, too, but not before what is no number.
+    numeric = text.lstrip("+- ")[:1].isdigit() or verb in "sqxXv"
+    return text.zfill(width) if "0" in flags and numeric else text.rjust(width)
 
 
 def _type(value: object) -> str:
@@ -94,6 +165,8 @@ def _type(value: object) -> str:
         return "float64"
     if isinstance(value, int):
         return "int"
+    if value is None:
+        return "<nil>"
     return "string" if isinstance(value, str) else "map[string]string"
 
 

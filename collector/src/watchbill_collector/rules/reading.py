@@ -14,7 +14,7 @@ from watchbill.limits import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX
 from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.matching import InvalidRegex
 from watchbill_collector.promql import ast
-from watchbill_collector.promql.errors import BadQuery
+from watchbill_collector.promql.errors import PromqlError
 from watchbill_collector.promql.plan import Plan, plan
 from watchbill_collector.rules.document import NODES_MAX, Listing, Mapping, Scalar, Tree, kind, shown
 from watchbill_collector.rules.needs import WINDOW_MS_MAX, pinned, watches
@@ -87,7 +87,8 @@ class Reading:
             return known
         try:
             made = plan(text)
-        except BadQuery as error:
+        # Also what the engine says of a query when it is planned, such as a regular expression that is none.
+        except PromqlError as error:
             message = str(error)
             named = error.expression and error.expression not in message and error.expression != text
             where = f" in {shown(error.expression)}" if named else ""

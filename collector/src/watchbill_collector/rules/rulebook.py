@@ -19,6 +19,7 @@ from watchbill_collector.head import UP_MATCHERS, Filled, Head, Past, Watch, ref
 from watchbill_collector.matching import Matcher
 from watchbill_collector.rules.alerts import Alert, AlertState, Hold, nothing_held, resumed
 from watchbill_collector.rules.certainty import SETTLE_MS, Certainty
+from watchbill_collector.rules.changes import ActiveAlert, AlertChange
 from watchbill_collector.rules.files import Source, load
 from watchbill_collector.rules.groups import GroupRun, RuleChange
 from watchbill_collector.rules.head_storage import HeadStorage
@@ -58,41 +59,7 @@ class RuleStats:
     warming: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveAlert:
-    """An alert as it stands, annotations filled in. Times are UTC milliseconds."""
-
-    rule: str
-    group: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    state: AlertState
-    active_ms: int
-    value: float
-    fired_ms: int = 0
-    resolved_ms: int = 0
-    incomplete: str = ""
-    """What is missing of the data that it was judged on; empty when nothing is."""
-
-    @property
-    def since_ms(self) -> int:
-        """When its present state began."""
-        return {AlertState.FIRING: self.fired_ms, AlertState.RESOLVED: self.resolved_ms}.get(
-            self.state, self.active_ms
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AlertChange:
-    """An alert that entered a state: for server-sent events and notifiers. `before` is None for a new
-    alert."""
-
-    alert: ActiveAlert
-    before: AlertState | None
-    at_ms: int
-
-
-def _nobody(_: AlertChange) -> None:
+def _nobody(_: Sequence[AlertChange]) -> None:
     """Nobody listens."""
 
 
@@ -109,7 +76,7 @@ class Rulebook:
         head: Head,
         *,
         write: Callable[[list[Ticks]], None] = _nowhere,
-        on_change: Callable[[AlertChange], None] = _nobody,
+        on_change: Callable[[Sequence[AlertChange]], None] = _nobody,
         state: AlertStateStore | None = None,
         past: Past | None = None,
         monotonic: Callable[[], float],
@@ -130,7 +97,7 @@ class Rulebook:
         self._certainty = Certainty(head)
         self._unsaved = False
         self._save_failing = False
-        self._untold: list[AlertChange] = []
+        self._untold: list[RuleChange] = []
         self._saved_ms = 0
         self._former: Saved | None = None
 
@@ -200,9 +167,10 @@ class Rulebook:
             self._former = saved
             if saved is None:
                 return
-            self._certainty.restarted(now_ms)
             # The newest sample in history tells when the former life ended, to within an interval.
-            down_ms = max(0, now_ms - max(saved.at_ms, min(self._newest_ms, now_ms)))
+            ended_ms = max(saved.at_ms, min(self._newest_ms, now_ms))
+            self._certainty.restarted(now_ms, ended_ms)
+            down_ms = max(0, now_ms - ended_ms)
             for key, run in self._keyed():
                 alerts = saved.alerts.get(key, ())
                 if down_ms > OUTAGE_MS_MAX:
@@ -238,7 +206,7 @@ class Rulebook:
                         changes += run.evaluate(
                             now_ms,
                             self._storage,
-                            self._hold,
+                            self._holds(run.slot_ms(now_ms) - run.group.query_offset_ms),
                             lambda ticks: self._put(ticks, now_ms),
                             self._monotonic,
                         )
@@ -246,18 +214,17 @@ class Rulebook:
                 self.stats.changes += len(changes)
                 self._count(due, self._monotonic() - began)
                 self._unsaved = self._unsaved or bool(changes)
-                self._untold += [self._told(change) for change in changes]
+                self._untold += changes
             if due or self._untold:
                 self._save(now_ms)
             upcoming = min((run.next_ms(now_ms) for run in self._runs), default=now_ms + 1_000)
             told = self._durable()
             if self._untold:
                 upcoming = min(upcoming, self._saved_ms + SAVE_EVERY_MS_MIN)
-        for each in told:
-            self._on_change(each)
+        self._tell(told)
         return upcoming
 
-    def _durable(self) -> list[AlertChange]:
+    def _durable(self) -> list[RuleChange]:
         """The changes that may be told now: those that a kill cannot take back, because they are saved. While
         nothing can be saved they are told all the same: a full disk must silence nobody.
         """
@@ -265,6 +232,12 @@ class Rulebook:
             return []
         told, self._untold = self._untold, []
         return told
+
+    def _tell(self, changes: Sequence[RuleChange]) -> None:
+        """Tell what changed, all of it at once. Outside the lock: who listens may ask."""
+        if changes:
+            fill = self._told
+            self._on_change([AlertChange(change, fill) for change in changes])
 
     def _count(self, due: Sequence[GroupRun], took_s: float) -> None:
         stats = self.stats
@@ -290,8 +263,11 @@ class Rulebook:
         self._head.fold(now_ms)
         self._write(ticks)
 
-    def _hold(self, run: RuleRun) -> Hold:
-        return self._certainty.hold(run.rule) if isinstance(run, AlertingRun) else nothing_held
+    def _holds(self, judged_ms: int) -> Callable[[RuleRun], Hold]:
+        def hold(run: RuleRun) -> Hold:
+            return self._certainty.hold(run.rule, judged_ms) if isinstance(run, AlertingRun) else nothing_held
+
+        return hold
 
     # State.
 
@@ -329,8 +305,7 @@ class Rulebook:
             self._unsaved = True
             self._save(now_ms, at_once=True)
             told = self._durable()
-        for each in told:
-            self._on_change(each)
+        self._tell(told)
 
     def keep(self, now_ms: int) -> bool:
         """Save now what is not saved yet, before anybody is told of it; whether everything is."""
@@ -338,8 +313,7 @@ class Rulebook:
             if self._unsaved:
                 self._save(now_ms, at_once=True)
             saved, told = not self._unsaved, self._durable()
-        for each in told:
-            self._on_change(each)
+        self._tell(told)
         return saved
 
     # Answers.
@@ -390,9 +364,8 @@ class Rulebook:
         """The metric names that rules read: what a beat has to carry while batches are late."""
         return sorted({name for rule in self.rules.rules for name in metric_names(rule.plan.expr)})
 
-    def _told(self, change: RuleChange) -> AlertChange:
-        shown = self._shown(change.group, change.run, change.change.alert, change.value)
-        return AlertChange(shown, change.change.before, change.at_ms)
+    def _told(self, change: RuleChange) -> ActiveAlert:
+        return self._shown(change.group, change.run, change.change.alert, change.value)
 
     def _shown(self, group: str, run: AlertingRun, alert: Alert, value: float) -> ActiveAlert:
         remark = self._certainty.remark(run.rule, alert.labels)

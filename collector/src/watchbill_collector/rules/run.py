@@ -5,12 +5,12 @@ What a rule makes is written as ticks of the collector's own series: the values 
 this one has not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from watchbill_collector.labels import METRIC_NAME
+from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
 from watchbill_collector.promql.engine import Engine, InstantVector
 from watchbill_collector.promql.errors import ExecutionFailed, PromqlError
 from watchbill_collector.promql.storage import Storage
@@ -143,7 +143,7 @@ class AlertingRun:
         self._numbers: dict[Labels, int] = {}
         self._known: dict[int, tuple[Labels, Labels]] = {}
         self._next = 0
-        self._ids: dict[tuple[int, AlertState | None], int] = {}
+        self._ids: dict[AlertState | None, dict[int, int]] = {}
         self._by_value = any("alue" in template.text for _, template in rule.labels if not template.constant)
         self._written = _Written()
         self._series: tuple[Verdict | None, SeriesIds, np.ndarray[tuple[int], np.dtype[np.float64]]]
@@ -249,22 +249,40 @@ class AlertingRun:
         if not same or made is None:
             alerts = self.verdict.alerts.items()
             active = [(key, alert) for key, alert in alerts if alert.state is not AlertState.RESOLVED]
-            ids = [self._id(key, alert, alert.state) for key, alert in active]
-            ids += [self._id(key, alert, None) for key, alert in active]
-            series = np.array(ids, np.uint32)
+            ids = np.empty(2 * len(active), np.uint32)
+            states = [alert.state for _, alert in active]
+            frames: dict[tuple[int, ...], LabelFrame] = {}
+            for state in set(states):
+                rows = [row for row, each in enumerate(states) if each is state]
+                ids[rows] = self._series_of([active[row] for row in rows], state, frames)
+            ids[len(active) :] = self._series_of(active, None, frames)
+            series = ids
             values = np.array([1.0] * len(active) + [float(alert.active_ms // 1000) for _, alert in active])
             self._series = (self.verdict, series, values)
         return self._written.ticks(series, values, now_ms)
 
-    def _id(self, key: int, alert: Alert, state: AlertState | None) -> int:
-        """The series of an alert in ALERTS under a state, or in ALERTS_FOR_STATE."""
-        found = self._ids.get((key, state))
-        if found is None:
+    def _series_of(
+        self,
+        alerts: Sequence[tuple[int, Alert]],
+        state: AlertState | None,
+        frames: dict[tuple[int, ...], LabelFrame],
+    ) -> list[int]:
+        """The series of alerts in ALERTS under a state, or in ALERTS_FOR_STATE; those that are new together. `frames`
+        are the labels of such, as they are the same in both."""
+        known = self._ids.setdefault(state, {})
+        new = [(key, alert.labels) for key, alert in alerts if key not in known]
+        if new:
             own = {ALERT_STATE: state.value} if state is not None else {}
-            name = ALERTS if state is not None else ALERTS_FOR_STATE
-            found = self._around.table.series_of({METRIC_NAME: name, **dict(alert.labels), **own})
-            self._ids[key, state] = found
-        return found
+            own[METRIC_NAME] = ALERTS if state is not None else ALERTS_FOR_STATE
+            keys = tuple(key for key, _ in new)
+            if keys not in frames:
+                frames[keys] = _frame([labels for _, labels in new])
+            frame = frames[keys]
+            for name, text in own.items():
+                frame = frame.with_column(name, STRINGS.code(text))
+            ids = self._around.table.series_of_frame(frame).tolist()
+            known.update(zip(keys, ids, strict=True))
+        return [known[key] for key, _ in alerts]
 
     @property
     def series(self) -> int:
@@ -324,6 +342,19 @@ class AlertingRun:
 
 
 RuleRun = AlertingRun | RecordingRun
+
+
+def _frame(rows: Sequence[Labels]) -> LabelFrame:
+    """The labels of alerts, a row each."""
+    shapes: dict[tuple[str, ...], list[int]] = {}
+    for row, labels in enumerate(rows):
+        shapes.setdefault(tuple(name for name, _ in labels), []).append(row)
+    names = tuple(sorted({name for shape in shapes for name in shape}))
+    codes, code = np.zeros((len(rows), len(names)), np.int32), STRINGS.code
+    for shape, which in shapes.items():
+        texts = [[code(text) for _, text in rows[row]] for row in which]
+        codes[np.ix_(which, [names.index(name) for name in shape])] = texts
+    return LabelFrame(names, codes)
 
 
 def run_of(rule: AlertingRule | RecordingRule, around: Surroundings) -> RuleRun:
