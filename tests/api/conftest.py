@@ -1,6 +1,7 @@
 """The HTTP side over in-memory twins, served by the real server on an ephemeral port."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,8 +96,10 @@ async def serve() -> AsyncIterator[Serve]:
         patience: Patience | None = None,
         timeout_s: float = 20.0,
         routes: Any = None,
+        parts: Callable[[Twins], dict[str, Any]] = lambda _: {},
         **options: Any,
     ) -> Served:
+        """`parts` are real services in the place of twins, by name."""
         twins = Twins.make(
             SystemClock(),
             {
@@ -109,7 +112,7 @@ async def serve() -> AsyncIterator[Serve]:
         page = {"/": page_file(b"<!doctype html><title>Watchbill</title>", "text/html; charset=utf-8")}
         page |= {"/page.js": page_file(b"export {};" * 1000, "text/javascript; charset=utf-8")}
         house = build(
-            twins.services(),
+            dataclasses.replace(twins.services(), **parts(twins)),
             HttpOptions("0.1.0", anonymous_read=anonymous_read, page=page, **options),
             CollectorRegistry(),
             "run1",

@@ -161,8 +161,8 @@ def test_a_typing_mistake_is_answered_with_what_is_near(ask):
 
 def test_an_unbuilt_command_says_so(ask):
     assert (
-        ask("silences", "add").err
-        == "watchbill: `watchbill silences` is not built yet\ntry: watchbill --help\n"
+        ask("incidents", "show").err
+        == "watchbill: `watchbill incidents` is not built yet\ntry: watchbill --help\n"
     )
 
 

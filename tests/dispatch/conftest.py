@@ -45,6 +45,8 @@ class Desk:
     rows: Callable[[OutboxRows], OutboxRows] = lambda rows: rows
     service_of: Any = None
     service: Any = None
+    stamp: str = "as it was"
+    """What stands for the configuration and the secrets of channels."""
     store: Store = field(init=False)
     dispatcher: Dispatcher = field(init=False)
     silences: SilenceBook = field(init=False)
@@ -56,7 +58,12 @@ class Desk:
         outbox = Outbox(self.rows(StoreRows(self.store)))
         outbox.load()
         self.dispatcher = Dispatcher(
-            outbox, self.silences, self.clock, ChannelSet(self.channels).send, jitter=Least()
+            outbox,
+            self.silences,
+            self.clock,
+            ChannelSet(self.channels).send,
+            jitter=Least(),
+            stamp=lambda _: self.stamp,
         )
         self.silences.changed = self.dispatcher.look
         await self.configure(self.routing)

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from watchbill_collector.dispatch.cron import BadCron, read_cron
 from watchbill_collector.dispatch.windows import Window
@@ -36,7 +38,8 @@ def starts(line: str, begin: str, end: str, zone: ZoneInfo = BERLIN) -> list[str
             [f"15 0{h}:{m}" for h in (3, 4) for m in ("00", "20", "40")],
         ),
         ("0 12 29 2 *", "2027-01-01T00:00", "2028-03-02T00:00", ["29 11:00"]),
-        ("0 12 31 2 *", "2026-01-01T00:00", "2028-01-01T00:00", []),
+        ("0 12 L 2 *", "2026-01-01T00:00", "2028-03-01T00:00", ["28 11:00", "28 11:00", "29 11:00"]),
+        ("0 12 * 11 sun#1,5L", "2026-11-01T00:00", "2026-12-01T00:00", ["01 11:00", "27 11:00"]),
     ],
 )
 def test_a_line_comes_round(line: str, begin: str, end: str, wanted: list[str]) -> None:
@@ -56,11 +59,37 @@ def test_a_line_comes_round(line: str, begin: str, end: str, wanted: list[str]) 
         ("1,,2 * * * *", "minute"),
         ("\u0663 * * * *", "minute"),
         ("0 " * 300, "characters"),
+        ("0 0 31 feb,apr *", "none of these months has"),
+        ("0 0 * * * *", "6 fields"),
     ],
 )
 def test_a_line_that_is_none_is_refused_by_its_field(line: str, says: str) -> None:
     with pytest.raises(BadCron, match=says):
         read_cron(line)
+
+
+@given(st.text("0123456789*/-,#LWasunjmo \u0663", max_size=30))
+def test_whatever_is_typed_is_a_line_or_refused_by_name(text: str) -> None:
+    try:
+        cron = read_cron(text)
+    except BadCron:
+        return
+    cron.next(BERLIN, ms("2026-01-01T00:00"), 86_400_000)
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia", "UTC"]
+)
+@pytest.mark.parametrize("line", ["30 2 * * *", "*/7 * * * *", "15 1-3 * * *", "0 */6 * * *", "59 23 * * *"])
+@pytest.mark.parametrize(
+    "around", ["2026-03-29T00:00", "2026-10-25T00:00", "2026-04-04T12:00", "2011-12-30T00:00"]
+)
+def test_the_newest_and_the_next_are_those_of_the_whole_list(zone: str, line: str, around: str) -> None:
+    cron, place = read_cron(line), ZoneInfo(zone)
+    for step in range(-30, 30, 7):
+        now, within = ms(around) + step * 37 * 60_000, 30 * 3_600_000
+        assert cron.latest(place, now, within) == max(cron.starts(place, now - within, now), default=0)
+        assert cron.next(place, now, within) == min(cron.starts(place, now, now + within), default=0)
 
 
 def test_a_window_is_open_for_its_duration_of_real_time() -> None:

@@ -33,7 +33,7 @@ async def test_a_channel_that_went_with_a_reload_is_named() -> None:
     channels = ChannelSet({})
     with pytest.raises(SendFailed, match="there is no channel 'gone'") as failed:
         await channels.send("gone", None)  # type: ignore[arg-type]  # It is not looked at.
-    assert not failed.value.transient
+    assert failed.value.unwelcome
 
 
 async def test_a_channels_mistake_costs_one_attempt_and_shows_no_secret(
@@ -72,3 +72,20 @@ async def test_the_twin_fails_as_it_is_told(a: Any) -> None:
     await twin.send(a.notice())
     assert twin.attempts == 4
     assert len(twin.of_kind(NoticeKind.FIRING)) == 2
+
+
+async def test_the_stamp_of_a_channel_changes_with_its_secret_and_with_a_reload(channel: Any) -> None:
+    secret = channel.secret("hook", "one")
+    made = channel("webhook", f'url = "https://hooks.example"\nsecret_file = "{secret}"')
+    channels = ChannelSet({"hook": made, "twin": MemoryChannel()})
+    seen = [channels.stamp("hook")]
+    assert channels.stamp("hook") == seen[0]
+    secret.write_text("another")
+    seen.append(channels.stamp("hook"))
+    secret.unlink()
+    seen.append(channels.stamp("hook"))
+    channels.swap({"hook": made})
+    seen.append(channels.stamp("hook"))
+    assert len(set(map(str, seen))) == 4
+    assert channels.stamp("gone") != channels.stamp("hook")
+    await channels.close()

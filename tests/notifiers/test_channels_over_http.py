@@ -26,7 +26,7 @@ async def failure(made: Any, one: Any) -> SendFailed:
 
 @pytest.mark.parametrize(
     ("status", "transient"),
-    [(status, False) for status in (301, 307, 400, 401, 404, 410, 413)]
+    [(status, False) for status in (400, 409, 413, 422)]
     + [(status, True) for status in (408, 425, 429, 500, 502, 503, 504)],
 )
 async def test_the_status_decides_whether_to_try_again(
@@ -37,6 +37,25 @@ async def test_the_status_decides_whether_to_try_again(
     assert failed.transient is transient
     assert str(status) in failed.why
     assert len(receiver.received) == 1  # A redirect is not followed.
+
+
+@pytest.mark.parametrize("status", [301, 307, 401, 402, 403, 404, 405, 407, 410])
+async def test_what_speaks_of_us_or_of_the_address_waits_for_somebody_to_mend_it(
+    status: int, hook: Any, receiver: Any, a: Any
+) -> None:
+    receiver.behaviour = a.answers(status, b"because", location=receiver.url + "/elsewhere")
+    failed = await failure(hook, a.notice())
+    assert (failed.transient, failed.unwelcome) == (True, True)
+    assert str(status) in failed.why
+    assert len(receiver.received) == 1  # A redirect is not followed.
+
+
+async def test_a_routing_key_that_pagerduty_does_not_know_waits(pager: Any, receiver: Any, a: Any) -> None:
+    said = b'{"status":"invalid event","errors":["\'routing_key\' is invalid"]}'
+    receiver.behaviour = a.answers(400, said)
+    assert (await failure(pager, a.notice())).unwelcome
+    receiver.behaviour = a.answers(400, b'{"status":"invalid event","errors":["\'summary\' is missing"]}')
+    assert not (await failure(pager, a.notice())).transient
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -144,26 +144,29 @@ async def test_a_wrong_password_is_said_without_showing_it(channel: Any, mail_se
     server = mail_server("--login", "u", "right")
     password = f'user = "u"\npassword_file = "{channel.secret("pw", "wrong-hunter2")}"\n'
     failed = await failure(channel("email", keys(server, password)), a.notice())
-    assert not failed.transient
+    assert failed.unwelcome
     assert "login refused: 535" in failed.why
     assert "hunter2" not in failed.why
 
 
 @pytest.mark.parametrize(
-    ("verb", "answer", "transient"),
+    ("verb", "answer", "transient", "unwelcome"),
     [
-        ("MAIL", "451 try later", True),
-        ("RCPT", "450 greylisted", True),
-        ("RCPT", "550 nobody here", False),
-        ("DATA", "452 no room", True),
-        ("DATA", "554 spam", False),
+        ("MAIL", "451 try later", True, False),
+        ("MAIL", "550 not from here", True, True),
+        ("MAIL", "552 too large", False, False),
+        ("RCPT", "450 greylisted", True, False),
+        ("RCPT", "550 nobody here", True, True),
+        ("DATA", "452 no room", True, False),
+        ("DATA", "530 log in first", True, True),
+        ("DATA", "554 spam", False, False),
     ],
 )
 async def test_the_servers_code_decides_whether_to_try_again(
-    verb: str, answer: str, transient: bool, channel: Any, mail_server: Any, a: Any
+    verb: str, answer: str, transient: bool, unwelcome: bool, channel: Any, mail_server: Any, a: Any
 ) -> None:
     failed = await failure(channel("email", keys(mail_server("--say", verb, answer))), a.notice())
-    assert failed.transient is transient
+    assert (failed.transient, failed.unwelcome) == (transient, unwelcome)
     assert answer in failed.why
 
 

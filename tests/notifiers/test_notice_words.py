@@ -139,6 +139,8 @@ def test_a_template_cannot_break_the_title_into_lines(a: Any) -> None:
 def test_mistakes_in_templates_are_found_when_the_file_is_read() -> None:
     assert "nope" in template_fault("{{ $nope }}")
     assert "range" in template_fault("{{ range .Alerts }}{{ end }}")
+    assert "query" in template_fault('{{ query "up" }}')
+    assert template_fault("{{ range $name, $text := $labels }}{{ $name }}{{ end }}") == ""
     assert "unclosed" in template_fault("{{ $title")
     assert template_fault("{{ $labels.instance | toUpper }} {{ $annotations.summary }}") == ""
 

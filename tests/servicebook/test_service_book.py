@@ -48,6 +48,17 @@ def problems(folder: Path, text: str) -> list[str]:
     return [str(problem).removeprefix(f"{folder}/services.d/") for problem in caught.value.problems]
 
 
+def test_a_service_names_a_channel_that_there_is(tmp_path: Path) -> None:
+    book(tmp_path, a='[[service]]\nname = "shop"\nchannel = "ops"\n')
+    assert read_services(tmp_path, ["mail", "ops"]).named("shop") is not None
+    for there, said in ((["mail", "pager"], "mail, pager"), ([], "there is none")):
+        with pytest.raises(ConfigError) as caught:
+            read_services(tmp_path, there)
+        assert [str(each) for each in caught.value.problems] == [
+            f'{tmp_path}/services.d/a.toml:3: service[0].channel: got "ops", wanted the name of a channel: {said}'
+        ]
+
+
 def test_files_are_read_in_their_order(tmp_path: Path) -> None:
     read = book(tmp_path, b=SHOP, a=DB)
     assert [service.name for service in read.services] == ["db", "net", "shop", "mail"]

@@ -48,6 +48,7 @@ def _certificate(serial: str, key: bytes, end_ms: int) -> Certificate:
 async def test_users_tokens_and_sessions_live_through_a_restart(store: Store) -> None:
     clock = ManualClock()
     users = Users(store, clock)
+    await users.add("root", [Grant(Role.ADMIN)], actor="test")
     ann = await users.add("Änn", [Grant(Role.ADMIN), Grant(Role.VIEWER, 'site=~"b.*"')], actor="test")
     token = await users.new_token(ann.user_id, actor="test")
     session = await users.log_in(await users.new_login(ann.user_id, actor="test"), "::1")

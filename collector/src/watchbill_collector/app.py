@@ -15,11 +15,12 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
@@ -67,10 +68,26 @@ WITNESSES_S = 2.0
 MARKS_S = 3600.0
 """How often watermarks that nobody will ask for again are removed: history writes out what waits before it."""
 PASSWORD_BYTES_MAX = 4096
+ALERT_EVENTS_MAX = 200
+"""Alerts that change in one evaluation and are told one by one; of more, followers are told to read all again."""
 RULES_DIRECTORY = "rules.d"
 
 
 # ---------------------------------------------------------------- configuration
+
+
+def external_url(config: CollectorConfig, host_name: str) -> str:
+    """Where people reach the page, without a slash at the end: as configured, else by this machine's name."""
+    http = config.http
+    scheme = "https" if http.certificate is not None else "http"
+    return http.external_url.rstrip("/") or f"{scheme}://{_bracketed(host_name)}:{http.listen.port}"
+
+
+def answered_names(config: CollectorConfig, names: Sequence[str]) -> tuple[str, ...]:
+    """The names by which browsers may call us: those of the certificate, and the one of `external_url`, which a proxy
+    in front hands on."""
+    outside = urlsplit(config.http.external_url).hostname or ""
+    return (*names, outside) if outside and outside not in names else tuple(names)
 
 
 def store_password(config: CollectorConfig) -> str:
@@ -182,6 +199,7 @@ class _Collector:
         self._state = homes.var
         self._host_name = config.address or socket.gethostname()
         self._judging = False
+        self._external_url = external_url(config, self._host_name)
 
     async def start(self) -> Ports:
         began_s = time.monotonic()
@@ -237,7 +255,7 @@ class _Collector:
         self._auditing = AuditKeeper(self._store, self._clock, self._audit, self._witnesses, self._registry)
         self._stack.callback(self._auditing.tidy, ending=True)
         self._users.subscribe(lambda: self._on_loop(self._bus.poke))
-        self._services = read_services(self._homes.etc)
+        self._services = read_services(self._homes.etc, self._config.channel_names)
         self._belonging = Belonging(lambda: self._services, self._bindings)
 
     def _open_history(self) -> None:
@@ -292,12 +310,10 @@ class _Collector:
         self._ingest.restore([*self._history.marks(), *crit.marks()])
         self._stack.callback(self._registry.subscribe(self._host_changed))
         self._book = Rulebook(
-            Surroundings(
-                self._table, self._engine, {}, f"http://{self._host_name}:{config.http.listen.port}"
-            ),
+            Surroundings(self._table, self._engine, {}, self._external_url),
             self._head,
             write=lambda ticks: self._on_loop(self._ingest.commits.add_own, ticks),
-            on_change=self._alert_changed,
+            on_change=self._alerts_changed,
             state=FileAlertState(self._state / "alerts.json"),
             past=self._history,
             monotonic=time.monotonic,
@@ -313,7 +329,6 @@ class _Collector:
         from watchbill_collector.notifiers.configured import build_all
 
         self._channel_surroundings = Surroundings(__version__, self._clock)
-        self._external_url = f"http://{self._host_name}:{self._config.http.listen.port}"
         made = await asyncio.to_thread(build_all, self._config.channel, self._channel_surroundings)
         self._channels = ChannelSet(made)
         self._stack.push_async_callback(self._channels.close)
@@ -453,6 +468,7 @@ class _Collector:
         from watchbill_collector.api.ports import CertificateStatus, PortStatus, at
         from watchbill_collector.api.server import HttpServer, TlsFiles
         from watchbill_collector.dispatch.metrics import DispatchMetrics
+        from watchbill_collector.promql.querymemory import QueryMemory
         from watchbill_collector.rules import RuleMetrics
         from watchbill_collector.services.accounts import AccountsService
         from watchbill_collector.services.auditing import AuditMetrics
@@ -473,7 +489,9 @@ class _Collector:
         registry.register(self._ingest.counters)
         registry.register(CollectorMetrics(self._history, self._table))
         registry.register(RuleMetrics(self._book, self._head))
-        registry.register(DispatchMetrics(self._dispatching.dispatcher, self._dispatching.watchdog, self._clock))
+        registry.register(
+            DispatchMetrics(self._dispatching.dispatcher, self._dispatching.watchdog, self._clock)
+        )
         registry.register(AuditMetrics(self._auditing, self._audit, self._witnesses))
         accounts = AccountsService(self._history, self._registry)
         self._condition = ConditionService(
@@ -516,6 +534,7 @@ class _Collector:
                     self._store,
                     self._clock,
                     lambda: self._dispatching.routing.windows,
+                    self._bindings,
                 ),
                 trials=TrialsService(self._engine, self._history, self._table, self._bindings, self._clock),
             ),
@@ -525,13 +544,14 @@ class _Collector:
                 tls=tls is not None,
                 behind_proxy=http.behind_proxy,
                 anonymous_read=http.anonymous_read,
-                names=tuple(self._names),
+                names=answered_names(config, self._names),
                 page=load_page(),
             ),
             QueryPool(
                 timeout_s=float(config.query.timeout),
                 samples_max=config.query.samples_max,
                 precedence=self._precedence,
+                memory=QueryMemory(int(config.query.memory)),
             ),
             self._bus,
             HttpCounters(registry),
@@ -675,15 +695,28 @@ class _Collector:
             "host", {"host": change.after.instance, "agent_id": agent_id, "change": change.kind.value}
         )
 
-    def _alert_changed(self, change: "AlertChange") -> None:
-        document = {
-            "alert": change.alert.rule,
-            "state": change.alert.state.value,
-            "labels": dict(change.alert.labels),
-            "at_ms": change.at_ms,
-        }
-        self._on_loop(self._bus.publish, "alert", document)
+    def _alerts_changed(self, changes: "Sequence[AlertChange]") -> None:
+        documents = [
+            {
+                "alert": change.rule,
+                "state": change.state.value,
+                "labels": change.labels,
+                "at_ms": change.at_ms,
+            }
+            for change in changes[: ALERT_EVENTS_MAX + 1]
+        ]
+        self._on_loop(self._publish_alerts, documents)
         self._dispatching.dispatcher.wake()
+
+    def _publish_alerts(self, documents: Sequence[Mapping[str, object]]) -> None:
+        """An event for every change; beyond the bound one that says to read all alerts again."""
+        from watchbill_collector.api.events import RESYNC
+
+        if len(documents) > ALERT_EVENTS_MAX:
+            self._bus.publish(RESYNC, {})
+            return
+        for document in documents:
+            self._bus.publish("alert", document)
 
     def _configured_texts(self, config: CollectorConfig) -> dict[str, str]:
         """What decides about alerts and notices, as text by name, for the audit; what may hold a secret (channels,
@@ -738,7 +771,7 @@ class _Collector:
             file = str(self._homes.etc / "collector.toml")
             raise ConfigError([Problem(file, 0, name, "a new value", wanted) for name in changed])
         await asyncio.to_thread(check_rules, self._homes, config)
-        services = await asyncio.to_thread(read_services, self._homes.etc)
+        services = await asyncio.to_thread(read_services, self._homes.etc, config.channel_names)
         await asyncio.to_thread(check_channels, config)
         await self._dispatching.configure(config, before_channels=True)
         await self._load_channels(config)

@@ -4,11 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from watchbill.config import Address, ByteSize, Duration, Homes, Problem, Table, Wrong, load, option
 from watchbill_collector.dispatch.settings import Digest, Watchdog
 
 DAY_S = 86_400
+URL_CHARACTERS_MAX = 500
+"""Of `external_url`: it is in every notice."""
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 
 
@@ -38,6 +41,23 @@ class Grpc:
             yield Wrong("enroll_listen", "port 0", "a fixed port: enrolment tokens name it")
 
 
+def _is_page(url: str) -> bool:
+    """Whether links can begin with this."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isascii() and url.isprintable() and not set(url) & set(' "<>\\`{|}^?#@')
+    return (
+        plain
+        and len(url) <= URL_CHARACTERS_MAX
+        and parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and port != 0
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Http:
     """The page, the API, the metrics."""
@@ -49,9 +69,23 @@ class Http:
     behind_proxy: bool = option(default=False, help="A proxy in front speaks TLS to the outside.")
     certificate: Path | None = option(None, help="PEM file with the certificate chain, for TLS.")
     key: Path | None = option(None, help="PEM file with its private key.")
+    external_url: str = option(
+        "",
+        help="Where people reach the page, for links in notices; this machine's name and port without it.",
+        example='"https://watch.example.org"',
+    )
 
     def check(self) -> Iterator[Wrong]:
         """Credentials must not travel in the clear."""
+        if self.external_url and not _is_page(self.external_url):
+            shown = f'"{self.external_url[:80]}"'
+            if "@" in shown or not shown.isprintable():
+                shown = "an address with a secret or control characters in it"
+            yield Wrong(
+                "external_url",
+                shown,
+                'http:// or https:// with a host, such as "https://watch.example.org", without user, ? and #',
+            )
         tls = self.certificate is not None and self.key is not None
         if (self.certificate is None) != (self.key is None):
             missing = "certificate" if self.certificate is None else "key"
@@ -96,6 +130,9 @@ class Query:
     """Bounds on what one query may cost."""
 
     samples_max: int = option(50_000_000, at_least=1_000, help="Samples one query may read.")
+    memory: ByteSize = option(
+        ByteSize(1024**3), at_least=ByteSize(64 * 1024**2), help="What all running queries may hold together."
+    )
     timeout: Duration = option(Duration(60), at_least=1, at_most=3_600, help="How long one query may run.")
     lookback: Duration = option(
         Duration(300), at_least=1, at_most=DAY_S, help="How old an instant value may be."
@@ -160,9 +197,15 @@ class CollectorConfig:
             yield from channel_problems(self.channel)
         if self.route or self.maintenance:
             from watchbill_collector.dispatch.options import read_routing
+            from watchbill_collector.notifiers.configured import without_digest
 
-            names = [str(table.values.get("name", "")) for table in self.channel]
-            yield from read_routing(self.route, self.maintenance, names, self.digest)[1]
+            alone = without_digest(self.channel)
+            yield from read_routing(self.route, self.maintenance, self.channel_names, self.digest, alone)[1]
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Of the channels, in their order."""
+        return [str(table.values.get("name", "")) for table in self.channel]
 
 
 def load_config(homes: Homes) -> CollectorConfig:

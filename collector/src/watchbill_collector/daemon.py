@@ -146,7 +146,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
     homes, config = _config(arguments)
     check_rules(homes, config)
-    read_services(homes.etc)
+    read_services(homes.etc, config.channel_names)
     check_channels(config)
     print("ok")
     return OK

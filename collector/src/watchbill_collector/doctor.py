@@ -46,6 +46,8 @@ def _findings(homes: Homes) -> Iterator[Finding]:
         return
     yield Finding("config", "ok", f"site {config.site}, read from {homes.etc}")
     yield from _rules(homes, config)
+    yield from _services(homes, config)
+    yield from _channels(config)
     yield from _pki(homes)
     yield _disk(homes)
     for name, address in (("agents", config.grpc.listen), ("enrolment", config.grpc.enroll_listen)):
@@ -63,6 +65,32 @@ def _rules(homes: Homes, config: CollectorConfig) -> Iterator[Finding]:
             yield Finding("rules", "fail", str(problem), f"{PROGRAM} rules check {problem.file}")
     else:
         yield Finding("rules", "ok", f"{len(rule_sources(homes, config))} files")
+
+
+def _services(homes: Homes, config: CollectorConfig) -> Iterator[Finding]:
+    from watchbill_collector.servicebook import read_services
+
+    try:
+        book = read_services(homes.etc, config.channel_names)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            yield Finding("services", "fail", str(problem), f"edit {problem.file}")
+        return
+    if book.services:
+        yield Finding("services", "ok", f"{len(book.services)} services")
+
+
+def _channels(config: CollectorConfig) -> Iterator[Finding]:
+    from watchbill_collector.app import channel_faults
+
+    if not config.channel:
+        yield Finding("channels", "warn", "no [[channel]]: alerts reach nobody", "see docs/notifications.md")
+        return
+    faults = channel_faults(config)
+    for problem in faults:
+        yield Finding("channels", "fail", str(problem), f"edit {problem.file}")
+    if not faults:
+        yield Finding("channels", "ok", f"{len(config.channel)} channels could send")
 
 
 def _pki(homes: Homes) -> Iterator[Finding]:

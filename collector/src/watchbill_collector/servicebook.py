@@ -15,7 +15,7 @@ count, never those that it chose itself: `Belonging` sees to that.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -179,8 +179,10 @@ class Belonging:
         return None if bound is None else {**bound, INSTANCE: instance}
 
 
-def read_services(etc: Path) -> ServiceBook:
-    """Read `services.toml` and `services.d/*.toml` under `etc`. Raises ConfigError with every problem."""
+def read_services(etc: Path, channels: Collection[str] | None = None) -> ServiceBook:
+    """Read `services.toml` and `services.d/*.toml` under `etc`; `channels` are the names of those there are, None where
+    nobody knows. Raises ConfigError with every problem.
+    """
     tables = load(_Files, etc / FILE, etc / DIRECTORY, main_required=False).service
     problems: list[Problem] = []
     read: list[tuple[Table, Service]] = []
@@ -191,6 +193,8 @@ def read_services(etc: Path) -> ServiceBook:
             problems += error.problems
     problems += _too_many(tables)
     problems += _judged(read, complete=not problems)
+    if channels is not None:
+        problems += _strange_channels(read, channels)
     if problems:
         raise ConfigError(problems)
     return ServiceBook.of_services([service for _, service in read])
@@ -228,6 +232,13 @@ def _judged(read: Sequence[tuple[Table, Service]], *, complete: bool) -> Iterato
                 yield table.problem("depends", f'"{name}"', "the name of a service")
     if not unknown:
         yield from _cycles({service.name: (table, service) for table, service in read})
+
+
+def _strange_channels(read: Sequence[tuple[Table, Service]], channels: Collection[str]) -> Iterator[Problem]:
+    there = ", ".join(sorted(channels)) or "there is none"
+    for table, service in read:
+        if service.channel and service.channel not in channels:
+            yield table.problem("channel", f'"{service.channel}"', f"the name of a channel: {there}")
 
 
 def _bad_selector(table: Table, service: Service) -> Iterator[Problem]:

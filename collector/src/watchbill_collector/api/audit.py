@@ -72,7 +72,10 @@ async def _export(call: Call) -> Response:
 
 
 async def _verify(call: Call) -> Response:
-    named = [name for text in _fields(call).all("witness") for name in text.split(",") if name]
+    said = _fields(call).all("witness")
+    named = [name.strip() for text in said for name in text.split(",") if name.strip()]
+    if said and not named:
+        raise UsageError("`witness` names no host")
     if len(named) > WITNESSES_MAX:
         raise UsageError(f"{len(named)} witnesses, more than {WITNESSES_MAX}")
     return json_answer(await call.house.services.audit.verify(named or None))
@@ -120,7 +123,9 @@ AUDIT_ROUTES: tuple[Route, ...] = (
         "Check the chain of hashes, and what hosts were told of it.",
         (
             Parameter(
-                "witness", "Hosts whose word is wanted; without it every host's that has spoken.", many=True
+                "witness",
+                "Hosts that have to have shown a head; without it every host's word that has spoken.",
+                many=True,
             ),
         ),
         gives=AuditVerdict,

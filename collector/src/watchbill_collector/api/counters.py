@@ -47,3 +47,21 @@ class HttpCounters:
         self.queries = Gauge(
             "watchbill_collector_http_queries", "Queries that run or wait for a thread.", registry=registry
         )
+        self.query_memory = Gauge(
+            "watchbill_collector_query_memory_bytes",
+            "What running queries hold, by their own estimate.",
+            registry=registry,
+        )
+        self.query_memory_max = Gauge(
+            "watchbill_collector_query_memory_max_bytes", "What they may hold together.", registry=registry
+        )
+        self.query_memory_waits = Gauge(
+            "watchbill_collector_query_memory_waits",
+            "How often since the start a query waited for the memory of another.",
+            registry=registry,
+        )
+        self.query_memory_refusals = Gauge(
+            "watchbill_collector_query_memory_refusals",
+            "How often since the start a query was refused for want of memory.",
+            registry=registry,
+        )

@@ -122,6 +122,11 @@ async def _metrics(call: Call) -> Response:
     house = call.house
     house.counters.streams.set(house.bus.followers)
     house.counters.queries.set(house.pool.places)
+    memory = house.pool.memory
+    house.counters.query_memory.set(memory.in_use)
+    house.counters.query_memory_max.set(memory.maximum)
+    house.counters.query_memory_waits.set(memory.waited)
+    house.counters.query_memory_refusals.set(memory.refused)
     encode, media = choose_encoder(call.request.headers.get("accept", ""))
     return Response(encode(house.counters.registry), media_type=media)
 

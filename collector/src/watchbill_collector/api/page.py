@@ -16,6 +16,11 @@ from watchbill_collector.api.answers import COMPRESS_BYTES_MIN, gzip_bytes, want
 FILES_MAX = 64
 FILE_BYTES_MAX = 4 << 20
 
+ADDRESSES = ("/", "/graph", "/query", "/alerts", "/rules")
+"""Where the page is found. Those of Prometheus' own page are among them, because notices and dashboards link to them;
+the page turns them into its own.
+"""
+
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -54,7 +59,8 @@ def load_page() -> Mapping[str, PageFile]:
     if dist.is_dir():
         _collect(dist, "", found)
     if "/index.html" in found:
-        found["/"] = found["/index.html"]
+        for address in ADDRESSES:
+            found[address] = found["/index.html"]
     return found
 
 

@@ -329,6 +329,8 @@ class Alert:
     silences: tuple[str, ...] = ()
     windows: tuple[str, ...] = ()
     inhibited: bool = False
+    fingerprint: str = ""
+    """16 hexadecimal digits of its labels: by them the page and notices name it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,7 +356,7 @@ async def _alerts(call: Call) -> Response:
 
 
 def _alert_document(alert: Alert) -> Document:
-    document: Document = {
+    document: dict[str, object] = {
         "labels": alert.labels,
         "annotations": alert.annotations,
         "state": alert.state,

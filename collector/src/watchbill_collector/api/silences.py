@@ -8,10 +8,12 @@ from typing import Protocol
 from starlette.responses import Response
 
 from watchbill_collector.api.answers import json_answer
+from watchbill_collector.api.guard import NotAdmitted
 from watchbill_collector.api.ours import decoded
 from watchbill_collector.api.params import read_fields
 from watchbill_collector.api.ports import Alert, Caller, NoSuch
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
+from watchbill_collector.scopes import View
 
 BASE = "/api/watchbill/v1"
 ID_CHARACTERS_MAX = 64
@@ -24,7 +26,10 @@ ALERTS_SHOWN_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class SilenceView:
-    """A silence. `state` is pending, active or expired; `firing` counts alerts that it silences, or would."""
+    """A silence. `state` is pending, active or expired; `firing` counts alerts that it silences, or would, of those
+    that the caller sees. `scope` is what it keeps to, whatever its matchers say, empty where it reaches everything;
+    `yours`: the caller may end it.
+    """
 
     id: str
     matchers: str
@@ -36,6 +41,8 @@ class SilenceView:
     ends: datetime
     firing: int
     expired_by: str = ""
+    scope: str = ""
+    yours: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +73,14 @@ class NewSilence:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """The firing and pending alerts that some matchers match now, and their spelling as it is kept."""
+    """The firing and pending alerts that some matchers match now, and their spelling as it is kept. `scope` is what a
+    silence of the caller would keep to.
+    """
 
     matchers: str
     matched: int
     alerts: Sequence[Alert]
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,8 @@ class WindowView:
 @dataclass(frozen=True, slots=True)
 class ChannelState:
     """How a channel does. `failing_since` is None while it works; `queued` notices wait, the oldest for
-    `oldest_s`."""
+    `oldest_s`. `held`: its peer refuses us, and what waits goes when its configuration or secret is mended.
+    """
 
     name: str
     kind: str
@@ -106,6 +117,7 @@ class ChannelState:
     last_delivered: datetime | None
     queued: int
     oldest_s: float
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +146,24 @@ class DispatchView:
 
 
 class SilencesService(Protocol):
-    """Silences and the outbox. Raises NoSuch, UsageError, Refused, Busy, StorageError."""
+    """Silences and the outbox; `view` is what somebody may see, or silence. Raises NoSuch, UsageError, Refused, Busy,
+    StorageError.
+    """
 
-    async def silences(self, *, expired: bool) -> Sequence[SilenceView]:
-        """Those that have not ended, or all that are kept."""
+    async def silences(self, view: View, *, expired: bool) -> Sequence[SilenceView]:
+        """Those that have not ended, or all that are kept, of what could hush something that he sees."""
 
-    async def add(self, order: SilenceOrder, by: Caller) -> NewSilence:
-        """Make one."""
+    async def silence(self, silence_id: str, view: View, sees: View) -> SilenceView:
+        """One of those that he sees, and whether `view` takes in all that it reaches."""
 
-    async def matched(self, matchers: str) -> Matched:
-        """What a silence with these matchers would silence now."""
+    async def add(self, order: SilenceOrder, by: Caller, view: View) -> NewSilence:
+        """Make one that keeps to what he may silence."""
 
-    async def expire(self, silence_id: str, by: Caller) -> SilenceView:
-        """End one now."""
+    async def matched(self, matchers: str, view: View) -> Matched:
+        """What a silence of his with these matchers would silence now."""
+
+    async def expire(self, silence_id: str, by: Caller, view: View) -> SilenceView:
+        """End one now that is his to end."""
 
     async def dispatch(self) -> DispatchView:
         """How notices get out."""
@@ -155,25 +172,35 @@ class SilencesService(Protocol):
 class NoSilences:
     """The twin of a collector without notifications."""
 
-    async def silences(self, *, expired: bool) -> Sequence[SilenceView]:  # noqa: ARG002 - The protocol's.
+    async def silences(self, view: View, *, expired: bool) -> Sequence[SilenceView]:  # noqa: ARG002 - The protocol's.
         """None."""
         return ()
 
-    async def add(self, order: SilenceOrder, by: Caller) -> NewSilence:  # noqa: ARG002 - As above.
+    async def silence(self, silence_id: str, view: View, sees: View) -> SilenceView:  # noqa: ARG002 - As above.
+        """There is none."""
+        raise no_silence(silence_id)
+
+    async def add(self, order: SilenceOrder, by: Caller, view: View) -> NewSilence:  # noqa: ARG002 - As above.
         """Not here."""
         raise NoSuch("this collector keeps no silences")
 
-    async def matched(self, matchers: str) -> Matched:
+    async def matched(self, matchers: str, view: View) -> Matched:  # noqa: ARG002 - As above.
         """Nothing."""
         return Matched(matchers, 0, ())
 
-    async def expire(self, silence_id: str, by: Caller) -> SilenceView:  # noqa: ARG002 - As above.
+    async def expire(self, silence_id: str, by: Caller, view: View) -> SilenceView:  # noqa: ARG002 - As above.
         """There is none."""
-        raise NoSuch(f"there is no silence {silence_id!r}")
+        raise no_silence(silence_id)
 
     async def dispatch(self) -> DispatchView:
         """Nothing gets out."""
         return DispatchView((), (), (), 0, "")
+
+
+def no_silence(silence_id: str) -> NoSuch:
+    """In the words for one that never was."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in silence_id[:40])
+    return NoSuch(f"there is no silence {shown!r}: watchbill silences list")
 
 
 # ---------------------------------------------------------------- handlers
@@ -182,29 +209,36 @@ class NoSilences:
 async def _list(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"])
     expired = fields.one("expired") in ("1", "true")
-    return json_answer(SilenceList(await call.house.services.silences.silences(expired=expired)))
+    return json_answer(SilenceList(await call.house.services.silences.silences(call.sees, expired=expired)))
 
 
 async def _add(call: Call) -> Response:
     order = decoded(call.body, SilenceOrder)
-    return json_answer(await call.house.services.silences.add(order, call.caller), 201)
+    return json_answer(await call.house.services.silences.add(order, call.caller, call.view), 201)
 
 
 async def _matched(call: Call) -> Response:
     matchers = decoded(call.body, MatchersToTry).matchers
-    return json_answer(await call.house.services.silences.matched(matchers))
+    return json_answer(await call.house.services.silences.matched(matchers, call.view))
 
 
 async def _expire(call: Call) -> Response:
-    silence_id: str = call.request.path_params["id"]
-    return json_answer(await call.house.services.silences.expire(silence_id[:ID_CHARACTERS_MAX], call.caller))
+    silence_id: str = call.request.path_params["id"][:ID_CHARACTERS_MAX]
+    silences = call.house.services.silences
+    found = await silences.silence(silence_id, call.view, call.sees)
+    if not found.yours:
+        message = (
+            f"{call.caller.name} may end what is within {call.view.text} alone: {found.id} reaches further"
+        )
+        raise NotAdmitted(403, "forbidden", "scope", message, by=call.caller)
+    return json_answer(await silences.expire(silence_id, call.caller, call.view))
 
 
 async def _dispatch(call: Call) -> Response:
     return json_answer(await call.house.services.silences.dispatch())
 
 
-# Matchers reach over all hosts, so none of these is for callers who may see only a part of them.
+# The outbox tells of everybody's alerts: it alone is not for callers who may see only a part of them.
 SILENCE_ROUTES: tuple[Route, ...] = (
     Route(
         ("GET",),
@@ -214,7 +248,7 @@ SILENCE_ROUTES: tuple[Route, ...] = (
         "Silences that have not ended.",
         (Parameter("expired", "1: those that have ended, too."),),
         gives=SilenceList,
-        within=Within.WHOLE,
+        within=Within.FILTERED,
     ),
     Route(
         ("POST",),
@@ -224,7 +258,7 @@ SILENCE_ROUTES: tuple[Route, ...] = (
         "Silence alerts for a while.",
         takes=SilenceOrder,
         gives=NewSilence,
-        within=Within.WHOLE,
+        within=Within.FILTERED,
     ),
     Route(
         ("POST",),
@@ -234,7 +268,7 @@ SILENCE_ROUTES: tuple[Route, ...] = (
         "Which alerts a silence would match now; nothing is changed.",
         takes=MatchersToTry,
         gives=Matched,
-        within=Within.WHOLE,
+        within=Within.FILTERED,
     ),
     Route(
         ("DELETE",),
@@ -244,7 +278,7 @@ SILENCE_ROUTES: tuple[Route, ...] = (
         "End a silence now.",
         (Parameter("id", "The silence's id.", required=True),),
         gives=SilenceView,
-        within=Within.WHOLE,
+        within=Within.OBJECT,
     ),
     Route(
         ("GET",),

@@ -22,6 +22,7 @@ from watchbill_collector.api.ports import (
     AuditQuery,
     AuditRow,
     AuditVerdict,
+    AuditWitness,
     Caller,
     Enrolment,
     EnrolmentOrder,
@@ -459,8 +460,9 @@ class AuditTwin:
         return self.entries[after : after + limit]
 
     async def verify(self, witnesses: Sequence[str] | None) -> AuditVerdict:
-        """A list cannot be tampered with."""
-        return AuditVerdict(True, len(self.entries), len(self.entries), "", (), 0, ())
+        """A list cannot be tampered with, and no host was told of it."""
+        silent = tuple(AuditWitness(name, "silent", 0, None) for name in witnesses or ())
+        return AuditVerdict(not silent, len(self.entries), len(self.entries), "", (), 0, silent)
 
     def _keep(
         self, actor: str, source: str, action: str, target: str, outcome: str, detail: Mapping[str, object]

@@ -121,8 +121,12 @@ def verify(session: Session, witness: str) -> int:
     """Check the chain of hashes, and what the hosts were told of it. Ends with 1 when something is wrong.
 
     Every host keeps some of the heads that came with its acknowledgements, and shows them when it connects. A
-    history that was rolled back, or written anew with hashes that fit, does not contain them.
+    history that was rolled back, or written anew with hashes that fit, does not contain them. Without any witness
+    nobody can tell that, which is said, and ends with 0 when the chain is whole; hosts that --witness names have to
+    have shown a head, else it ends with 1.
     """
+    if witness and not witness.replace(",", "").strip():
+        raise Misused("--witness names no host", "watchbill audit verify --witness web1,db2")
     verdict = session.client.get("/audit/verify", {"witness": witness} if witness else None)
     code = OK if verdict["ok"] else FAILED
     if session.as_json:
@@ -143,7 +147,12 @@ def verify(session: Session, witness: str) -> int:
             f"{one['disputed']}: the history behind it is gone or was written anew"
         )
     if silent:
-        session.screen.line(f"silent: {clean(', '.join(silent), 400)}")
+        shown = session.screen.painted("silent", "red") if witness else "silent"
+        session.screen.line(f"{shown}: {clean(', '.join(silent), 400)}: no head of this audit was shown")
+    if not agree and not against:
+        session.screen.line(
+            "no witness: whether the end of the history was cut off, or all of it written anew, nobody can say"
+        )
     chain = "whole" if not verdict["findings"] else "broken"
     session.screen.line(
         f"{verdict['rows']} rows, {chain}; {agree} of {len(verdict['witnesses'])} witnesses agree"

@@ -9,7 +9,7 @@ from watchbill_collector.cli.errors import Misused
 from watchbill_collector.cli.options import Session, seconds, talks
 from watchbill_collector.cli.screen import ago, clean, labels_text, span
 
-HEAD = ("ID", "STATE", "ENDS", "FIRING", "AUTHOR", "MATCHERS", "REASON")
+HEAD = ("ID", "STATE", "ENDS", "FIRING", "AUTHOR", "MATCHERS", "WITHIN", "REASON")
 SHOWN_MAX = 20
 
 
@@ -49,6 +49,7 @@ def _list(session: Session, *, expired: bool) -> None:
                 str(one["firing"]),
                 one["author"],
                 one["matchers"],
+                one["scope"] or "everything",
                 one["reason"],
             )
             for one in rows
@@ -92,7 +93,10 @@ def add(
         session.screen.json(made)
         return
     silence = made["silence"]
-    session.screen.line(f"Silence {silence['id']} for {span(duration_s)}: {clean(silence['matchers'], 400)}")
+    within = f" within {clean(silence['scope'], 400)}" if silence["scope"] else ""
+    session.screen.line(
+        f"Silence {silence['id']} for {span(duration_s)}: {clean(silence['matchers'], 400)}{within}"
+    )
     _matched(session, made)
     session.screen.line(f"To end it early: watchbill silences expire {silence['id']}")
 

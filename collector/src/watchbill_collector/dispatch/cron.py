@@ -1,29 +1,37 @@
-"""When a cron line comes round in a time zone, for windows of maintenance.
+"""When a cron line comes round in a time zone, for windows of maintenance and for the digest.
 
 Five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday), each `*`, a number, a range
-`1-5`, a list `1,3`, with a step `*/15`; months and days also by their English three letters. As in Vixie's cron,
-a day has to satisfy one of the two day fields when both are restricted, else both.
+`1-5`, a list `1,3`, with a step `*/15`; months and days also by their English three letters, `L` for a month's last
+day, `sun#1` for its first Sunday, `5L` for its last Friday. As in Vixie's cron, a day has to satisfy one of the two day
+fields when both are restricted, else both.
 
-Where clocks change: a time that a spring night skips comes as much later as the clock jumped (02:30 is then
-03:30). A time that an autumn night has twice comes once, the first time, when the hour is fixed; a line whose
-hour is `*` goes by real time and comes in both hours.
+cronsim reads the fields and knows the calendar. It is asked for times on a clock without a zone, because what happens
+where clocks change is decided here: a time that a spring night skips comes as much later as the clock jumped (02:30 is
+then 03:30; cronsim would have 03:00). A time that an autumn night has twice comes once, the first time, when the hour
+is fixed; a line whose hour begins with `*` goes by real time and comes in both hours.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
 
-LINE_CHARACTERS_MAX = 200
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_FIELDS = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of month", 1, 31, ()),
-    ("month", 1, 12, _MONTHS),
-    ("day of week", 0, 7, _DAYS),
+from cronsim import CronSim, CronSimError
+
+LINE_CHARACTERS_MAX: Final = 200
+FIELDS: Final = (
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of month", "1 to 31"),
+    ("month", "1 to 12 or jan to dec"),
+    ("day of week", "0 to 7 or sun to sat"),
 )
+MARGIN: Final = timedelta(hours=26)
+"""How far what a clock shows may be out of order: zones have jumped over a whole day."""
+AGAIN: Final = timedelta(hours=3)
+"""How far a change of the clock moves times against one another today."""
+_ANY_DAY: Final = datetime(2000, 1, 1)
 
 
 class BadCron(ValueError):
@@ -32,51 +40,67 @@ class BadCron(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A line, read. The day of week counts from Sunday, 0."""
+    """A line, read. `every_hour`: it goes by real time where clocks change."""
 
     text: str
-    minutes: tuple[int, ...]
-    hours: tuple[int, ...]
-    days: frozenset[int]
-    months: frozenset[int]
-    weekdays: frozenset[int]
-    either_day: bool
     every_hour: bool
 
     def starts(self, zone: ZoneInfo, after_ms: int, until_ms: int) -> Iterator[int]:
         """The moments in (after, until], in UTC milliseconds; in order but for what a clock change repeats."""
-        # A day more on both sides: zones differ from UTC by up to 14 hours.
-        day = datetime.fromtimestamp(after_ms / 1000, UTC).date() - timedelta(days=1)
-        last = datetime.fromtimestamp(until_ms / 1000, UTC).date() + timedelta(days=1)
-        while day <= last:
-            if self._day(day):
-                for at_ms in self._of_day(day, zone):
-                    if after_ms < at_ms <= until_ms:
-                        yield at_ms
-            day += timedelta(days=1)
+        last = _shown(until_ms, zone) + MARGIN
+        for local in CronSim(self.text, _shown(after_ms, zone) - MARGIN):
+            if local > last:
+                return
+            for at_ms in self._moments(local, zone):
+                if after_ms < at_ms <= until_ms:
+                    yield at_ms
 
-    def _day(self, day: date) -> bool:
-        if day.month not in self.months:
-            return False
-        by_date, by_week = day.day in self.days, day.isoweekday() % 7 in self.weekdays
-        return by_date or by_week if self.either_day else by_date and by_week
+    def latest(self, zone: ZoneInfo, now_ms: int, within_ms: int) -> int:
+        """The newest moment in (now - within, now]; 0 if there is none. Takes no longer for a line that comes often."""
+        found = 0
+        earliest = _shown(now_ms - within_ms, zone) - MARGIN
+        for local in CronSim(self.text, _shown(now_ms, zone) + AGAIN, reverse=True):
+            if local < earliest:
+                break
+            for at_ms in self._moments(local, zone):
+                if now_ms - within_ms < at_ms <= now_ms and at_ms > found:
+                    found = at_ms
+                    earliest = max(earliest, local - AGAIN)
+        return found
 
-    def _of_day(self, day: date, zone: ZoneInfo) -> Iterator[int]:
-        for hour in self.hours:
-            for minute in self.minutes:
-                local = datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone)
-                first = round(local.timestamp() * 1000)
-                if not self.every_hour or _exists(local):
-                    yield first
-                again = local.replace(fold=1)
-                # Of a skipped time the second reading lies before the first: it is no second coming.
-                if self.every_hour and round(again.timestamp() * 1000) > first:
-                    yield round(again.timestamp() * 1000)
+    def next(self, zone: ZoneInfo, after_ms: int, within_ms: int) -> int:
+        """The first moment in (after, after + within]; 0 if there is none."""
+        found = 0
+        last = _shown(after_ms + within_ms, zone) + MARGIN
+        for local in CronSim(self.text, _shown(after_ms, zone) - AGAIN):
+            if local > last:
+                break
+            for at_ms in self._moments(local, zone):
+                if after_ms < at_ms <= after_ms + within_ms and (not found or at_ms < found):
+                    found = at_ms
+                    last = min(last, local + AGAIN)
+        return found
+
+    def _moments(self, local: datetime, zone: ZoneInfo) -> Iterator[int]:
+        """When a clock of that zone shows this: once as a rule, and never or twice in a night that it is changed."""
+        there = local.replace(tzinfo=zone)
+        first_ms = round(there.timestamp() * 1000)
+        if not self.every_hour or _exists(there):
+            yield first_ms
+        again_ms = round(there.replace(fold=1).timestamp() * 1000)
+        # Of a skipped time the second reading lies before the first: it is no second coming.
+        if self.every_hour and again_ms > first_ms:
+            yield again_ms
 
 
-def _exists(local: datetime) -> bool:
+def _shown(at_ms: int, zone: ZoneInfo) -> datetime:
+    """What a clock of that zone shows."""
+    return datetime.fromtimestamp(at_ms / 1000, zone).replace(tzinfo=None)
+
+
+def _exists(there: datetime) -> bool:
     """Whether clocks show this time at all on that day."""
-    return local.astimezone(UTC).astimezone(local.tzinfo).replace(tzinfo=None) == local.replace(tzinfo=None)
+    return there.astimezone(UTC).astimezone(there.tzinfo).replace(tzinfo=None) == there.replace(tzinfo=None)
 
 
 def read_cron(text: str) -> Cron:
@@ -84,45 +108,20 @@ def read_cron(text: str) -> Cron:
     if len(text) > LINE_CHARACTERS_MAX:
         raise BadCron(f"{len(text)} characters, at most {LINE_CHARACTERS_MAX}")
     parts = text.lower().split()
-    if len(parts) != len(_FIELDS):
+    if len(parts) != len(FIELDS):
         raise BadCron(f"{len(parts)} fields, wanted 5: minute hour day-of-month month day-of-week")
-    values = [
-        _field(part, name, low, high, words)
-        for part, (name, low, high, words) in zip(parts, _FIELDS, strict=True)
-    ]
-    minutes, hours, days, months, weekdays = values
-    return Cron(
-        text=" ".join(parts),
-        minutes=tuple(sorted(minutes)),
-        hours=tuple(sorted(hours)),
-        days=frozenset(days),
-        months=frozenset(months),
-        weekdays=frozenset(day % 7 for day in weekdays),
-        either_day=not parts[2].startswith("*") and not parts[4].startswith("*"),
-        every_hour=parts[1].startswith("*"),
-    )
+    for number, (part, (name, values)) in enumerate(zip(parts, FIELDS, strict=True)):
+        if not part.isascii() or not _readable(" ".join([*"*" * number, part, *"*" * (4 - number)])):
+            raise BadCron(f"{name}: {part[:20]!r}, wanted {values}, lists, ranges not backwards, steps")
+    line = " ".join(parts)
+    if not _readable(line):
+        raise BadCron(f"day of month: {parts[2][:20]!r}, a day that none of these months has")
+    return Cron(line, parts[1].startswith("*"))
 
 
-def _field(part: str, name: str, low: int, high: int, words: tuple[str, ...]) -> set[int]:
-    found: set[int] = set()
-    for item in part.split(","):
-        span, slash, step_text = item.partition("/")
-        step = _number(step_text, name, 1, high, ()) if slash else 1
-        if span == "*":
-            first, last = low, high
-        else:
-            start, dash, end = span.partition("-")
-            first = _number(start, name, low, high, words)
-            last = _number(end, name, low, high, words) if dash else (high if slash else first)
-        if first > last:
-            raise BadCron(f"{name}: the range {span} runs backwards")
-        found.update(range(first, last + 1, step))
-    return found
-
-
-def _number(text: str, name: str, low: int, high: int, words: tuple[str, ...]) -> int:
-    if text in words:
-        return words.index(text) + low
-    if not text.isascii() or not text.isdigit() or len(text) > 2 or not low <= int(text) <= high:
-        raise BadCron(f"{name}: {text[:20]!r} is not a number from {low} to {high}")
-    return int(text)
+def _readable(line: str) -> bool:
+    try:
+        CronSim(line, _ANY_DAY)
+    except CronSimError:
+        return False
+    return True

@@ -22,7 +22,7 @@ from watchbill.daemon import Stamp
 from watchbill_collector.dispatch.outbox import Outbox
 from watchbill_collector.dispatch.plan import Hush, Plan, Planner, World
 from watchbill_collector.dispatch.routing import Routing
-from watchbill_collector.dispatch.sender import ChannelHealth, Send, Sender
+from watchbill_collector.dispatch.sender import ChannelHealth, Send, Sender, unchanging
 from watchbill_collector.dispatch.silence import Silence
 from watchbill_collector.dispatch.values import Standing
 from watchbill_collector.notifiers.notice import Notice
@@ -101,6 +101,7 @@ class Dispatcher:
         send: Send,
         *,
         jitter: Uniform | None = None,
+        stamp: Callable[[str], object] = unchanging,
     ) -> None:
         self.outbox = outbox
         self.stats = DispatchStats()
@@ -110,6 +111,7 @@ class Dispatcher:
         self._clock = clock
         self._send = send
         self._jitter = jitter
+        self._stamp = stamp
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -132,6 +134,8 @@ class Dispatcher:
         async with self._lock:
             self._setup = setup
             gone = [self._senders.pop(name) for name in self._senders.keys() - setup.channels]
+            for each in self._senders.values():
+                each.sender.try_again()
             for name in sorted(setup.channels - self._senders.keys()):
                 self._senders[name] = _Task(self._sender(name))
             self._due = True
@@ -150,6 +154,7 @@ class Dispatcher:
             changed=self.look,
             ready=self._kept,
             jitter=self._jitter,
+            stamp=self._stamp,
         )
 
     def begin(self, alerts: Alerts, keep: Callable[[], bool] = _always) -> None:

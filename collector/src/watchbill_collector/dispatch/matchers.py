@@ -55,6 +55,8 @@ def read_match(text: str) -> Match:
         raise BadMatchers(f"{len(text)} characters, at most {MATCHERS_TEXT_MAX} are taken")
     if "\x00" in text:
         raise BadMatchers("a NUL character")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise BadMatchers("half of a character (a lone surrogate)")
     try:
         return compiled(Selector.from_config(text))
     except NotWanted as exc:

@@ -6,6 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from watchbill.clock import Clock
 from watchbill_collector.dispatch.dispatcher import Dispatcher
+from watchbill_collector.dispatch.outbox import OUTCOMES
 from watchbill_collector.dispatch.watchdog import WatchdogPing
 
 _PREFIX = "watchbill_collector"
@@ -29,7 +30,9 @@ class DispatchMetrics:
         notices = CounterMetricFamily(
             f"{_PREFIX}_notices", "Notices that ended, by how.", labels=("channel", "outcome")
         )
-        for (channel, outcome), count in sorted(outbox.counters.outcomes.items()):
+        # From zero on: the first notice that is lost has to be an increase.
+        seen = {(one.name, outcome): 0 for one in self._dispatcher.health() for outcome in OUTCOMES}
+        for (channel, outcome), count in sorted((seen | outbox.counters.outcomes).items()):
             notices.add_metric((channel, outcome), float(count))
         yield notices
         yield from self._channels()

@@ -5,7 +5,7 @@ line, and a channel that nobody defined with its name.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -106,10 +106,13 @@ def read_routing(
     maintenance: Sequence[Table],
     channels: Sequence[str],
     digest: Digest,
+    without_digest: Mapping[str, str] | None = None,
 ) -> tuple[Routing, list[Problem]]:
     """The routes and windows, and everything that is wrong with them. `channels` are the names that exist, in
-    order: without any route, all alerts go to the first.
+    order: without any route, all alerts go to the first. `without_digest` are those of them that take no digest, with
+    the way by which they are told instead.
     """
+    instead = {name: Way(way) for name, way in (without_digest or {}).items()}
     problems: list[Problem] = []
     windows = [window for table in maintenance for window in _window(table, problems)]
     names = [window.name for window in windows]
@@ -124,11 +127,21 @@ def read_routing(
     for kind, tables, bound in (("route", routes, ROUTES_MAX), ("maintenance", maintenance, WINDOWS_MAX)):
         if len(tables) > bound:
             problems.append(tables[bound].problem("", f"{len(tables)} of [[{kind}]]", f"at most {bound}"))
+    for table, route in zip(routes, read, strict=False) if len(read) == len(routes) else ():
+        problems += _no_digest(table, route, instead)
     if not routes and channels:
         read = [Route(name="default", match=Match(), channels=(channels[0],))]
     hour, minute = digest.at.split(":")
     daily = read_cron(f"{int(minute)} {int(hour)} * * *")
-    return Routing(tuple(read), tuple(windows), daily, ZoneInfo(digest.zone)), problems
+    return Routing(tuple(read), tuple(windows), daily, ZoneInfo(digest.zone), instead), problems
+
+
+def _no_digest(table: Table, route: Route, instead: Mapping[str, Way]) -> Iterator[Problem]:
+    """A digest to a channel that takes none: it would be refused every morning."""
+    for name in route.channels:
+        if route.way is Way.DIGEST and name in instead:
+            wanted = "a channel that takes a digest, or another way"
+            yield table.problem("way", f'"digest" to "{name}"', wanted)
 
 
 def _window(table: Table, problems: list[Problem]) -> Iterator[Window]:

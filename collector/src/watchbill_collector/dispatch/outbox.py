@@ -28,6 +28,7 @@ GIVEN_UP: Final = "given_up"
 OVERTAKEN: Final = "overtaken"
 UNREADABLE: Final = "unreadable"
 """How a notice ends. Overtaken: before it could be sent, there was something newer to say instead."""
+OUTCOMES: Final = (DELIVERED, REFUSED, GIVEN_UP, OVERTAKEN)
 DETAIL_CHARACTERS_MAX: Final = 500
 
 
@@ -301,6 +302,7 @@ def _short(text: str) -> str:
 __all__ = [
     "DELIVERED",
     "GIVEN_UP",
+    "OUTCOMES",
     "OVERTAKEN",
     "REFUSED",
     "Outbox",

@@ -137,7 +137,8 @@ class Planner:
                 assert destination is not None, "a key that is in neither"
                 thread = _begun(destination, world.now_ms)
             self._thread(world, standings, thread, eligible, destination, plan)
-        self._look_again(world, threads, plan)
+        # A digest that begins with this plan has its time to wait for, too.
+        self._look_again(world, {**threads, **plan.threads}, plan)
         return plan
 
     # Who is told of what.
@@ -199,7 +200,7 @@ class Planner:
         silenced = remembered.silenced.get(key)
         if silenced is None:
             silenced = remembered.silenced[key] = tuple(
-                one.silence_id for one in silences if one.match.matches(alert.labels)
+                one.silence_id for one in silences if one.silences(alert.labels)
             )
         if silenced:
             silenced = tuple(one for one in silenced if one in active)
@@ -303,8 +304,8 @@ class Planner:
         if not thread.told_ms:
             thread = replace(thread, told_ms=now_ms)
         thread = replace(thread, told=lines, left_out=left_out)
-        starts = world.routing.digest.starts(world.routing.digest_zone, now_ms - DAY_MS, now_ms)
-        if lines and thread.queued is None and max(starts, default=0) > thread.told_ms:
+        due_ms = world.routing.digest.latest(world.routing.digest_zone, now_ms, DAY_MS)
+        if lines and thread.queued is None and due_ms > thread.told_ms:
             base = _next_life(thread, now_ms)
             notice, waiting = self._composer.digest(base, now_ms)
             plan.notices.append(notice)

@@ -59,6 +59,8 @@ class Routing:
     windows: tuple[Window, ...] = ()
     digest: Cron = field(default_factory=lambda: read_cron("0 8 * * *"))
     digest_zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
+    without_digest: Mapping[str, Way] = field(default_factory=dict)
+    """Channels that take no digest, and how they are told what would be in one."""
 
     def routes_of(self, labels: Mapping[str, str]) -> list[Route]:
         """The routes that an alert takes."""
@@ -97,13 +99,20 @@ def destinations(alert: Standing, routing: Routing, root: str, also: str = "") -
         way = way_of(alert, route)
         if way is Way.NONE:
             continue
-        group = () if way is Way.DIGEST else group_of(alert.labels, route, root)
         for channel in (*route.channels, also):
-            if channel and channel not in found:
-                found[channel] = Destination(
-                    thread_key(route, channel, way, group), route, channel, way, group
-                )
+            told = _told_how(way, alert, routing.without_digest.get(channel))
+            if channel and channel not in found and told is not Way.NONE:
+                group = () if told is Way.DIGEST else group_of(alert.labels, route, root)
+                key = thread_key(route, channel, told, group)
+                found[channel] = Destination(key, route, channel, told, group)
     return list(found.values())
+
+
+def _told_how(way: Way, alert: Standing, instead: Way | None) -> Way:
+    """The way to one channel; `instead` is what a channel gets that takes no digest. The past never pages."""
+    if way is not Way.DIGEST or instead is None:
+        return way
+    return Way.NONE if alert.quiet else instead
 
 
 def group_of(labels: Mapping[str, str], route: Route, root: str) -> Labels:

@@ -4,6 +4,11 @@ Order: as queued, except that a notice which failed `ROUNDS` times gives way to 
 one the peer cannot digest does not hold up the rest. A failure that trying again may mend makes the channel wait:
 full jitter up to `CAP_S`, or what the peer asked for. Before each attempt it is written down that there is one;
 after a crash the same notice goes out again under the same key.
+
+A peer that refuses us and not the notice (a wrong secret, a wrong address) makes the channel *held*: its notices are
+kept, the channel counts as failing, and it is tried again as soon as its configuration or a secret file changes. It is
+tried now and then all the same, because it may be the peer's own mistake that somebody mends over there; seldom
+enough that no account is locked for it. `AGE_MS_MAX` bounds this as everything.
 """
 
 import asyncio
@@ -27,6 +32,8 @@ SEND_S_MAX: Final = 180.0
 """One attempt, whatever the channel's own timeout: what hangs is a failure."""
 BASE_S: Final = 1.0
 CAP_S: Final = 300.0
+HELD_BASE_S: Final = 60.0
+HELD_CAP_S: Final = 900.0
 RETRY_AFTER_S_MAX: Final = 3_600.0
 """What a peer may ask for at most."""
 ROUNDS: Final = 3
@@ -48,10 +55,19 @@ class ChannelHealth:
     queued: int
     oldest_ms: int
     """When the oldest waiting notice was made."""
+    held: bool = False
+    """Its peer refuses us: somebody has to mend its configuration or its secret."""
+
+
+def unchanging(_: str) -> object:
+    """Of a channel whose configuration stays as it is."""
+    return None
 
 
 class Sender:
-    """A channel at work. `changed` is called after everything that ended, so that what follows is planned."""
+    """A channel at work. `changed` is called after everything that ended, so that what follows is planned. `stamp`
+    gives another value when the configuration or a secret of the channel has changed; it may block.
+    """
 
     def __init__(
         self,
@@ -64,6 +80,7 @@ class Sender:
         changed: Callable[[], None],
         ready: Callable[[], Awaitable[bool]],
         jitter: Uniform | None = None,
+        stamp: Callable[[str], object] = unchanging,
     ) -> None:
         self.name = name
         self.in_flight = ""
@@ -78,6 +95,10 @@ class Sender:
         self._changed = changed
         self._ready = ready
         self._backoff = Backoff(BASE_S, CAP_S, jitter=jitter)
+        self._held_backoff = Backoff(HELD_BASE_S, HELD_CAP_S, jitter=jitter)
+        self._held = False
+        self._stamp = stamp
+        self._tried_with: object = None
         self._not_before_s = 0.0
         self._wake = asyncio.Event()
         self._stopping = False
@@ -91,9 +112,17 @@ class Sender:
         """There may be work."""
         self._wake.set()
 
+    def try_again(self) -> None:
+        """Whatever it waits for may be over: a person has changed something."""
+        self._not_before_s = 0.0
+        self._backoff.reset()
+        self._held_backoff.reset()
+        self._wake.set()
+
     async def run(self) -> None:
         """Until it is stopped or cancelled."""
         while not self._stopping:
+            await self._look_at_secrets()
             wait_s = self._not_before_s - self._clock.monotonic_s()
             if wait_s <= 0 and await self.turn():
                 continue
@@ -106,6 +135,7 @@ class Sender:
 
     async def turn(self) -> bool:
         """Try one notice, unless the channel has to wait; whether there was one."""
+        await self._look_at_secrets()
         if self._clock.monotonic_s() < self._not_before_s:
             return False
         async with self._lock:
@@ -119,13 +149,21 @@ class Sender:
             self._changed()
         return True
 
+    async def _look_at_secrets(self) -> None:
+        if self._held and await asyncio.to_thread(self._stamp, self.name) != self._tried_with:
+            log.warning("a channel that was refused has been changed", extra=fields(channel=self.name))
+            self._held = False
+            self.try_again()
+
     async def _take(self) -> Waiting | None:
         """The next notice, marked as being tried; those that are too old are given up on the way."""
         while True:
             queue = self._outbox.of_channel(self.name)
             if not queue:
                 return None
-            waiting = min(queue, key=lambda one: (one.attempts // ROUNDS, one.number))
+            # Should it be one notice after all that the peer does not want, the next try is another one's.
+            rounds = 1 if self._held else ROUNDS
+            waiting = min(queue, key=lambda one: (one.attempts // rounds, one.number))
             now_ms = self._clock.wall_ms()
             old = [one for one in queue if now_ms - one.notice.created_ms > AGE_MS_MAX]
             if old:
@@ -147,31 +185,34 @@ class Sender:
 
     async def _send(self, waiting: Waiting) -> None:
         key = waiting.notice.key
+        # Before, so that what is changed meanwhile is not missed.
+        self._tried_with = await asyncio.to_thread(self._stamp, self.name)
         try:
             async with asyncio.timeout(SEND_S_MAX):
                 delivered = await self._deliver(self.name, waiting.notice)
         except SendFailed as exc:
-            await self._failed(waiting, exc.why, transient=exc.transient, retry_after_s=exc.retry_after_s)
+            await self._failed(waiting, exc)
         except TimeoutError:
-            await self._failed(waiting, f"no answer within {SEND_S_MAX:.0f} s", transient=True)
+            late = SendFailed(f"no answer within {SEND_S_MAX:.0f} s", transient=True)
+            await self._failed(waiting, late)
         else:
             async with self._lock:
                 await self._outbox.end(key, DELIVERED, delivered.detail, self._clock.wall_ms())
             self._works()
 
-    async def _failed(
-        self, waiting: Waiting, why: str, *, transient: bool, retry_after_s: float | None = None
-    ) -> None:
-        now_ms = self._clock.wall_ms()
+    async def _failed(self, waiting: Waiting, failure: SendFailed) -> None:
+        now_ms, why = self._clock.wall_ms(), failure.why
         self.last_error = why
         if not self.failing_since_ms:
             self.failing_since_ms = now_ms
-            log.error("a channel fails", extra=fields(channel=self.name, why=why))
+            log.error("a channel fails", extra=fields(channel=self.name, why=why, held=failure.unwelcome))
+        self._held = failure.unwelcome
         async with self._lock:
-            if transient:
+            if failure.transient:
                 await self._outbox.failed(waiting.notice.key, why, now_ms)
-                asked_s = min(max(retry_after_s or 0.0, 0.0), RETRY_AFTER_S_MAX)
-                self._not_before_s = self._clock.monotonic_s() + self._backoff.next_s(asked_s)
+                asked_s = min(max(failure.retry_after_s or 0.0, 0.0), RETRY_AFTER_S_MAX)
+                waits = self._held_backoff if self._held else self._backoff
+                self._not_before_s = self._clock.monotonic_s() + waits.next_s(asked_s)
             else:
                 log.error(
                     "a notice is refused", extra=fields(channel=self.name, notice=waiting.notice.key, why=why)
@@ -185,6 +226,8 @@ class Sender:
             log.warning("a channel works again", extra=fields(channel=self.name, failed_s=seconds))
         self.failing_since_ms, self.last_error, self.last_delivered_ms = 0, "", now_ms
         self._backoff.reset()
+        self._held_backoff.reset()
+        self._held = False
         self._not_before_s = 0.0
 
     def health(self) -> ChannelHealth:
@@ -198,4 +241,5 @@ class Sender:
             last_delivered_ms=self.last_delivered_ms,
             queued=len(queue),
             oldest_ms=min((one.notice.created_ms for one in queue), default=0),
+            held=self._held,
         )

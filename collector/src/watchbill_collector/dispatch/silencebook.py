@@ -6,6 +6,7 @@ second who ends a silence early is told that somebody was quicker.
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from watchbill.clock import Clock
@@ -17,6 +18,7 @@ from watchbill_collector.dispatch.silence import (
     SILENCES_MAX,
     Silence,
 )
+from watchbill_collector.scopes import EVERYTHING, Bindings, NoBindings, View
 from watchbill_collector.store import Store, silences
 from watchbill_collector.store.silences import SilenceRow
 
@@ -24,6 +26,8 @@ AUTHOR_CHARACTERS_MAX: Final = 128
 START_S_MAX: Final = 366 * 86_400
 """How far ahead a silence may begin."""
 ID_BYTES: Final = 6
+SCOPES_JOINED_BY: Final = "\n"
+"""The spelling of a scope has no line break."""
 
 
 class NoSilence(Refused):
@@ -31,14 +35,21 @@ class NoSilence(Refused):
 
 
 class SilenceBook:
-    """`changed` is called on the loop after every change."""
+    """`changed` is called on the loop after every change; `bindings` say which hosts are in which scope."""
 
-    def __init__(self, store: Store, clock: Clock, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        changed: Callable[[], None] = lambda: None,
+        bindings: Bindings | None = None,
+    ) -> None:
         self.unreadable = 0
         """Silences in the store that make no sense to this version; they silence nothing."""
         self.changed = changed
         self._store = store
         self._clock = clock
+        self._bindings = bindings if bindings is not None else NoBindings()
         self._all: tuple[Silence, ...] = ()
 
     def load(self) -> None:
@@ -61,10 +72,18 @@ class SilenceBook:
             starts_ms=row.starts_ms,
             ends_ms=row.ends_ms,
             expired_by=row.expired_by,
+            # Of scopes that this version cannot read, nothing is silenced.
+            scope=View.of(row.scope.split(SCOPES_JOINED_BY)),
+            bindings=self._bindings,
+            generation=self._bindings.generation,
         )
 
     def all(self) -> tuple[Silence, ...]:
         """Every silence that is kept, ended ones too; the same object as long as nothing changes."""
+        generation = self._bindings.generation
+        if any(one.generation != generation and not one.scope.whole for one in self._all):
+            # Hosts came or went: what keeps to a scope may mean other alerts than before.
+            self._all = tuple(replace(one, generation=generation) for one in self._all)
         return self._all
 
     def get(self, silence_id: str) -> Silence:
@@ -75,11 +94,19 @@ class SilenceBook:
         raise NoSilence(f"there is no silence {silence_id[:40]!r}: watchbill silences list")
 
     async def add(
-        self, matchers: str, duration_s: float, reason: str, author: str, starts_in_s: float = 0.0
+        self,
+        matchers: str,
+        duration_s: float,
+        reason: str,
+        author: str,
+        starts_in_s: float = 0.0,
+        scope: View = EVERYTHING,
     ) -> Silence:
-        """Silence from now, or from a while ahead. Raises UsageError for what cannot be, Busy beyond the bound,
-        StorageError.
+        """Silence from now, or from a while ahead, never more than `scope` takes in. Raises UsageError for what cannot
+        be, Busy beyond the bound, StorageError.
         """
+        if scope.scopes is not None and not scope.scopes:
+            raise Refused("a silence needs a scope that takes in something")
         try:
             match = read_match(matchers)
         except BadMatchers as exc:
@@ -106,6 +133,7 @@ class SilenceBook:
             created_ms=now_ms,
             starts_ms=starts_ms,
             ends_ms=starts_ms + round(duration_s * 1000),
+            scope=SCOPES_JOINED_BY.join(one.text for one in scope.scopes or ()),
         )
         await self._store.write(lambda connection: silences.add_silence(connection, self._store.site, row))
         made = self._silence(row)
@@ -127,16 +155,7 @@ class SilenceBook:
         )
         if not done:
             raise Refused(quicker)
-        after = Silence(
-            silence_id=before.silence_id,
-            match=before.match,
-            reason=before.reason,
-            author=before.author,
-            created_ms=before.created_ms,
-            starts_ms=before.starts_ms,
-            ends_ms=now_ms,
-            expired_by=by,
-        )
+        after = replace(before, ends_ms=now_ms, expired_by=by)
         self._all = tuple(after if one.silence_id == silence_id else one for one in self._all)
         self.changed()
         return after

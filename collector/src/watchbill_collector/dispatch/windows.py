@@ -20,12 +20,12 @@ class Window:
     def until_ms(self, now_ms: int) -> int:
         """When the window that is open now closes; 0 while it is shut. One that opens again while it is open
         goes on."""
-        starts = self.cron.starts(self.zone, now_ms - self.duration_ms, now_ms)
-        return max((start + self.duration_ms for start in starts), default=0)
+        start_ms = self.cron.latest(self.zone, now_ms, self.duration_ms)
+        return start_ms + self.duration_ms if start_ms else 0
 
     def opens_ms(self, now_ms: int, within_ms: int) -> int:
         """When it opens next, 0 if not so soon."""
-        return min(self.cron.starts(self.zone, now_ms, now_ms + within_ms), default=0)
+        return self.cron.next(self.zone, now_ms, within_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Final, Literal
 
 from watchbill.clock import Clock, SystemClock
 from watchbill.config import Duration, option
@@ -28,13 +28,13 @@ from watchbill_collector.notifiers.secret import Secret, SecretFile
 
 TIMEOUT_S: Final = 15
 TIMEOUT_S_MAX: Final = 120
-NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 
 def _name(value: str) -> str | None:
     if NAME_PATTERN.fullmatch(value):
         return None
-    return "1 to 64 letters, digits, dots, underscores and hyphens: routes and `notify test` name it"
+    return "1 to 63 letters, digits, dots, underscores and hyphens: routes and `notify test` name it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,8 @@ class Channel(ABC):
 
     kind: ClassVar[str]
     options_type: ClassVar[type[Any]]
+    instead_of_digest: ClassVar[Literal["page", "none"] | None] = None
+    """For a kind that takes no digest: whether what would be one is sent at once, or not at all."""
     refresh_s: float | None = None
     """Seconds within which a notice that still fires has to be sent again, where the peer forgets; else None."""
 
@@ -83,6 +85,14 @@ class Channel(ABC):
 
     async def close(self) -> None:  # noqa: B027 - most channels hold nothing open.
         """Let go of what is held open."""
+
+    def secrets_stamp(self) -> tuple[object, ...]:
+        """Another value when one of its secret files has changed. Blocks for a look at them."""
+        options: Any = getattr(self, "_options", None)
+        if not is_dataclass(options):
+            return ()
+        said = [getattr(options, each.name) for each in fields(options)]
+        return tuple(one.stamp() for one in said if isinstance(one, SecretFile))
 
     def ready(self) -> None:  # noqa: B027 - some channels need nothing.
         """Look whether what the channel needs is there, without sending. Raises SendFailed."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from watchbill.logs import fields
+from watchbill_collector.notifiers.channel import Channel
 from watchbill_collector.notifiers.notice import Delivered, Notice, Notifier, SendFailed
 
 log = logging.getLogger("watchbill.notifiers")
@@ -26,6 +27,7 @@ class _Generation:
     """The channels of one configuration, and how many notices are on their way through them."""
 
     channels: Mapping[str, Notifier]
+    number: int = 0
     sending: int = 0
     retired: bool = False
 
@@ -46,6 +48,13 @@ class ChannelSet:
         """The kind of a channel; "" when there is none of that name."""
         return str(getattr(self._now.channels.get(name), "kind", ""))
 
+    def stamp(self, name: str) -> object:
+        """Another one whenever the channel's configuration or one of its secret files has changed. Blocks for a look at
+        the files.
+        """
+        channel = self._now.channels.get(name)
+        return (self._now.number, channel.secrets_stamp() if isinstance(channel, Channel) else None)
+
     def refresh_s(self, name: str) -> float | None:
         """Seconds within which a notice that still fires has to be sent again, for channels whose peer forgets
         (alertmanager); None for all others.
@@ -58,7 +67,7 @@ class ChannelSet:
         generation = self._now
         channel = generation.channels.get(name)
         if channel is None:
-            raise SendFailed(f"there is no channel {name!r} any more", transient=False)
+            raise SendFailed(f"there is no channel {name!r} any more", transient=True, unwelcome=True)
         generation.sending += 1
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -83,7 +92,7 @@ class ChannelSet:
 
     def swap(self, channels: Mapping[str, Notifier]) -> None:
         """Take these from the next notice on; the old ones are closed when they are done."""
-        before, self._now = self._now, _Generation(dict(channels))
+        before, self._now = self._now, _Generation(dict(channels), self._now.number + 1)
         before.retired = True
         self._close_if_done(before)
 

@@ -53,6 +53,20 @@ def channel_problems(tables: Sequence[Table]) -> list[Problem]:
     return []
 
 
+def without_digest(tables: Sequence[Table]) -> dict[str, str]:
+    """The channels whose kind takes no digest, by name, with what becomes of one: page or none. Tables that are wrong
+    are left out.
+    """
+    kinds = discover()
+    found: dict[str, str] = {}
+    for table in tables:
+        name, said = table.values.get("name"), table.values.get("kind")
+        kind = kinds.get(said) if isinstance(said, str) else None
+        if isinstance(name, str) and kind is not None and kind.instead_of_digest is not None:
+            found[name] = kind.instead_of_digest
+    return found
+
+
 def _read(table: Table) -> Configured:
     kinds = discover()
     said = table.values.get("kind")

@@ -40,8 +40,9 @@ def template_fault(text: str) -> str:
     except BadTemplate as error:
         return str(error)
     except Failed as error:
-        # An undefined variable is a mistake in any notice; the rest may depend on what the labels are.
-        return str(error) if "undefined variable" in str(error) else ""
+        # These are mistakes in any notice; the rest may depend on what the labels are.
+        always = ("undefined variable", "can't iterate over")
+        return str(error) if any(words in str(error) for words in always) else ""
     return ""
 
 

@@ -100,13 +100,19 @@ class SendFailed(WatchbillError):
 
     `transient` says whether trying again can help: a person who renews a certificate helps too, a notice that
     the peer understood and refused stays refused. `retry_after_s` is the peer's own wish, None without one.
+
+    `unwelcome`: the peer refuses us and not this notice - a wrong secret, a wrong address. Every notice would fare so
+    until somebody mends the channel, and then every one goes; it is transient, and not worth asking often.
     """
 
-    def __init__(self, why: str, *, transient: bool, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, why: str, *, transient: bool, retry_after_s: float | None = None, unwelcome: bool = False
+    ) -> None:
         super().__init__(why)
         self.why = why
-        self.transient = transient
+        self.transient = transient or unwelcome
         self.retry_after_s = retry_after_s
+        self.unwelcome = unwelcome
 
 
 class Notifier(Protocol):

@@ -9,7 +9,9 @@ The addresses come from the configuration alone. Nothing that a host sends can n
 make the collector call somewhere; an administrator may well name a service on loopback.
 
 Whether trying again helps: nobody answered, 5xx, 408, 425, 429: yes. TLS that cannot be verified: yes, for a
-person will renew the certificate. Other answers that are no 2xx: no, the same notice would be refused again.
+person will renew the certificate. 401, 402, 403, 404, 405, 407, 410 and redirects speak of us or of the address and
+not of the notice: it waits until somebody has mended the channel. Other answers that are no 2xx: no, the same notice
+would be refused again.
 """
 
 import asyncio
@@ -52,6 +54,7 @@ RETRY_AFTER_S_MAX: Final = 3_600.0
 """A peer may ask for an hour of patience; whoever asks for more is asked again after one."""
 URL_CHARS_MAX: Final = 2_000
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
+_UNWELCOME: Final = frozenset({401, 402, 403, 404, 405, 407, 410})
 
 
 def url_fault(text: str) -> str | None:
@@ -193,7 +196,7 @@ class Peer:
             after = f"no answer within {self._options.timeout.to_config()}"
             raise SendFailed(f"{where}: {after}", transient=True) from exc
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as exc:
-            raise SendFailed(f"{where}: the address cannot be used", transient=False) from exc
+            raise SendFailed(f"{where}: the address cannot be used", transient=True, unwelcome=True) from exc
         except (httpx2.HTTPError, OSError) as exc:
             raise SendFailed(hidden(f"{where}: {_reason(exc)}", secrets), transient=True) from exc
 
@@ -295,7 +298,9 @@ def refuse_unless_ok(answer: Answer, where: str) -> None:
         said = "a redirect, which is not followed: configure the address it leads to"
     why = f"{where}: {answer.status}" + (f", {said}" if said else "")
     transient = answer.status >= 500 or answer.status in _TRY_AGAIN
-    raise SendFailed(why, transient=transient, retry_after_s=answer.retry_after_s if transient else None)
+    unwelcome = answer.status < 400 or answer.status in _UNWELCOME
+    wait_s = answer.retry_after_s if transient else None
+    raise SendFailed(why, transient=transient, retry_after_s=wait_s, unwelcome=unwelcome)
 
 
 def retry_after_s(text: str, now_s: float) -> float | None:

@@ -75,6 +75,14 @@ class SecretFile:
             raise Unreadable(f"{self.place}: systemd gave this process no credentials (LoadCredential=)")
         return Path(directory) / self.place.removeprefix(CREDENTIAL_PREFIX)
 
+    def stamp(self) -> tuple[int, ...]:
+        """Another value when the file has changed; empty while it is not there."""
+        try:
+            found = self.path().stat()
+        except (OSError, Unreadable):
+            return ()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
     def read(self) -> Secret:
         """The secret without white space around it. Raises Unreadable, which shows nothing of it."""
         path = self.path()

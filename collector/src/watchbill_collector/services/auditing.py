@@ -223,7 +223,11 @@ class AuditKeeper:
         verdict = await asyncio.to_thread(self._audit.check)
         said = [await asyncio.to_thread(self._witness, name, agent_id) for name, agent_id in asked]
         return AuditVerdict(
-            ok=verdict.whole and all(one.verdict != "disagrees" for one in said),
+            # Whose word was asked for by name has to have spoken: silence is what a forger would arrange.
+            ok=verdict.whole
+            and all(
+                one.verdict == "agrees" or (one.verdict == "silent" and witnesses is None) for one in said
+            ),
             rows=verdict.rows,
             seq=verdict.seq,
             hash=verdict.hash.hex(),

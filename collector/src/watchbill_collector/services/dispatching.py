@@ -16,6 +16,7 @@ from watchbill_collector.dispatch.snapshot import Snapshot
 from watchbill_collector.dispatch.values import Service, fingerprint_of
 from watchbill_collector.dispatch.watchdog import WatchdogPing, read_headers
 from watchbill_collector.notifiers.channel_set import ChannelSet
+from watchbill_collector.notifiers.configured import without_digest
 from watchbill_collector.rules import Rulebook
 from watchbill_collector.servicebook import Belonging
 from watchbill_collector.servicebook import Service as ServiceFile
@@ -40,9 +41,9 @@ class Dispatching:
         stalled: Callable[[], list[str]],
     ) -> None:
         """`stalled` answers which parts stand still."""
-        self.silences = SilenceBook(store, clock)
+        self.silences = SilenceBook(store, clock, bindings=belonging.bindings)
         self.outbox = Outbox(StoreRows(store))
-        self.dispatcher = Dispatcher(self.outbox, self.silences, clock, channels.send)
+        self.dispatcher = Dispatcher(self.outbox, self.silences, clock, channels.send, stamp=channels.stamp)
         self.silences.changed = self.dispatcher.look
         self.routing = Routing()
         self.watchdog: WatchdogPing | None = None
@@ -70,7 +71,9 @@ class Dispatching:
         sent where nobody is any more.
         """
         names = [str(table.values.get("name", "")) for table in config.channel]
-        self.routing, problems = read_routing(config.route, config.maintenance, names, config.digest)
+        self.routing, problems = read_routing(
+            config.route, config.maintenance, names, config.digest, without_digest(config.channel)
+        )
         assert not problems, "the configuration was judged when it was read"
         planner = Planner(
             self._snapshot.describe,

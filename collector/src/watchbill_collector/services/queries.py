@@ -29,6 +29,10 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 """What one answer may take; a query that would need more is refused."""
 FRAMES_MAX = 256
 """Selections whose labels are kept between queries."""
+FRAMES_BYTES_MAX = 64 * 1024 * 1024
+"""What their labels take together; one that takes an eighth of it is not kept."""
+DERIVED_ROWS_MAX = 1_000_000
+"""Rows of what operators worked out of one frame's labels and left there for the next query."""
 INSTANCE = "instance"
 TIER_STEP_MS = {Tier.MINUTE: 60_000, Tier.HOUR: 3_600_000}
 
@@ -41,6 +45,7 @@ class HistoryStorage:
         self._table = table
         self._select = table.select if within is None else within.select
         self._frames: dict[tuple[Matcher, ...], tuple[SeriesIds, LabelFrame]] = {}
+        self._frames_bytes = 0
         self._lock = threading.Lock()
 
     def select(
@@ -53,14 +58,19 @@ class HistoryStorage:
         if tier is not None:
             self._history.know_tier(start_ms, end_ms, tier)
         ids, labels = self._labelled(matchers)
-        room = max(0, budget.samples_max - budget.samples)
         try:
-            found = self._history.select(ids, start_ms, end_ms, room)
+            found = budget.read(
+                lambda room: self._history.select(ids, start_ms, end_ms, room), TooManySamples
+            )
             ragged = Ragged(found.times, found.values, found.offsets)
             notes = [f"history is damaged: {what}" for what in found.damaged]
             if tier is not None:
                 begins_ms = self._history.oldest_ms() or end_ms
-                coarse = self._coarse(ids, start_ms, min(begins_ms - 1, end_ms), tier, room, hints.function)
+                until_ms = min(begins_ms - 1, end_ms)
+                coarse = budget.read(
+                    lambda room: self._coarse(ids, start_ms, until_ms, tier, room, hints.function),
+                    TooManySamples,
+                )
                 ragged = _joined(coarse, ragged)
                 notes.append(f"raw samples are gone: values of the {tier.label} tier were read")
         except TooManySamples as exc:
@@ -73,11 +83,18 @@ class HistoryStorage:
         ids = self._select(matchers)
         with self._lock:
             known = self._frames.pop(matchers, None)
+            if known is not None:
+                self._frames_bytes -= known[1].codes.nbytes
+                known[1].forget(DERIVED_ROWS_MAX)
             if known is None or known[0] is not ids:
                 known = (ids, self._table.frame(ids))
+            size = known[1].codes.nbytes
+            if size > FRAMES_BYTES_MAX // 8:
+                return known
             self._frames[matchers] = known
-            while len(self._frames) > FRAMES_MAX:
-                del self._frames[next(iter(self._frames))]
+            self._frames_bytes += size
+            while len(self._frames) > FRAMES_MAX or self._frames_bytes > FRAMES_BYTES_MAX:
+                self._frames_bytes -= self._frames.pop(next(iter(self._frames)))[1].codes.nbytes
         return known
 
     def _tier(self, start_ms: int, hints: Hints) -> Tier | None:
@@ -261,6 +278,8 @@ def _answer(result: Result, limit: int, budget: Budget) -> QueryAnswer:
     for piece in result_pieces(data):
         budget.check()
         size += len(piece)
+        # Once as pieces, once together, and once more in its envelope.
+        budget.keep(3 * len(piece))
         if size > ANSWER_BYTES_MAX:
             raise TooMany(f"the answer has more than {ANSWER_BYTES_MAX} bytes: ask for fewer series or steps")
         pieces.append(piece)

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -251,6 +251,8 @@ SILENCES = sa.Table(
     sa.Column("starts_ms", sa.BigInteger, nullable=False),
     sa.Column("ends_ms", sa.BigInteger, nullable=False, index=True),
     sa.Column("expired_by", sa.String(128), nullable=False),  # Empty: it ended, or will, by itself.
+    # The scopes that its author had, one a line, any of which holds; empty: everything.
+    sa.Column("scope", sa.Text, nullable=False, server_default=""),
 )
 
 NOTICE_THREADS = sa.Table(

@@ -12,7 +12,9 @@ KEPT_MS = 30 * 86_400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilenceRow:
-    """One silence; `matchers` is a selector as text, `expired_by` empty unless somebody ended it early."""
+    """One silence; `matchers` is a selector as text, `expired_by` empty unless somebody ended it early. `scope` holds
+    the scopes it keeps to, one a line; empty: it keeps to none.
+    """
 
     silence_id: str
     matchers: str
@@ -22,6 +24,7 @@ class SilenceRow:
     starts_ms: int
     ends_ms: int
     expired_by: str = ""
+    scope: str = ""
 
 
 def all_silences(connection: sa.Connection, site: str) -> list[SilenceRow]:

@@ -70,6 +70,7 @@ class Alertmanager(Channel):
 
     kind = "alertmanager"
     options_type = Options
+    instead_of_digest = "page"  # It has routes of its own, and decides there whom it wakes.
 
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
         self._options = options
@@ -98,8 +99,12 @@ class Alertmanager(Channel):
         whys = "; ".join(failure.why for failure in failures)
         if not taken:
             waits = [failure.retry_after_s for failure in failures if failure.retry_after_s is not None]
-            transient = any(failure.transient for failure in failures)
-            raise SendFailed(whys, transient=transient, retry_after_s=max(waits, default=None))
+            raise SendFailed(
+                whys,
+                transient=any(failure.transient for failure in failures),
+                retry_after_s=max(waits, default=None),
+                unwelcome=all(failure.unwelcome for failure in failures),
+            )
         left = f"; {notice.alerts_left_out} alerts did not fit the notice" if notice.alerts_left_out else ""
         missing = f"; not taken: {whys}" if whys else ""
         return Delivered(f"{taken} of {len(results)} took {len(notice.alerts)} alerts{left}{missing}")

@@ -46,6 +46,9 @@ from watchbill_collector.notifiers.story import AlertStory, Story, facts
 RECIPIENTS_MAX: Final = 100
 THREADS_MAX: Final = 2
 """Mails of one channel in flight; a third waits, so a hanging server holds two threads and no more."""
+LOGIN_WANTED: Final = 530
+TOO_LARGE: Final = 552
+"""RFC 4954 and RFC 5321; the second is said of the mail, already when its sender is told."""
 ANSWER_BYTES_MAX: Final = 64 << 10
 """What a server may say in one session: it could go on for ever otherwise."""
 _MAILBOX: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}", re.ASCII)
@@ -226,7 +229,7 @@ class _Session:
 
     def _failed(self, where: str, error: Exception) -> SendFailed:
         why, transient = judge(error)
-        return SendFailed(self._hide(f"{where}: {why}"), transient=transient)
+        return SendFailed(self._hide(f"{where}: {why}"), transient=transient, unwelcome=unwelcome(error))
 
 
 class _Server(smtplib.SMTP):
@@ -319,6 +322,19 @@ def judge(error: Exception) -> tuple[str, bool]:
     if isinstance(error, OSError):
         return line((error.strerror or str(error)).lower(), 200), True
     return line(str(error), 200), False
+
+
+def unwelcome(error: Exception) -> bool:
+    """Whether the server refuses us rather than this mail: the login, the sender, every recipient, or to speak with us
+    at all. Somebody has to mend the channel, or the server.
+    """
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    if isinstance(error, smtplib.SMTPDataError):
+        return error.smtp_code == LOGIN_WANTED
+    if isinstance(error, smtplib.SMTPResponseException):
+        return 500 <= error.smtp_code < 600 and error.smtp_code != TOO_LARGE
+    return isinstance(error, smtplib.SMTPNotSupportedError)
 
 
 def _words(code: int, text: bytes | str) -> str:

@@ -30,6 +30,8 @@ from watchbill_collector.notifiers.peer import (
 from watchbill_collector.notifiers.secret import SecretFile
 
 URL: Final = "https://events.pagerduty.com/v2/enqueue"
+BAD_REQUEST: Final = 400
+"""What a wrong routing key is answered with, and says so."""
 SUMMARY_CHARS_MAX: Final = 1_024
 TEXT_CHARS_MAX: Final = 20_000
 """An event may have 512 KB; nobody reads more than this on a telephone."""
@@ -61,6 +63,7 @@ class PagerDuty(Channel):
 
     kind = "pagerduty"
     options_type = Options
+    instead_of_digest = "none"  # What is not worth a page must not become an incident.
 
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
         self._options = options
@@ -84,6 +87,8 @@ class PagerDuty(Channel):
         body = encode(event(notice, said, action, key.reveal()))
         answer = await self._peer.post(self._options.url, body, {}, [key])
         where = origin(self._options.url)
+        if answer.status == BAD_REQUEST and b"routing" in answer.body.lower():
+            raise SendFailed(f"{where}: {answer.status}, {answer.text()}", transient=True, unwelcome=True)
         refuse_unless_ok(answer, where)
         return accepted(answer, where)
 
