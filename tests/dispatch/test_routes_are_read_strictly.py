@@ -7,8 +7,8 @@ import pytest
 
 from watchbill.config import Homes
 from watchbill.errors import ConfigError
-from watchbill_collector.app import answered_names, external_url
 from watchbill_collector.config import load_config
+from watchbill_collector.configured import answered_names, external_url
 from watchbill_collector.dispatch.options import read_routing
 from watchbill_collector.dispatch.routing import destinations
 from watchbill_collector.dispatch.values import Severity, Standing, Way

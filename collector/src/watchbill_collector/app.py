@@ -8,19 +8,14 @@ stop: HTTP streams and queries, agents (what was accepted is committed and ackno
 
 import asyncio
 import contextlib
-import ctypes
-import gc
-import hashlib
 import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
@@ -28,15 +23,24 @@ from watchbill import __version__, daemon
 from watchbill.clock import SystemClock
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, Permanent, Problem, StorageError
-from watchbill.files import FileMissing, UnreadableFile, make_directory, read_bounded
+from watchbill.files import make_directory
 from watchbill.identity import RefusalReason
 from watchbill.logs import fields
 from watchbill.protocol.frames import AuditHead, Stream
 from watchbill.v1 import link_pb2 as pb
+from watchbill_collector import memory
 from watchbill_collector.config import CollectorConfig, load_config
-from watchbill_collector.rules import Source, check, lint, read, stock_sources
-from watchbill_collector.rules.files import load as load_rules
-from watchbill_collector.rules.stock import unknown_stock
+from watchbill_collector.configured import (
+    answered_names,
+    bracketed,
+    channel_faults,
+    check_channels,
+    check_rules,
+    configured_texts,
+    external_url,
+    rule_sources,
+    store_password,
+)
 from watchbill_collector.servicebook import Belonging, read_services
 
 if TYPE_CHECKING:
@@ -47,12 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("watchbill.collector")
 
 DRAIN_S = 15.0
-GARBAGE_THRESHOLDS = (20_000, 20, 20)
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""mallopt(3)."""
-LARGE_BYTES, SPARE_BYTES = 2 << 20, 8 << 20
-"""What is larger gets pages of its own, and gives them back; of the rest each thread keeps so much to use again.
-Smaller figures cost a fifth of all CPU in fresh pages, larger ones tens of megabytes."""
 GIVE_BACK_S = 20.0
 """How often free memory between pieces in use is given back."""
 OWN_SAMPLES_S = 15.0
@@ -67,90 +65,8 @@ WITNESSES_S = 2.0
 """How often what agents showed of the audit is compared with it."""
 MARKS_S = 3600.0
 """How often watermarks that nobody will ask for again are removed: history writes out what waits before it."""
-PASSWORD_BYTES_MAX = 4096
 ALERT_EVENTS_MAX = 200
 """Alerts that change in one evaluation and are told one by one; of more, followers are told to read all again."""
-RULES_DIRECTORY = "rules.d"
-
-
-# ---------------------------------------------------------------- configuration
-
-
-def external_url(config: CollectorConfig, host_name: str) -> str:
-    """Where people reach the page, without a slash at the end: as configured, else by this machine's name."""
-    http = config.http
-    scheme = "https" if http.certificate is not None else "http"
-    return http.external_url.rstrip("/") or f"{scheme}://{_bracketed(host_name)}:{http.listen.port}"
-
-
-def answered_names(config: CollectorConfig, names: Sequence[str]) -> tuple[str, ...]:
-    """The names by which browsers may call us: those of the certificate, and the one of `external_url`, which a proxy
-    in front hands on."""
-    outside = urlsplit(config.http.external_url).hostname or ""
-    return (*names, outside) if outside and outside not in names else tuple(names)
-
-
-def store_password(config: CollectorConfig) -> str:
-    """The database password from its file, empty when none is configured. Raises ConfigError."""
-    path = config.store.password_file
-    if path is None:
-        return ""
-    try:
-        return read_bounded(path, PASSWORD_BYTES_MAX).decode().strip()
-    except (FileMissing, UnreadableFile, UnicodeDecodeError) as exc:
-        raise ConfigError([Problem(str(path), 0, "", str(exc), "a readable file with the password")]) from exc
-
-
-def rule_sources(homes: Homes, config: CollectorConfig) -> list[Source]:
-    """The rule files to load: the stock pack and rules.d. Raises ConfigError for what cannot be read."""
-    directory = homes.etc / RULES_DIRECTORY
-    sources, problems = read([directory] if directory.exists() else [])
-    if problems:
-        raise ConfigError(problems)
-    off = config.rules.stock_off
-    unknown = unknown_stock(off)
-    if unknown:
-        file, wanted = str(homes.etc / "collector.toml"), "names that `watchbill-collector rules stock` lists"
-        raise ConfigError([Problem(file, 0, "rules.stock_off", f'"{name}"', wanted) for name in unknown])
-    stock = stock_sources(off) if config.rules.stock else []
-    return [*stock, *sources]
-
-
-def check_rules(homes: Homes, config: CollectorConfig) -> None:
-    """Judge every rule file of this configuration. Raises ConfigError with all problems."""
-    problems = check(rule_sources(homes, config))
-    if problems:
-        raise ConfigError(problems)
-
-
-def channel_faults(config: CollectorConfig) -> list[Problem]:
-    """Channels that are configured rightly and could not send: a secret that is missing, a program."""
-    if not config.channel:
-        return []
-    from watchbill_collector.notifiers.channel import Surroundings
-    from watchbill_collector.notifiers.configured import check_ready
-
-    return check_ready(config.channel, Surroundings(__version__))
-
-
-def check_channels(config: CollectorConfig) -> None:
-    """Judge whether every channel could send. Raises ConfigError with all problems."""
-    problems = channel_faults(config)
-    if problems:
-        raise ConfigError(problems)
-
-
-def check_rule_files(paths: Sequence[Path]) -> Iterator[str]:
-    """Judge some rule files; a line for each that is right. Raises ConfigError with all problems of all."""
-    sources, problems = read(paths)
-    rules, found = load_rules(sources)
-    problems += found
-    if problems:
-        raise ConfigError(problems)
-    for warning in lint.warnings(rules):
-        yield f"warning: {warning}"
-    for source in sources:
-        yield f"{source.file}: ok"
 
 
 # ---------------------------------------------------------------- running
@@ -203,7 +119,7 @@ class _Collector:
 
     async def start(self) -> Ports:
         began_s = time.monotonic()
-        _settle_malloc()
+        memory.settle_malloc()
         make_directory(self._state)
         self._open_state()
         self._open_history()
@@ -211,11 +127,11 @@ class _Collector:
         await self._open_channels()
         await self._open_dispatch()
         ports = await self._listen()
-        await self._auditing.began(await asyncio.to_thread(self._configured_texts, self._config))
+        await self._auditing.began(await asyncio.to_thread(configured_texts, self._homes, self._config))
         self._house.on_reload(self._audited_reload)
         self._spawn_loops()
         self._condition.not_ready = ""
-        _settle_garbage()
+        memory.settle_garbage()
         self._house.ready(f"http {ports.http}")
         took = {"seconds": round(time.monotonic() - began_s, 2)}
         log.info("ready", extra=fields(stream=ports.stream, enroll=ports.enroll, http=ports.http, **took))
@@ -407,7 +323,7 @@ class _Collector:
         from watchbill_collector.ingest.grpc_server import GrpcServer
 
         config = self._config
-        endpoint = f"{_bracketed(self._host_name)}:{config.grpc.enroll_listen.port}"
+        endpoint = f"{bracketed(self._host_name)}:{config.grpc.enroll_listen.port}"
         self._enrolment = Enrolment.open(
             self._store,
             self._clock,
@@ -449,7 +365,7 @@ class _Collector:
             self._enrolment.desk,
             self._enrolment.renewals,
             config.site,
-            f"{_bracketed(self._host_name)}:{stream_port}",
+            f"{bracketed(self._host_name)}:{stream_port}",
         )
         server = EnrolmentServer(service, self._pki.server)
         try:
@@ -718,31 +634,13 @@ class _Collector:
         for document in documents:
             self._bus.publish("alert", document)
 
-    def _configured_texts(self, config: CollectorConfig) -> dict[str, str]:
-        """What decides about alerts and notices, as text by name, for the audit; what may hold a secret (channels,
-        the rest of collector.toml) as a hash alone. Raises ConfigError."""
-        texts = {
-            source.file: source.content.decode("utf-8", "replace")
-            for source in rule_sources(self._homes, config)
-        }
-        for file in sorted((self._homes.etc / "services.d").glob("*.toml")):
-            with contextlib.suppress(OSError):
-                texts[f"services.d/{file.name}"] = file.read_text("utf-8", "replace")
-        for name, tables in (("routes", config.route), ("maintenance", config.maintenance)):
-            lines = [
-                f"{key} = {value!r}" for table in tables for key, value in (*table.values.items(), ("", ""))
-            ]
-            texts[f"collector.toml: {name}"] = "\n".join(lines) + "\n" if lines else ""
-        for table in config.channel:
-            digest = hashlib.sha256(repr(sorted(table.values.items())).encode()).hexdigest()
-            texts[f"collector.toml: channel {table.values.get('name', '')}"] = f"sha256 {digest}\n"
-        return texts
-
     async def _audited_reload(self) -> None:
         """A reload, and a row that says what it changed or why it was refused."""
         try:
             await self._reload()
-            await self._auditing.reloaded(await asyncio.to_thread(self._configured_texts, self._config))
+            await self._auditing.reloaded(
+                await asyncio.to_thread(configured_texts, self._homes, self._config)
+            )
         except ConfigError as exc:
             await self._auditing.reload_refused(str(exc))
             raise
@@ -782,36 +680,9 @@ class _Collector:
         self._rules.wake()
 
 
-def _settle_malloc() -> None:
-    """Large arrays, which live for milliseconds, go back to the system, instead of leaving holes that are then
-    filled with what lives long: glibc raises its own limit to 32 MB otherwise. Does nothing elsewhere."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
-
-
-def _settle_garbage() -> None:
-    """What was made until now stays: the collector of garbage need not look at it again, and seldom at the rest.
-
-    With a thousand agents a full collection took 170 ms, and the small ones 3 % of all CPU.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
-
-
 async def _give_memory_back() -> None:
-    """glibc keeps what lies between two pieces in use. Readings come and go in pieces of a few kilobytes between
-    what connections hold for long: with a thousand agents at 1 s this was 100 to 300 MB."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    memory.give_back()
 
 
 async def _raise(error: BaseException) -> None:
     raise error
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -98,7 +98,7 @@ def _config(arguments: argparse.Namespace) -> "tuple[Homes, CollectorConfig]":
 
 def _init(arguments: argparse.Namespace) -> int:
     from watchbill.clock import SystemClock
-    from watchbill_collector.app import store_password
+    from watchbill_collector.configured import store_password
     from watchbill_collector.init import default_names, initialise
 
     homes, config = _config(arguments)
@@ -141,7 +141,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
         print("\n" + (channel_sample() if arguments.print_sample else channel_reference()), end="")
         return OK
-    from watchbill_collector.app import check_channels, check_rules
+    from watchbill_collector.configured import check_channels, check_rules
     from watchbill_collector.servicebook import read_services
 
     homes, config = _config(arguments)
@@ -159,7 +159,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    from watchbill_collector.app import store_password
+    from watchbill_collector.configured import store_password
     from watchbill_collector.store import Store
 
     homes, config = _config(arguments)
@@ -178,7 +178,7 @@ def _rules(arguments: argparse.Namespace) -> int:
         from watchbill_collector.ruletool import test
 
         return test(paths, as_json=arguments.json)
-    from watchbill_collector.app import check_rule_files
+    from watchbill_collector.configured import check_rule_files
 
     for line in check_rule_files(paths):
         print(line)

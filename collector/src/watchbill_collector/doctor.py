@@ -56,7 +56,7 @@ def _findings(homes: Homes) -> Iterator[Finding]:
 
 
 def _rules(homes: Homes, config: CollectorConfig) -> Iterator[Finding]:
-    from watchbill_collector.app import check_rules, rule_sources
+    from watchbill_collector.configured import check_rules, rule_sources
 
     try:
         check_rules(homes, config)
@@ -81,7 +81,7 @@ def _services(homes: Homes, config: CollectorConfig) -> Iterator[Finding]:
 
 
 def _channels(config: CollectorConfig) -> Iterator[Finding]:
-    from watchbill_collector.app import channel_faults
+    from watchbill_collector.configured import channel_faults
 
     if not config.channel:
         yield Finding("channels", "warn", "no [[channel]]: alerts reach nobody", "see docs/notifications.md")

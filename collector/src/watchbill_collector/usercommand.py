@@ -128,7 +128,7 @@ def _do(homes: "Homes", config: "CollectorConfig", request: Mapping[str, Any]) -
     import asyncio
 
     from watchbill.clock import SystemClock
-    from watchbill_collector.app import store_password
+    from watchbill_collector.configured import store_password
     from watchbill_collector.store import Store
     from watchbill_collector.users import Users
 
