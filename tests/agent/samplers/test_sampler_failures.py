@@ -247,7 +247,7 @@ def test_an_unknown_sampler_is_named_with_those_there_are(host):
 
 def test_a_bad_expression_is_named_with_its_sampler_and_key(host):
     kind = discover()["netdev"]
-    with pytest.raises(UsageError, match=r"sampler netdev: device_exclude .*\(unclosed"):
+    with pytest.raises(UsageError, match=r"sampler netdev: device_exclude: got .*\(unclosed"):
         kind(kind.options_type(device_exclude="(unclosed"), host)
 
 
