@@ -176,6 +176,14 @@ async def test_a_subscriber_that_fails_does_not_keep_others_from_hearing(
 async def test_what_the_store_refuses_changes_nothing_in_memory(site: Any, ask: Ask, tmp_path: Path) -> None:
     one = await _agent(site, ask, tmp_path / "a")
     token = await site.token(names=("web02",))
+
+    def use_up_the_reserve(connection: Any) -> None:
+        free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+        connection.exec_driver_sql("CREATE TABLE filler (bytes BLOB)")
+        connection.exec_driver_sql("INSERT INTO filler VALUES (zeroblob(?))", (free * size,))
+
+    site.store.write_blocking(use_up_the_reserve)
     pages = site.store.write_blocking(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
     site.store.write_blocking(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar_one())
     # SQLite says "database or disk is full" from here on, as soon as it needs another page.

@@ -232,7 +232,9 @@ async def test_a_host_cannot_renew_for_another(site: Any, ask: Ask, tmp_path: Pa
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await link_pb2_grpc.LinkStub(channel).Renew(pb.RenewRequest(csr=theirs))
         assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    assert [one.outcome for one in site.events()[:2]] == ["key-taken", "certificate"]
+    newest = site.events()[:2]
+    assert [one.outcome for one in newest] == ["refused", "refused"]
+    assert [one.detail["reason"] for one in newest] == ["key-taken", "certificate"]
 
 
 async def test_an_agent_that_renews_all_the_time_is_stopped(site: Any, ask: Ask, tmp_path: Path) -> None:
