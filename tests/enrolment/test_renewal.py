@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ async def test_a_host_cannot_renew_for_another(site: Any, ask: Ask, tmp_path: Pa
         assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
     newest = site.events()[:2]
     assert [one.outcome for one in newest] == ["refused", "refused"]
-    assert [one.detail["reason"] for one in newest] == ["key-taken", "certificate"]
+    assert [json.loads(one.detail)["reason"] for one in newest] == ["key-taken", "certificate"]
 
 
 async def test_an_agent_that_renews_all_the_time_is_stopped(site: Any, ask: Ask, tmp_path: Path) -> None:
