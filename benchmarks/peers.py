@@ -76,7 +76,8 @@ class Targets:
                 )
                 writer.write(body)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            # Cancelled at the end, where nobody waits for this task.
             writer.close()
 
 
