@@ -40,9 +40,6 @@ class _MutualService(link_pb2_grpc.LinkServicer):
         self._hosts = hosts
         self._renewal = renewal
 
-    async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollReply:  # noqa: N802
-        raise NotImplementedError
-
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewReply:  # noqa: N802 - The name in link.proto.
         return await self._renewal.renew(request, context)
 

@@ -76,7 +76,7 @@ def _patterns(text: str) -> list[str]:
     import yaml
 
     try:
-        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - Safe ones.
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return []
     patterns = document.get("rule_files") if isinstance(document, dict) else None

@@ -7,6 +7,7 @@ histogram, step], bounds ascending, and the work is one pass over the buckets fo
 once.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,8 +112,9 @@ class _BucketsNode(Node):
     def _check(self, run: Run, scalars: list[Floats]) -> None:
         """Warn of bad arguments."""
 
+    @abstractmethod
     def _answer(self, run: Run, found: Layout, counts: Floats, there: Mask, scalars: list[Floats]) -> Floats:
-        raise NotImplementedError
+        """The value of each histogram at each step, [histograms, steps]; `counts[slot, histogram, step]`."""
 
 
 class HistogramQuantileNode(_BucketsNode):

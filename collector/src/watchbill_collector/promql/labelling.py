@@ -1,6 +1,7 @@
 """label_replace and label_join: functions of labels alone, worked out once per frame."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -58,12 +59,13 @@ class _LabelNode(Node):
         out = Vector(frame, vector.values, vector.present, drop, vector.ordered)
         return merge_equal_rows(out, strict=True)
 
+    @abstractmethod
     def _check(self) -> None:
         """Raise ExecutionFailed for strings that can never work: when planned, so that rule files show it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _replaced(self, frame: LabelFrame, code: Callable[[str], int]) -> tuple[LabelFrame, Mask]:
-        raise NotImplementedError
+        """The labels afterwards, and which rows were touched; `code` gives new values their numbers."""
 
 
 class LabelReplaceNode(_LabelNode):

@@ -4,6 +4,7 @@ A range query's answer is always in the order of its labels; there these functio
 """
 
 import re
+from abc import abstractmethod
 from functools import cmp_to_key
 
 import numpy as np
@@ -33,8 +34,9 @@ class _SortingNode(Node):
         vector = vector.take(np.array(self._order(vector), np.int64))
         return Vector(vector.labels, vector.values, vector.present, vector.drop_name, ordered=True)
 
+    @abstractmethod
     def _order(self, vector: Vector) -> list[int]:
-        raise NotImplementedError
+        """The rows of the vector, in the order wanted."""
 
 
 class SortNode(_SortingNode):
