@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from watchbill_collector.rules.template import BadTemplate, Template
+from watchbill_collector.rules.template import Template
+from watchbill_collector.rules.template_expressions import BadTemplate
 from watchbill_collector.rules.template_functions import TEXT_CHARS_MAX
 
 LABELS = {"instance": "web-1:9100", "job": "node", "n": "12.5"}

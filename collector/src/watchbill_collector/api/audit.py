@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from watchbill.errors import UsageError
 from watchbill_collector.api.answers import json_answer
+from watchbill_collector.api.audit_port import AuditQuery, AuditRow, AuditVerdict
 from watchbill_collector.api.ours import BASE
 from watchbill_collector.api.params import Fields, limit_field, read_fields, time_field
-from watchbill_collector.api.ports import AuditQuery, AuditRow, AuditVerdict, Role, at
+from watchbill_collector.api.ports import Role, at
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
 
 ROWS_DEFAULT = 100

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from watchbill_collector.api.audit_port import AuditService
 from watchbill_collector.api.channel_port import ChannelsService
 from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.events import EventBus
@@ -11,7 +12,6 @@ from watchbill_collector.api.page import PageFile
 from watchbill_collector.api.people_port import PeopleService
 from watchbill_collector.api.pool import QueryPool
 from watchbill_collector.api.ports import (
-    AuditService,
     EnrolmentService,
     GapsService,
     HostsService,

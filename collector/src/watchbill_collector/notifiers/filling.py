@@ -14,7 +14,8 @@ from watchbill_collector.notifiers.hostile import line, lines
 from watchbill_collector.notifiers.notice import Notice
 from watchbill_collector.notifiers.story import TITLE_CHARS_MAX, Story, as_text, moment, tell
 from watchbill_collector.notifiers.trial import trial_notice
-from watchbill_collector.rules.template import BadTemplate, Scope, Template
+from watchbill_collector.rules.template import Template
+from watchbill_collector.rules.template_expressions import BadTemplate, Scope
 from watchbill_collector.rules.template_functions import Failed
 
 TEXT_CHARS_MAX: Final = 30_000

@@ -18,7 +18,8 @@ from watchbill_collector.promql.errors import PromqlError
 from watchbill_collector.promql.plan import Plan, plan
 from watchbill_collector.rules.document import NODES_MAX, Listing, Mapping, Scalar, Tree, kind, shown
 from watchbill_collector.rules.needs import WINDOW_MS_MAX, pinned, watches
-from watchbill_collector.rules.template import VARIABLES, BadTemplate, Template
+from watchbill_collector.rules.template import VARIABLES, Template
+from watchbill_collector.rules.template_expressions import BadTemplate
 
 PROBLEMS_MAX = 200
 """Mistakes that are reported at once; the rest is summed up in one."""

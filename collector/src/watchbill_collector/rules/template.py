@@ -11,75 +11,31 @@ and not more than ROUNDS_MAX times in all.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from watchbill_collector.rules import golang
-from watchbill_collector.rules.template_functions import FUNCTIONS, TEXT_CHARS_MAX, Failed, truth
+from watchbill_collector.rules.template_expressions import (
+    NESTING_MAX,
+    REFUSED,
+    BadTemplate,
+    Expression,
+    Scope,
+)
+from watchbill_collector.rules.template_functions import TEXT_CHARS_MAX, Failed, truth
 
 TEMPLATE_CHARS_MAX = 16_384
 """Source of one template."""
-NESTING_MAX = 32
-"""Blocks and parentheses within one another."""
 
 ROUNDS_MAX = 10_000
 """Rounds of all `range` blocks of one text together."""
 
 _CUT = " [cut]"
-_REFUSED = frozenset(
-    [
-        "query",
-        "first",
-        "value",
-        "label",
-        "strvalue",
-        "sortByLabel",
-        "tmpl",
-        "template",
-        "define",
-        "block",
-        "call",
-        "js",
-        "slice",
-    ]
-)
-
-
 VARIABLES = frozenset(["labels", "value", "externalLabels", "externalURL", "incomplete"])
 """The variables of a rule's templates. `incomplete` is ours."""
 
 
-class BadTemplate(ValueError):
-    """The template cannot be used; the message says why."""
-
-
-@dataclass(slots=True)
-class Scope:
-    """What a template sees."""
-
-    labels: Mapping[str, str]
-    value: float
-    external_labels: Mapping[str, str]
-    external_url: str
-    now_s: float
-    incomplete: str = ""
-    dot: object = None
-    variables: dict[str, object] = field(default_factory=dict)
-    rounds: int = 0
-
-    def root(self) -> dict[str, object]:
-        """The data of `.Labels` and its kin."""
-        return {
-            "Labels": dict(self.labels),
-            "Value": self.value,
-            "ExternalLabels": dict(self.external_labels),
-            "ExternalURL": self.external_url,
-            "Incomplete": self.incomplete,
-        }
-
-
-_Value = Callable[[Scope], object]
 _Text = Callable[[Scope, list[str]], None]
 
 
@@ -154,18 +110,6 @@ class Template:
 _ACTION = re.compile(
     r"\{\{(-(?=\s))?\s*(/\*.*?\*/|(?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|[^\"`])*?)\s*((?<=\s)-)?\}\}", re.DOTALL
 )
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)|(?P<char>'(?:\\.|[^'\\\n])')|(?P<number>[-+]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|\d[\d_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+))"""
-    r"""|(?P<assign>:?=)|(?P<pipe>\|)|(?P<open>\()|(?P<close>\))|(?P<variable>\$\w*)|(?P<field>\.\w*)|(?P<word>\w+))""",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    spaced: bool
 
 
 class _Parser:
@@ -221,7 +165,7 @@ class _Parser:
             word = body.split(None, 1)[0] if body else ""
             if word in ("end", "else"):
                 return tuple(parts), body
-            if word in _REFUSED:
+            if word in REFUSED:
                 raise BadTemplate(f"{word!r} is not supported in templates (in {{{{{body}}}}})")
             if word in ("if", "with"):
                 parts.append(self._scoped(partial(self._branch, word, body[len(word) :])))
@@ -259,7 +203,7 @@ class _Parser:
         return run
 
     def _branch(self, word: str, condition: str) -> _Text:
-        expression = _Expression(condition)
+        expression = Expression(condition)
         name = self._declare(expression)
         test = expression.whole()
         then, end = self._block()
@@ -349,7 +293,7 @@ class _Parser:
 
         return leave
 
-    def _declare(self, expression: "_Expression") -> str | None:
+    def _declare(self, expression: Expression) -> str | None:
         """The variable that an expression sets; every one that it uses has to be known."""
         name, new = expression.assigned()
         if name is not None and new:
@@ -366,7 +310,7 @@ class _Parser:
         return name
 
     def _action(self, body: str) -> _Text:
-        expression = _Expression(body)
+        expression = Expression(body)
         name = self._declare(expression)
         value = expression.whole()
         if name is None:
@@ -389,238 +333,13 @@ class _Enough(Exception):
 _RANGED = re.compile(r"\s*(?:\$(\w+)\s*(?:,\s*\$(\w+)\s*)?:=)?(.*)", re.DOTALL)
 
 
-def _ranged(over: str) -> tuple[tuple[str, ...], "_Expression"]:
+def _ranged(over: str) -> tuple[tuple[str, ...], Expression]:
     """The variables that a `range` sets, and what it goes round."""
     found = _RANGED.fullmatch(over)
     assert found is not None
     names = tuple(name for name in found.groups()[:2] if name is not None)
-    return names, _Expression(found.group(3))
+    return names, Expression(found.group(3))
 
 
 def _literal(text: str) -> _Text:
     return lambda _, out: out.append(text)
-
-
-class _Expression:
-    """One pipeline."""
-
-    def __init__(self, body: str) -> None:
-        self._body = body.strip()
-        self._tokens: list[_Token] = []
-        at = 0
-        while at < len(body.rstrip()):
-            match = _TOKEN.match(body, at)
-            if match is None or match.lastgroup is None:
-                raise BadTemplate(f"unexpected {body[at:].strip()[:20]!r} in {{{{{self._body}}}}}")
-            spaced = match.start(match.lastgroup) > at or at == 0
-            self._tokens.append(_Token(match.lastgroup, match.group(match.lastgroup), spaced))
-            at = match.end()
-        self._at = 0
-        self._depth = 0
-
-    def assigned(self) -> tuple[str | None, bool]:
-        """The variable that the action sets, if it is such an action, and whether it is a new one."""
-        if len(self._tokens) > 1 and self._tokens[0].kind == "variable" and self._tokens[1].kind == "assign":
-            self._at = 2
-            return self._tokens[0].text[1:], self._tokens[1].text == ":="
-        return None, False
-
-    def variables(self) -> list[str]:
-        """The variables that are used, from where reading stands."""
-        return [token.text[1:] for token in self._tokens[self._at :] if token.kind == "variable"]
-
-    def whole(self) -> _Value:
-        """The pipeline, to the end of the action."""
-        value = self._pipeline()
-        if self._at < len(self._tokens):
-            raise BadTemplate(f"unexpected {self._tokens[self._at].text!r} in {{{{{self._body}}}}}")
-        return value
-
-    def _pipeline(self) -> _Value:
-        value = self._command(None)
-        while self._peek() == "pipe":
-            self._at += 1
-            value = self._command(value)
-        return value
-
-    def _peek(self) -> str:
-        return self._tokens[self._at].kind if self._at < len(self._tokens) else ""
-
-    def _command(self, piped: _Value | None) -> _Value:
-        if self._peek() == "word" and self._tokens[self._at].text not in ("true", "false", "nil"):
-            name = self._tokens[self._at].text
-            self._at += 1
-            operands = self._operands()
-            return _call(name, operands if piped is None else [*operands, piped], self._body)
-        operands = self._operands()
-        if not operands:
-            raise BadTemplate(f"missing value in {{{{{self._body}}}}}")
-        if len(operands) > 1 or piped is not None:
-            raise BadTemplate(f"a value cannot be called in {{{{{self._body}}}}}")
-        return operands[0]
-
-    def _operands(self) -> list[_Value]:
-        found: list[_Value] = []
-        while self._peek() not in ("", "pipe", "close"):
-            found.append(self._operand())
-        return found
-
-    def _operand(self) -> _Value:
-        token = self._tokens[self._at]
-        self._at += 1
-        if token.kind == "open":
-            self._depth += 1
-            if self._depth > NESTING_MAX:
-                raise BadTemplate(f"more than {NESTING_MAX} parentheses within one another")
-            value = self._pipeline()
-            if self._peek() != "close":
-                raise BadTemplate(f"unclosed parenthesis in {{{{{self._body}}}}}")
-            self._at += 1
-            self._depth -= 1
-        elif token.kind == "variable":
-            value = _variable(token.text[1:])
-        elif token.kind == "field":
-            value = (
-                (lambda scope: scope.dot)
-                if token.text == "."
-                else _field(lambda scope: scope.dot, token.text[1:])
-            )
-        elif token.kind == "word":
-            value = self._word(token.text)
-        else:
-            value = _constant(token, self._body)
-        while self._at < len(self._tokens) and self._peek() == "field" and not self._tokens[self._at].spaced:
-            value = _field(value, self._tokens[self._at].text[1:])
-            self._at += 1
-        return value
-
-    def _word(self, text: str) -> _Value:
-        if text in ("true", "false"):
-            known = text == "true"
-            return lambda _: known
-        if text == "nil":
-            return lambda _: None
-        return _call(text, [], self._body)
-
-
-def _constant(token: _Token, body: str) -> _Value:
-    if token.kind == "string":
-        text = token.text[1:-1] if token.text[0] == "`" else _unescaped(token.text[1:-1])
-        return lambda _: text
-    if token.kind == "number":
-        number = _number(token.text)
-        return lambda _: number
-    if token.kind == "char":
-        code = ord(_unescaped(token.text[1:-1]) or "\0")
-        return lambda _: code
-    raise BadTemplate(f"unexpected {token.text!r} in {{{{{body}}}}}")
-
-
-def _number(text: str) -> float | int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise BadTemplate(f"bad number {text!r}") from None
-
-
-_ESCAPES = {
-    "n": "\n",
-    "t": "\t",
-    "r": "\r",
-    "\\": "\\",
-    '"': '"',
-    "'": "'",
-    "a": "\a",
-    "b": "\b",
-    "f": "\f",
-    "v": "\v",
-}
-
-
-def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(_one_escape, text)
-
-
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-
-
-def _one_escape(match: re.Match[str]) -> str:
-    code = match.group(1) or match.group(2) or match.group(3)
-    if code is None:
-        return _ESCAPES.get(match.group(4), match.group(0))
-    number = int(code, 16)
-    if number > 0x10FFFF or 0xD800 <= number < 0xE000 or (match.group(1) and number > 0x7F):
-        raise BadTemplate(f"no character has the code {match.group(0)}")
-    return chr(number)
-
-
-def _variable(name: str) -> _Value:
-    def value(scope: Scope) -> object:
-        if not name:
-            return scope.root()
-        if name not in scope.variables:
-            raise Failed(f"undefined variable ${name}")
-        return scope.variables[name]
-
-    return value
-
-
-_ROOT = {"Labels", "Value", "ExternalLabels", "ExternalURL", "Incomplete"}
-
-
-def _field(inner: _Value, name: str) -> _Value:
-    def value(scope: Scope) -> object:
-        found = inner(scope)
-        if not isinstance(found, dict):
-            raise Failed(f"can't evaluate field {name} in {golang.plain(found)}")
-        if found.keys() == _ROOT and name not in found:
-            raise Failed(f"can't evaluate field {name}")
-        return found.get(name, "")
-
-    return value
-
-
-# Functions.
-
-
-def _call(name: str, operands: Sequence[_Value], body: str) -> _Value:
-    if name in _REFUSED:
-        raise BadTemplate(f"{name!r} is not supported in templates (in {{{{{body}}}}})")
-    if name in ("and", "or"):
-        return _lazy(name, operands, body)
-    function = FUNCTIONS.get(name)
-    if function is None:
-        raise BadTemplate(f"there is no function {name!r} (in {{{{{body}}}}})")
-    least, most, run = function
-    if not least <= len(operands) <= most:
-        raise BadTemplate(f"{name!r} cannot take {len(operands)} arguments (in {{{{{body}}}}})")
-
-    def value(scope: Scope) -> object:
-        try:
-            found = run(scope, [operand(scope) for operand in operands])
-            if isinstance(found, str) and len(found) > TEXT_CHARS_MAX:
-                raise Failed(f"more than {TEXT_CHARS_MAX} characters")
-            return found
-        except Failed as error:
-            raise Failed(f"{name}: {error}") from None
-
-    return value
-
-
-def _lazy(name: str, operands: Sequence[_Value], body: str) -> _Value:
-    if not operands:
-        raise BadTemplate(f"{name!r} needs an argument (in {{{{{body}}}}})")
-
-    def value(scope: Scope) -> object:
-        found: object = None
-        for operand in operands:
-            found = operand(scope)
-            if truth(found) == (name == "or"):
-                break
-        return found
-
-    return value

@@ -15,15 +15,8 @@ from watchbill.clock import Clock
 from watchbill.errors import Busy, StorageError, UsageError
 from watchbill.logs import fields
 from watchbill.protocol.frames import AuditHead
-from watchbill_collector.api.ports import (
-    AuditFinding,
-    AuditQuery,
-    AuditRow,
-    AuditVerdict,
-    AuditWitness,
-    NoSuch,
-    at,
-)
+from watchbill_collector.api.audit_port import AuditFinding, AuditQuery, AuditRow, AuditVerdict, AuditWitness
+from watchbill_collector.api.ports import NoSuch, at
 from watchbill_collector.audit import Audit, Entry, Filter, Head, Outcome, Refusals, Row, Turned, Witnesses
 from watchbill_collector.audit.audit import SYSTEM
 from watchbill_collector.audit.changes import changes
