@@ -1,8 +1,6 @@
-"""What waits to be sent: numbered records, kept until the collector has committed them.
-
-`Spool` is what the sender needs of any spool; `MemorySpool` keeps records in memory. It survives a lost
-collector for as long as its bytes last, and nothing at all of the agent's own end: the next process begins a
-new spool, and the collector closes this one and says how much is missing.
+"""The spool in memory: it survives a lost collector for as long as its bytes last, and nothing at all of the
+agent's own end. The next process begins a new spool, and the collector closes this one and says how much is
+missing.
 
 When the bulk stream outgrows its bytes, the oldest records go, and a gap record takes their place: same
 numbers, a count, the time span, the reason. Critical records are never dropped: when they are too many, the
@@ -12,11 +10,9 @@ producer is refused.
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
-from watchbill.codec import GapBody, Schema, encode_gap, number
-from watchbill.errors import Transient
+from watchbill.codec import GapBody, number
 from watchbill.limits import (
     CREDIT_BYTES_DEFAULT,
     GAPS_HELD_MAX,
@@ -25,8 +21,8 @@ from watchbill.limits import (
     RETIRED_SPOOLS_KEPT,
     SPOOL_BYTES_DEFAULT,
 )
-from watchbill.protocol.accounting import GapPart, joined
-from watchbill.protocol.client import Fork, Log, MarkLost, Release, Rewind
+from watchbill.protocol.accounting import GapPart
+from watchbill.protocol.client import Fork, MarkLost, Release, Rewind
 from watchbill.protocol.frames import (
     NO_DIGEST,
     NOTICES,
@@ -37,104 +33,10 @@ from watchbill.protocol.frames import (
     StreamState,
     digest_of,
 )
+from watchbill_agent.spool.records import Draft, Record, SpoolFacts, SpoolFull, gap_record, merged
 
 CRIT_BYTES_MAX = 4 * 1024 * KIB
 """Critical records kept in memory; beyond it producers are refused."""
-
-RECORD_OVERHEAD_BYTES = 400
-"""What a record costs in memory beside its bytes: counted, so that many small records keep the bound too."""
-
-
-class SpoolFull(Transient):
-    """A critical record cannot be kept now; the producer has to know."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Draft:
-    """A record before it has a number. `body` comes from `codec.encode_ticks` or `encode_event`.
-
-    `samples` counts its values; the times are CLOCK_BOOTTIME in ms of its first and last tick; `schemas` are
-    the dictionaries that its blocks refer to, the same objects as long as nothing appears or vanishes.
-    """
-
-    body: bytes
-    samples: int
-    first_boottime_ms: int
-    last_boottime_ms: int
-    schemas: tuple[Schema, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Record:
-    """One thing held: a record with data, or a gap over `first`..`last`."""
-
-    first: int
-    last: int
-    content: bytes
-    digest: int
-    samples: int
-    first_boottime_ms: int
-    last_boottime_ms: int
-    schemas: tuple[Schema, ...]
-    gap: GapReason | None = None
-    parts: tuple[GapPart, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes on the wire."""
-        return len(self.content)
-
-    @property
-    def cost(self) -> int:
-        """Bytes in memory, nearly."""
-        return len(self.content) + RECORD_OVERHEAD_BYTES
-
-    @property
-    def notice(self) -> bool:
-        """Whether this gap lost no record: it only says that nothing ran."""
-        return self.gap in NOTICES
-
-    @property
-    def unknown(self) -> bool:
-        """Whether nobody knows how many samples this gap lost."""
-        return self.gap is not None and not self.notice and self.samples == 0
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolFacts:
-    """How full the spool is, for status and self-metrics. Counters grow for as long as the spool object
-    lives."""
-
-    records: int
-    bytes: int
-    bytes_max: int
-    oldest_boottime_ms: int | None
-    dropped_records: int
-    dropped_samples: int
-    appended_records: int
-    acked: int
-
-
-class Spool(Log, Protocol):
-    """What the sender and the batcher need of a spool."""
-
-    def append(self, stream: Stream, draft: Draft) -> int:
-        """Keep a record and return its number. Raises SpoolFull for critical ones that do not fit."""
-
-    def notice(self, reason: GapReason, first_boottime_ms: int, last_boottime_ms: int) -> int:
-        """Say in the bulk stream that nothing ran in that time, where known; returns the record's number."""
-
-    def held_after(self, stream: Stream, seq: int) -> Record | None:
-        """The first thing held that reaches beyond `seq`."""
-
-    def sent(self, stream: Stream, through: int) -> None:
-        """Records up to `through` have left the host at least once."""
-
-    def obey(self, order: Release | Rewind | MarkLost | Fork) -> None:
-        """Do what the protocol decided."""
-
-    def facts(self) -> SpoolFacts:
-        """How full it is."""
 
 
 class _Lane:
@@ -196,41 +98,6 @@ class _Lane:
             gap = merged(gap, first, divisible=True)
         self.gaps.insert(0, gap)
         self.bytes += gap.cost
-
-
-def gap_record(first: int, last: int, body: GapBody) -> Record:
-    """A gap as a record. Its digest is NO_DIGEST: it may yet be merged with another, so nothing can compare
-    it."""
-    notice = body.reason in NOTICES
-    return Record(
-        first,
-        last,
-        encode_gap(first, last, body, notice=notice),
-        NO_DIGEST,
-        body.samples,
-        body.first_boottime_ms,
-        body.last_boottime_ms,
-        (),
-        body.reason,
-        body.parts,
-    )
-
-
-def merged(earlier: Record, later: Record, *, divisible: bool) -> Record:
-    """Two neighbouring gaps as one. `divisible` when a collector may hold the earlier and not the later."""
-    assert earlier.gap is not None
-    assert earlier.last + 1 == later.first
-    times = [t for t in (earlier.first_boottime_ms, later.first_boottime_ms) if t]
-    body = GapBody(
-        # With a notice in it, what was the notice's place counts as a lost record too: it is one.
-        GapReason.OVERFLOW if earlier.notice or later.notice else earlier.gap,
-        # Where one does not know, nobody does.
-        0 if earlier.unknown or later.unknown else earlier.samples + later.samples,
-        min(times, default=0),
-        max(earlier.last_boottime_ms, later.last_boottime_ms),
-        joined(earlier.parts, earlier.last - earlier.first + 1, later.parts, divisible=divisible),
-    )
-    return gap_record(earlier.first, later.last, body)
 
 
 class MemorySpool:
