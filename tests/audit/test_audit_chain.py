@@ -181,7 +181,8 @@ def test_what_an_older_version_recorded_is_moved_into_the_chain(tmp_path: Path) 
     file = sqlite3.connect(tmp_path / "control.db")
     # As version 0001 left it.
     file.executescript(
-        "DROP TABLE audit; DROP TABLE silences; DROP TABLE notice_threads; DROP TABLE notices;"
+        "DROP TABLE audit; DROP TABLE audit_checkpoints; DROP TABLE silences;"
+        "DROP TABLE notice_threads; DROP TABLE notices;"
         "ALTER TABLE bearer_tokens DROP COLUMN name; ALTER TABLE bearer_tokens DROP COLUMN used_ms;"
         "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT, at_ms INT, boottime_ms INT,"
         " actor TEXT, source TEXT, verb TEXT, object TEXT, outcome TEXT, detail TEXT, prev_hash BLOB, hash BLOB);"

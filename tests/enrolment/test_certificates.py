@@ -25,7 +25,7 @@ from watchbill_collector.pki import (
     read_peer,
     read_request,
 )
-from watchbill_collector.pki.keys import envelope_signature_is_right
+from watchbill_collector.pki.keys import signature_is_right
 
 URI = "spiffe://watchbill/main/agent/c83d89b0-e8c7-4a9f-b76b-15dd26a9c425"
 NOW = SystemClock().wall_ms()
@@ -196,7 +196,7 @@ def test_no_changed_or_cut_request_passes(attempt: int) -> None:
     ],
 )
 def test_bad_points_and_lengths_are_simply_wrong(key: bytes, signature: bytes) -> None:
-    assert not envelope_signature_is_right(key, signature, b"message")
+    assert not signature_is_right(key, signature, b"message")
 
 
 # ---------------------------------------------------------------- the collector's own files

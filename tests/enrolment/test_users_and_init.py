@@ -46,6 +46,7 @@ def test_init_makes_everything_once_and_changes_nothing_the_second_time(
         "server.pem",
         "envelope.key",
         "command.key",
+        "audit.key",
         "admin.token",
     }
     for path in files:

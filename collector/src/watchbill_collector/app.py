@@ -126,6 +126,7 @@ class _Collector:
         self._open_rules()
         await self._open_channels()
         await self._open_dispatch()
+        await self._auditing.began_signing()
         ports = await self._listen()
         await self._auditing.began(await asyncio.to_thread(configured_texts, self._homes, self._config))
         self._house.on_reload(self._audited_reload)
@@ -166,9 +167,10 @@ class _Collector:
         from watchbill_collector.services.scoping import RegistryBindings
 
         self._bindings = RegistryBindings(self._registry)
-        self._audit = Audit(self._store, self._clock)
+        self._audit = Audit(self._store, self._clock, self._pki.audit)
         self._witnesses = Witnesses(self._audit.hashes)
         self._auditing = AuditKeeper(self._store, self._clock, self._audit, self._witnesses, self._registry)
+        self._stack.callback(self._auditing.sign)
         self._stack.callback(self._auditing.tidy, ending=True)
         self._users.subscribe(lambda: self._on_loop(self._bus.poke))
         self._services = read_services(self._homes.etc, self._config.channel_names)
@@ -568,7 +570,9 @@ class _Collector:
             await asyncio.to_thread(self._auditing.heard_all, said)
 
     async def _tidy(self) -> None:
-        """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired."""
+        """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired; signing the
+        audit.
+        """
         self._pki.server.refresh(self._names, self._clock.wall_ms())
         for host in self._registry.hosts():
             if self._registry.standing(host.agent_id) is RefusalReason.EXPIRED and self._ingest.connected(
@@ -576,6 +580,7 @@ class _Collector:
             ):
                 self._ingest.revoke(host.agent_id)
         self._auditing.tidy()
+        await asyncio.to_thread(self._auditing.sign)
         with contextlib.suppress(StorageError):
             await self._enrolment.tidy()
 

@@ -20,7 +20,7 @@ from watchbill.clock import Clock
 from watchbill.errors import Refused, StorageError
 from watchbill.files import FileMissing, make_directory, read_bounded, sync_directory, write_atomic
 from watchbill_collector.credentials import TEXT_BYTES_MAX, Credential
-from watchbill_collector.pki import Authority, Lifetimes, ServerCertificate, SigningKeys
+from watchbill_collector.pki import AuditKey, Authority, Lifetimes, ServerCertificate, SigningKeys
 from watchbill_collector.pki.authority import CA_FILE
 from watchbill_collector.store import Store
 from watchbill_collector.users import BEARER_PREFIX, Grant, Role, Users
@@ -48,6 +48,7 @@ class Pki:
     authority: Authority
     keys: SigningKeys
     server: ServerCertificate
+    audit: AuditKey
 
 
 def initialise(
@@ -74,6 +75,7 @@ def initialise(
     if pki.server.refresh(names, clock.wall_ms()):
         made.append("server certificate")
     with Store.open(state, site, store_url, store_password) as store:
+        store.sign_with(pki.audit)
         users = Users(store, clock)
         if not users.users():
             made.append(f"user {ADMIN}")
@@ -84,10 +86,17 @@ def initialise(
 def open_pki(state: Path, lifetimes: Lifetimes) -> Pki:
     """Open what `init` made. Raises Refused when it has not been run, Unreadable."""
     directory = state / PKI_DIRECTORY
-    if not directory.exists():
-        raise Refused(f"{directory} is not there: run watchbill-collector init first")
+    audit = audit_key(state)
     authority = Authority.load(directory)
-    return Pki(authority, SigningKeys.load(directory), ServerCertificate(directory, authority, lifetimes))
+    server = ServerCertificate(directory, authority, lifetimes)
+    return Pki(authority, SigningKeys.load(directory), server, audit)
+
+
+def audit_key(state: Path) -> AuditKey:
+    """The key that signs the audit. Raises Refused when `init` has not been run, Unreadable, StorageError."""
+    if not (state / PKI_DIRECTORY).exists():
+        raise Refused(f"{state / PKI_DIRECTORY} is not there: run watchbill-collector init first")
+    return AuditKey.open(state / PKI_DIRECTORY)
 
 
 def _make_pki(state: Path, site: str, clock: Clock) -> bool:
@@ -98,6 +107,7 @@ def _make_pki(state: Path, site: str, clock: Clock) -> bool:
     make_directory(half_made)
     Authority.create(half_made, site, clock.wall_ms())
     SigningKeys.create(half_made)
+    AuditKey.open(half_made)
     try:
         half_made.rename(state / PKI_DIRECTORY)
         sync_directory(state)

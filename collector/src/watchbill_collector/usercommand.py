@@ -129,10 +129,12 @@ def _do(homes: "Homes", config: "CollectorConfig", request: Mapping[str, Any]) -
 
     from watchbill.clock import SystemClock
     from watchbill_collector.configured import store_password
+    from watchbill_collector.init import audit_key
     from watchbill_collector.store import Store
     from watchbill_collector.users import Users
 
     with Store.open(homes.var, config.site, config.store.url, store_password(config)) as store:
+        store.sign_with(audit_key(homes.var))
         return asyncio.run(answer(Users(store, SystemClock()), request, local_actor(os.geteuid())))
 
 

@@ -43,8 +43,8 @@ class AuditQuery:
 
 @dataclass(frozen=True, slots=True)
 class AuditFinding:
-    """One thing that is wrong with the chain: rows `seq` to `to` were edited, replaced, removed, reordered or
-    inserted.
+    """One thing that is wrong with the chain: rows `seq` to `to` were edited, replaced, removed, reordered, inserted,
+    cut off, rewritten or never signed, or a checkpoint there was forged.
     """
 
     fault: str
@@ -68,7 +68,9 @@ class AuditWitness:
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """Whether the chain is whole, and whether the witnesses agree. `hash` is the newest row's, hexadecimal."""
+    """Whether the chain is whole, and whether the witnesses agree. `hash` is the newest row's, hexadecimal. Of its
+    signed `checkpoints` the newest is under row `signed_seq`.
+    """
 
     ok: bool
     rows: int
@@ -77,6 +79,8 @@ class AuditVerdict:
     findings: tuple[AuditFinding, ...]
     findings_left_out: int
     witnesses: tuple[AuditWitness, ...]
+    checkpoints: int = 0
+    signed_seq: int = 0
 
 
 class AuditService(Protocol):

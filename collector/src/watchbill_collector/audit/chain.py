@@ -8,54 +8,66 @@ What may have been done to rows, and how it shows:
 - *reordered*: the row has the hash that its content would have at another number: it was written there.
 - *inserted*: the row fits no place, and the rows behind it are the right ones, moved by one.
 
-A tail that was cut off, or written anew whole with all its hashes, is in itself a right chain. Only somebody who
-remembers the old one can tell: see `witnesses`.
+A tail that was cut off, or written anew whole with all its hashes, is in itself a right chain. Marks tell: rows that
+the collector signed (`store.checkpoints`), and the row that it wrote last.
+
+- *cut*: a mark lies behind the last row.
+- *rewritten*: the chain does not hold the row of a mark, and nothing else says why.
+- *unsigned*: more rows behind the last checkpoint than there can be.
+
+Who has the collector's key as well can make all that anew; then only those who remember the old chain can tell: see
+`witnesses`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
+from watchbill_collector.audit.faults import Fault, Finding
 from watchbill_collector.store.audit import Row, genesis, row_hash
+from watchbill_collector.store.checkpoints import ROWS_UNSIGNED_MAX
 
+KEY_ACTION: Final = "audit.key"
+"""The row that says with which key checkpoints are signed from here on."""
 FINDINGS_MAX: Final = 1_000
 """Findings kept; more are counted."""
 REACH: Final = 64
 """How many numbers away a row's own place is looked for."""
 
 
-class Fault(StrEnum):
-    """What was done to a row."""
-
-    EDITED = "edited"
-    REPLACED = "replaced"
-    REMOVED = "removed"
-    REORDERED = "reordered"
-    INSERTED = "inserted"
-
-
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong. `seq` is the number it stands at, `to` the last one of a range (else the same).
-    `detail` is a sentence.
-    """
+class Mark:
+    """A row as it is known to have been. `at_ms` is when it was signed; None: this process wrote it."""
 
-    fault: Fault
     seq: int
-    to: int
-    detail: str
+    hash: bytes
+    at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the check says: `rows` were read, the last is `seq` with `hash`."""
+    """What the check says: `rows` were read, the last is `seq` with `hash`. `checkpoints` were read, and the newest
+    that fits is under row `signed_seq`.
+    """
 
     rows: int
     seq: int
     hash: bytes
     findings: tuple[Finding, ...]
     findings_left_out: int
+    checkpoints: int = 0
+    signed_seq: int = 0
+
+    def and_also(self, findings: Sequence[Finding], checkpoints: int) -> "Verdict":
+        """The same with what was found out about the checkpoints themselves."""
+        more = (*self.findings, *findings)
+        return replace(
+            self,
+            findings=more[:FINDINGS_MAX],
+            findings_left_out=self.findings_left_out + max(0, len(more) - FINDINGS_MAX),
+            checkpoints=checkpoints,
+        )
 
     @property
     def whole(self) -> bool:
@@ -78,18 +90,65 @@ class ChainCheck:
         self._away = 0  # How far up the row read last stands, when it was found to be reordered.
         self._findings: list[Finding] = []
         self._left_out = 0
+        self._marks: dict[bytes, Mark] = {}
+        self._signed_to = 0  # The newest checkpoint whose row is here.
+        self._to_be_signed = False  # From some row on, all are signed sooner or later.
         self.read_to = 0
         """The number of the row read last."""
+
+    def expect(self, marks: Sequence[Mark]) -> None:
+        """Rows that have to be there, told before they are read, or after the last."""
+        for mark in marks:
+            self._marks[mark.hash] = mark
 
     def read(self, rows: Sequence[Row]) -> None:
         """Take the next rows, ascending by number."""
         for row in rows:
             self._one(row)
+            self._to_be_signed = self._to_be_signed or row.action == KEY_ACTION
 
     def verdict(self) -> Verdict:
         """What was found, after the last row."""
         self._settle()
-        return Verdict(self._rows, self.read_to, self._hash, tuple(self._findings), self._left_out)
+        self._judge_marks()
+        return Verdict(
+            self._rows,
+            self.read_to,
+            self._hash,
+            tuple(self._findings),
+            self._left_out,
+            signed_seq=self._signed_to,
+        )
+
+    def _judge_marks(self) -> None:
+        """The marks whose rows were not met: what this means."""
+        missed = sorted(self._marks.values(), key=lambda mark: mark.seq)
+        cut = [mark for mark in missed if mark.seq > self.read_to]
+        gone = [mark for mark in missed if mark.seq <= self.read_to and not self._explained(mark)]
+        if gone:
+            first, last = self._signed_to + 1, gone[-1].seq
+            if gone[0].seq < first:  # Rows behind it are as they were signed: it alone was made anew.
+                first = gone[0].seq
+            words = f"rows {first} to {last} were written anew: row {gone[0].seq} is not the one that {_of(gone[0])}"
+            self._find(Fault.REWRITTEN, first, last, words)
+        if cut:
+            first, last = self.read_to + 1, cut[-1].seq
+            what = f"row {first} is" if first == last else f"rows {first} to {last} are"
+            self._find(
+                Fault.CUT,
+                first,
+                last,
+                f"{what} missing at the end: there was a row {last} that {_of(cut[-1])}",
+            )
+        known = max([self._signed_to, *(mark.seq for mark in missed if mark.at_ms is not None)])
+        if self._to_be_signed and self.read_to - known > ROWS_UNSIGNED_MAX:
+            words = f"rows {known + 1} to {self.read_to} are not signed: checkpoints were taken out"
+            self._find(Fault.UNSIGNED, known + 1, self.read_to, words)
+
+    def _explained(self, mark: Mark) -> bool:
+        """Whether a finding says already what became of the row of a mark."""
+        places = (mark.seq, mark.seq + self._shift)
+        return any(one.seq <= place <= one.to for one in self._findings for place in places)
 
     def _one(self, row: Row) -> None:
         self._rows += 1
@@ -176,6 +235,9 @@ class ChainCheck:
         self._hash = row.hash
         self._self_right = self_right
         self.read_to = row.seq
+        mark = self._marks.pop(row.hash, None)
+        if mark is not None and mark.at_ms is not None:
+            self._signed_to = max(self._signed_to, mark.seq)
 
     def _find(self, fault: Fault, seq: int, to: int, detail: str) -> None:
         if len(self._findings) < FINDINGS_MAX:
@@ -186,3 +248,9 @@ class ChainCheck:
     @staticmethod
     def _about(row: Row, what: str) -> str:
         return f"row {row.seq} {what}; it says: {row.actor} {row.action} {row.target} {row.outcome}"
+
+
+def _of(mark: Mark) -> str:
+    if mark.at_ms is None:
+        return "this collector wrote"
+    return f"was signed at {datetime.fromtimestamp(mark.at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

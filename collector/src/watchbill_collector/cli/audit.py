@@ -118,12 +118,16 @@ def _export(session: Session, file: Any) -> int:
 )
 @talks
 def verify(session: Session, witness: str) -> int:
-    """Check the chain of hashes, and what the hosts were told of it. Ends with 1 when something is wrong.
+    """Check the chain of hashes, its signatures, and what the hosts were told of it. Ends with 1 when something is
+    wrong.
+
+    The collector signs its rows: every hundredth at once, the others within a minute. Who could write to its database
+    alone is found by that: rows that were changed, removed, put in, cut off or written anew are named.
 
     Every host keeps some of the heads that came with its acknowledgements, and shows them when it connects. A
-    history that was rolled back, or written anew with hashes that fit, does not contain them. Without any witness
-    nobody can tell that, which is said, and ends with 0 when the chain is whole; hosts that --witness names have to
-    have shown a head, else it ends with 1.
+    history that was rolled back, or written anew by somebody who had the collector's key too, does not contain them.
+    Without any witness nobody can tell that, which is said, and ends with 0 when the chain is whole; hosts that
+    --witness names have to have shown a head, else it ends with 1.
     """
     if witness and not witness.replace(",", "").strip():
         raise Misused("--witness names no host", "watchbill audit verify --witness web1,db2")
@@ -151,11 +155,12 @@ def verify(session: Session, witness: str) -> int:
         session.screen.line(f"{shown}: {clean(', '.join(silent), 400)}: no head of this audit was shown")
     if not agree and not against:
         session.screen.line(
-            "no witness: whether the end of the history was cut off, or all of it written anew, nobody can say"
+            "no witness: whether somebody with the collector's own key wrote the history anew, nobody can say"
         )
     chain = "whole" if not verdict["findings"] else "broken"
     session.screen.line(
-        f"{verdict['rows']} rows, {chain}; {agree} of {len(verdict['witnesses'])} witnesses agree"
+        f"{verdict['rows']} rows, {chain}; {verdict['checkpoints']} signed checkpoints, the newest under row "
+        f"{verdict['signed_seq']}; {agree} of {len(verdict['witnesses'])} witnesses agree"
     )
     session.screen.line(f"head {verdict['seq']} {verdict['hash']}")
     return code

@@ -23,7 +23,7 @@ from watchbill_collector.enrolment.rulings import Granted, Office, Ruling, Waiti
 from watchbill_collector.enrolment.tokens import FAILURES_MAX, fits, from_there
 from watchbill_collector.hosts import HOSTS_MAX, ChangeKind, HostChange, check_instance
 from watchbill_collector.pki import SigningKeys, SigningRequest, read_request
-from watchbill_collector.pki.keys import envelope_signature_is_right
+from watchbill_collector.pki.keys import signature_is_right
 from watchbill_collector.store import enrolments as token_rows
 from watchbill_collector.store import hosts as host_rows
 from watchbill_collector.store.enrolments import Enrolment, EnrolmentKind, EnrolmentState
@@ -157,7 +157,7 @@ class EnrolmentDesk:
             )
         request = read_request(asked.csr)
         message = b"watchbill/enroll/v1\0" + token.enrolment_id.encode() + b"\0" + request.csr_sha256
-        if not envelope_signature_is_right(asked.envelope_key, asked.envelope_proof, message):
+        if not signature_is_right(asked.envelope_key, asked.envelope_proof, message):
             raise IdentityRefused(RefusalReason.KEY, "the envelope key is not proved")
         agent_id = token_rows.find_use(connection, token.enrolment_id, request.key_sha256)
         if agent_id is not None:

@@ -6,12 +6,13 @@ of it.
 """
 
 from watchbill_collector.pki.authority import Authority, Issued, Lifetimes
-from watchbill_collector.pki.keys import SigningKeys
+from watchbill_collector.pki.keys import AuditKey, SigningKeys
 from watchbill_collector.pki.peer import Peer, read_peer
 from watchbill_collector.pki.requests import SigningRequest, read_request
 from watchbill_collector.pki.server import ServerCertificate
 
 __all__ = [
+    "AuditKey",
     "Authority",
     "Issued",
     "Lifetimes",

@@ -1,5 +1,5 @@
-"""The collector's two Ed25519 keys: one seals envelopes, the other signs commands. Never the same key for
-both.
+"""The collector's Ed25519 keys: one seals envelopes, one signs commands, one signs checkpoints of the audit. Never
+the same key for two of them.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from watchbill_collector.pki.keyfiles import read_private
 
 ENVELOPE_KEY_FILE: Final = "envelope.key"
 COMMAND_KEY_FILE: Final = "command.key"
+AUDIT_KEY_FILE: Final = "audit.key"
 SEED_BYTES: Final = 32
 
 
@@ -39,6 +40,32 @@ class SigningKeys:
         return cls(_read(directory / ENVELOPE_KEY_FILE), _read(directory / COMMAND_KEY_FILE))
 
 
+class AuditKey:
+    """Signs what the audit says; nobody but this collector reads it."""
+
+    def __init__(self, key: nacl.signing.SigningKey) -> None:
+        self._key = key
+
+    @classmethod
+    def open(cls, directory: Path) -> "AuditKey":
+        """Read it, or make it where there is none yet: a store that an older version began has none. Raises
+        Unreadable, StorageError.
+        """
+        path = directory / AUDIT_KEY_FILE
+        if not path.exists():
+            write_atomic(path, bytes(nacl.signing.SigningKey.generate()).hex().encode() + b"\n")
+        return cls(_read(path))
+
+    @property
+    def public(self) -> bytes:
+        """The public half."""
+        return bytes(self._key.verify_key)
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message."""
+        return self._key.sign(message).signature
+
+
 def _read(path: Path) -> nacl.signing.SigningKey:
     try:
         seed = bytes.fromhex(read_private(path).decode("ascii").strip())
@@ -51,7 +78,7 @@ def _read(path: Path) -> nacl.signing.SigningKey:
     return nacl.signing.SigningKey(seed)
 
 
-def envelope_signature_is_right(public_key: bytes, signature: bytes, message: bytes) -> bool:
+def signature_is_right(public_key: bytes, signature: bytes, message: bytes) -> bool:
     """Whether an Ed25519 signature holds; wrong lengths and bad points are simply wrong."""
     try:
         nacl.signing.VerifyKey(public_key).verify(message, signature)

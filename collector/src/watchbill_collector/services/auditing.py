@@ -114,6 +114,27 @@ class AuditKeeper:
 
     # ------------------------------------------------------------ what is configured
 
+    async def began_signing(self) -> None:
+        """The collector starts: its checkpoints fit the chain, or it is said aloud that they do not. Raises
+        StorageError, Busy.
+        """
+        wrong = await asyncio.to_thread(self._audit.begin_signing)
+        if wrong is None:
+            return
+        log.critical(
+            "the audit is not what this collector signed: rolled back, or written anew",
+            extra=fields(row=wrong.seq),
+        )
+        detail = {"row": wrong.seq, "hash_signed": wrong.hash.hex()}
+        await self.record(SYSTEM, "audit.disputed", "checkpoint", Outcome.FAILED, detail)
+
+    def sign(self) -> None:
+        """Now and then: a checkpoint under what was recorded since the last one. Blocks; raises nothing."""
+        try:
+            self._audit.sign()
+        except (StorageError, Busy) as exc:
+            self._failed(exc, 0)
+
     async def began(self, texts: Mapping[str, str]) -> None:
         """The collector starts with these texts: a row when they are others than it ran with before."""
         self._texts = dict(texts)
@@ -229,6 +250,8 @@ class AuditKeeper:
             ),
             findings_left_out=verdict.findings_left_out,
             witnesses=tuple(said),
+            checkpoints=verdict.checkpoints,
+            signed_seq=verdict.signed_seq,
         )
 
     def _asked(self, names: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -277,6 +300,7 @@ class AuditMetrics:
                 "Hosts that were told of rows which the audit does not contain: it was rolled back or written anew.",
                 self._witnesses.disagreeing,
             ),
+            ("rows_unsigned", "Rows behind the newest signed checkpoint.", self._audit.unsigned),
             ("rows_unwritten", "Rows that could not be written.", self._keeper.unwritten),
         ):
             yield GaugeMetricFamily(f"watchbill_collector_audit_{name}", text, float(value))

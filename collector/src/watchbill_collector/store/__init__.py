@@ -22,7 +22,8 @@ from typing import Any, Final, Self, TypeVar
 import sqlalchemy as sa
 
 from watchbill.errors import Busy, Refused, StorageError
-from watchbill_collector.store.audit import Head, read_head, take_head
+from watchbill_collector.store.audit import SIGNED_INFO, SIGNER_INFO, Head, read_head, take_head
+from watchbill_collector.store.checkpoints import Checkpoint, Signer, newest
 from watchbill_collector.store.database import (
     Database,
     Held,
@@ -71,6 +72,9 @@ class Store:
         with mapped_errors(database, "read the audit"), self._reader.connect() as connection:
             self.audit_head: Head | None = read_head(connection)
             """The newest committed row of the audit chain. Changed by the writer's thread, read by any."""
+            self.audit_signed: Checkpoint | None = newest(connection)
+            """The newest committed checkpoint of it; in the same way."""
+        self._signer: Signer | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -98,6 +102,10 @@ class Store:
             held.release()
             raise
         return cls(database, site, held, writer)
+
+    def sign_with(self, signer: Signer) -> None:
+        """Sign the audit's checkpoints with this key from the next write on."""
+        self._signer = signer
 
     # ------------------------------------------------------------ work
 
@@ -148,15 +156,18 @@ class Store:
 
     def _commit(self, work: Work[T]) -> T:
         with mapped_errors(self.database, "write"), self._writer.connect() as connection:
+            # Each time: the pool may have made another connection.
+            connection.info[SIGNER_INFO], connection.info[SIGNED_INFO] = self._signer, self.audit_signed
             try:
                 with connection.begin():
                     result = work(connection)
             except BaseException:
                 take_head(connection)  # What was rolled back is no head.
                 raise
-            head = take_head(connection)
+            head, signed = take_head(connection), connection.info[SIGNED_INFO]
         if head is not None:
             self.audit_head = head
+        self.audit_signed = signed
         return result
 
     def close(self) -> None:

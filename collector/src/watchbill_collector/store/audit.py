@@ -23,6 +23,8 @@ from typing import Final
 import sqlalchemy as sa
 
 from watchbill.clock import Clock
+from watchbill_collector.store import checkpoints
+from watchbill_collector.store.checkpoints import Checkpoint
 from watchbill_collector.store.schema import AUDIT
 from watchbill_collector.store.text import canonical_json, harmless
 
@@ -38,6 +40,9 @@ REQUEST_MAX: Final = 32
 _DOMAIN: Final = b"watchbill/audit/v1\x00"
 HEAD_INFO: Final = "watchbill.audit.head"
 """Where a connection remembers the head of the transaction that is open."""
+SIGNER_INFO: Final = "watchbill.audit.signer"
+SIGNED_INFO: Final = "watchbill.audit.signed"
+"""The same for the key that checkpoints are signed with, and for the newest checkpoint."""
 
 
 class Outcome(StrEnum):
@@ -171,7 +176,27 @@ def append(connection: sa.Connection, site: str, clock: Clock, entry: Entry) -> 
     connection.execute(AUDIT.insert().values(**content, prev_hash=prev_hash, hash=head.hash))
     connection.info[HEAD_INFO] = head
     asked.rows += 1
+    _sign_when_due(connection, site, clock, head)
     return head
+
+
+def _sign_when_due(connection: sa.Connection, site: str, clock: Clock, head: Head) -> None:
+    before: Checkpoint | None = connection.info.get(SIGNED_INFO)
+    if head.seq - (before.seq if before is not None else 0) >= checkpoints.ROWS_UNSIGNED_MAX:
+        sign(connection, site, clock)
+
+
+def sign(connection: sa.Connection, site: str, clock: Clock) -> Checkpoint | None:
+    """Put a checkpoint under the newest row, if it has none and this connection has a key; the new one."""
+    signer: checkpoints.Signer | None = connection.info.get(SIGNER_INFO)
+    before: Checkpoint | None = connection.info.get(SIGNED_INFO)
+    head = connection.info.get(HEAD_INFO) or read_head(connection)
+    if signer is None or head is None or (before is not None and before.seq >= head.seq):
+        return None
+    made = checkpoints.signed(signer, site, head.seq, head.hash, clock.wall_ms(), before)
+    checkpoints.insert(connection, made)
+    connection.info[SIGNED_INFO] = made
+    return made
 
 
 def _detail(detail: Mapping[str, object]) -> str:
