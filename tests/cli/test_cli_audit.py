@@ -6,7 +6,7 @@ def test_without_any_witness_it_says_so_and_ends_well(admin):
     assert done.code == 0
     assert "0 of 0 witnesses agree" in done.out
     assert (
-        "no witness: whether the end of the history was cut off, or all of it written anew, nobody can say"
+        "no witness: whether somebody with the collector's own key wrote the history anew, nobody can say"
         in (done.out)
     )
 

@@ -3,6 +3,10 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +86,69 @@ async def test_what_it_leaves_running_does_not_undo_its_exit_code(
     made = program(f"sleep 1000 & echo $! >{tmp_path}/pid; echo sent; exit 0", "2s")
     assert (await made.send(a.notice())).detail == "exit code 0, sent"
     await a.until(lambda: gone(int((tmp_path / "pid").read_text())))
+
+
+FORKS_AWAY = """python3 -I -S -c '
+import os, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+open("{pid}", "w").write(str(os.getpid()))
+time.sleep(1000)'
+"""
+"""As daemons do: another session, another parent, and the pipe still held open."""
+
+
+@pytest.mark.parametrize(
+    ("then", "limit", "wanted"), [("exit 0", "20s", "exit code 0"), ("sleep 1000", "2s", "was killed")]
+)
+async def test_what_forks_away_from_it_ends_with_it(
+    then: str, limit: str, wanted: str, program: Any, a: Any, tmp_path: Path
+) -> None:
+    work = FORKS_AWAY.format(pid=tmp_path / "pid") + f"while ! [ -s {tmp_path}/pid ]; do :; done; {then}"
+    try:
+        said = (await program(work, limit).send(a.notice())).detail
+    except SendFailed as failed:
+        said = failed.why
+    assert wanted in said
+    assert gone(int((tmp_path / "pid").read_text())), "it is gone when the channel has its answer"
+
+
+async def test_a_program_that_forks_without_end_is_ended_whole(program: Any, a: Any, tmp_path: Path) -> None:
+    work = f"while :; do setsid sh -c 'echo $$ >>{tmp_path}/pids; exec sleep 1000' & sleep 0.02; done"
+    with pytest.raises(SendFailed, match="was killed"):
+        await program(work, "1s").send(a.notice())
+    pids = [int(text) for text in (tmp_path / "pids").read_text().split()]
+    assert len(pids) > 5
+    assert all(gone(pid) for pid in pids)
+
+
+CALLER = """
+import asyncio, sys
+from watchbill.config import Duration
+from watchbill_collector.notifiers.channel import Surroundings
+from watchbill_collector.notifiers.channels.exec import Exec, Options
+from watchbill_collector.notifiers.trial import trial_notice
+made = Exec(Options(name="x", kind="exec", argv=[sys.argv[1]], timeout=Duration(100)), Surroundings("0"))
+asyncio.run(made.send(trial_notice("x", 1, "", "me", "1")))
+"""
+
+
+def test_nothing_outlives_a_collector_that_is_killed(tmp_path: Path) -> None:
+    script, pid = tmp_path / "program", tmp_path / "pid"
+    script.write_text("#!/bin/sh\n" + FORKS_AWAY.format(pid=pid) + "sleep 1000\n")
+    script.chmod(0o755)
+    with subprocess.Popen([sys.executable, "-c", CALLER, str(script)]) as caller:
+        wait_for(lambda: pid.exists() and bool(pid.read_text()))
+        caller.kill()
+    wait_for(lambda: gone(int(pid.read_text())))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to be"
+        time.sleep(0.01)
 
 
 async def test_output_without_end_is_bounded(program: Any, a: Any) -> None:

@@ -1,7 +1,9 @@
 """Starts a program of yours for each notice, with the notice as JSON on its standard input.
 
 No shell: `argv` is a list, its first element an absolute path. The program gets a minimal environment, no
-other open file, a session of its own, and as long as `timeout` says; then it and what it started are killed.
+other open file, a session of its own, and as long as `timeout` says; then it and what it started are killed, also what
+forked away from it. What outlives the program has half a second.
+
 It says by its exit code what became of the notice: 0 sent, 75 (EX_TEMPFAIL) try again later, any other not
 sent and not to be tried again. Of its output the first 16 KiB are kept, for the log and `notify test`; the rest is read
 and thrown away.
@@ -11,8 +13,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from watchbill.config import Wrong, option
@@ -27,12 +31,16 @@ PIECE_BYTES: Final = 64 << 10
 ARGV_MAX: Final = 64
 ALERTS_MAX: Final = 1_000
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-LINGER_S: Final = 0.5
-"""How long output is read after the program's end, when something that it started still holds the pipe."""
+SUPERVISOR: Final = Path(__file__).parent.parent / "supervisor.py"
+"""Runs the program and ends what came of it."""
+REPORT_BYTES_MAX: Final = 256
+ENDED: Final = "ended"
+"""How a report begins that says: it was ended because we wanted no more of it."""
+LEFT_WORDS: Final = "of what it started, {} could not be ended"
 _NOBODY_READS: Final = (BrokenPipeError, ConnectionResetError, RuntimeError)
 """What writing to a program that is gone raises; the last is uvloop's, when the pipe is closed already."""
 REAP_S: Final = 5.0
-"""How long a killed program may take to be gone: the kernel frees it at once unless it hangs in a system call."""
+"""How long the end of all that was started may take: the kernel frees it at once unless it hangs in a system call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,39 +77,26 @@ class Exec(Channel):
     async def send(self, notice: Notice) -> Delivered:
         """Run it to its end or to the timeout."""
         argv = self._options.argv
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                cwd="/",
-                env=environment(notice),
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as exc:
-            # Not the notice's fault: somebody will install it, or make it executable.
-            why = (getattr(exc, "strerror", None) or str(exc)).lower()
-            raise SendFailed(f"{argv[0]} could not be started: {why}", transient=True) from exc
         output = bytearray()
         body = encode(document(notice, self._options.alerts_max))
-        pipes = asyncio.gather(_give(process, body), _take(process, output))
-        try:
-            async with asyncio.timeout(float(self._options.timeout)):
-                await process.wait()
-                # A moment longer for what it printed last.
-                await asyncio.wait({pipes}, timeout=LINGER_S)
-        except TimeoutError as exc:
-            # It may have ended and left something behind that holds its output: its exit code counts.
-            if process.returncode is None:
-                limit = self._options.timeout.to_config()
-                why = f"{argv[0]} did not end within {limit} and was killed"
-                raise SendFailed(why, transient=True) from exc
-        finally:
-            code = process.returncode
-            await _end(process, pipes)
-        assert code is not None, "it ended, or the timeout was raised"
-        return judge(argv[0], code, bytes(output))
+        with contextlib.ExitStack() as pipes:
+            life_end, life = _pipe(pipes)
+            report, report_end = _pipe(pipes)
+            process = await _start(argv, environment(notice), life_end, report_end)
+            talking = asyncio.gather(_give(process, body), _take(process, output))
+            try:
+                async with asyncio.timeout(float(self._options.timeout)):
+                    await process.wait()
+            except TimeoutError:
+                pass  # It may have ended all the same, and left something behind: the report says so.
+            finally:
+                life.close()
+                await _end(process, talking)
+            said = _read(report)
+        if said.startswith(ENDED):
+            limit = self._options.timeout.to_config()
+            raise SendFailed(f"{argv[0]} did not end within {limit} and was killed", transient=True)
+        return judge(argv[0], said, bytes(output))
 
     def ready(self) -> None:
         """The program is there."""
@@ -119,19 +114,86 @@ def environment(notice: Notice) -> dict[str, str]:
     }
 
 
-def judge(program: str, code: int, output: bytes) -> Delivered:
-    """What the exit code means. Raises SendFailed unless it is 0."""
+def judge(program: str, report: str, output: bytes) -> Delivered:
+    """What the supervisor's report means. Raises SendFailed unless the program's exit code is 0."""
+    what, _, rest = report.strip().partition(" ")
+    number, _, left = rest.partition(" ")
+    if not number.isdecimal():
+        raise SendFailed(f"{program} could not be watched: its supervisor says {report!r}", transient=True)
+    if what == "errno":
+        # Not the notice's fault: somebody will install it, or make it executable.
+        why = os.strerror(int(number)).lower()
+        raise SendFailed(f"{program} could not be started: {why}", transient=True)
     said = line(output.decode("utf-8", "replace"), DETAIL_CHARS_MAX)
     words = f", {said}" if said else ""
-    if code == 0:
-        return Delivered(f"exit code 0{words}")
-    if code < 0:
+    if left not in ("", "0"):
+        words += f", {LEFT_WORDS.format(left)}"
+    if what == "signal":
         # A signal is no answer: memory ran out, or somebody stopped it.
         with contextlib.suppress(ValueError):
-            name = signal.Signals(-code).name
+            name = signal.Signals(int(number)).name
             raise SendFailed(f"{program} was ended by {name}{words}", transient=True)
-        raise SendFailed(f"{program} was ended by signal {-code}{words}", transient=True)
-    raise SendFailed(f"{program}: exit code {code}{words}", transient=code == EX_TEMPFAIL)
+        raise SendFailed(f"{program} was ended by signal {number}{words}", transient=True)
+    if number == "0":
+        return Delivered(f"exit code 0{words}")
+    raise SendFailed(f"{program}: exit code {number}{words}", transient=int(number) == EX_TEMPFAIL)
+
+
+class _End:
+    """One end of a pipe; closed once."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def close(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+        self.number = -1
+
+
+def _pipe(pipes: contextlib.ExitStack) -> tuple[_End, _End]:
+    reading, writing = (_End(number) for number in os.pipe())
+    pipes.callback(reading.close)
+    pipes.callback(writing.close)
+    return reading, writing
+
+
+def _read(report: _End) -> str:
+    """What the supervisor reports; empty when it died before it could."""
+    os.set_blocking(report.number, False)
+    try:
+        return os.read(report.number, REPORT_BYTES_MAX).decode("ascii", "replace")
+    except BlockingIOError:
+        return ""
+
+
+async def _start(
+    argv: list[str], environment_: dict[str, str], life: _End, report: _End
+) -> asyncio.subprocess.Process:
+    """Start the supervisor, which starts the program. It holds its ends of the pipes, we ours."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-S",
+            str(SUPERVISOR),
+            str(life.number),
+            str(report.number),
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd="/",
+            env=environment_,
+            start_new_session=True,
+            pass_fds=(life.number, report.number),
+        )
+    except (OSError, ValueError) as exc:
+        why = (getattr(exc, "strerror", None) or str(exc)).lower()
+        raise SendFailed(f"{argv[0]} could not be started: {why}", transient=True) from exc
+    life.close()
+    report.close()
+    return process
 
 
 async def _give(process: asyncio.subprocess.Process, body: bytes) -> None:
@@ -152,16 +214,18 @@ async def _take(process: asyncio.subprocess.Process, output: bytearray) -> None:
         output += piece[: OUTPUT_BYTES_MAX - len(output)]
 
 
-async def _end(process: asyncio.subprocess.Process, pipes: "asyncio.Future[tuple[None, None]]") -> None:
-    """Kill the whole group: a grandchild that stayed behind would hold the pipe, and nobody would see it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
+async def _end(process: asyncio.subprocess.Process, talking: "asyncio.Future[tuple[None, None]]") -> None:
+    """The supervisor ends everything below it, and then itself; should it not, it is killed."""
+    try:
         async with asyncio.timeout(REAP_S):
             await process.wait()
-            await asyncio.wait({pipes})
-    pipes.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await pipes
-    # Who left the group on purpose may still hold the pipe; the library has no other way to let go of it.
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+            await asyncio.wait({talking})
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    finally:
+        talking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await talking
+        # Whoever could not be ended may still hold the pipe; the library has no other way to let go of it.
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
