@@ -17,8 +17,8 @@ from watchbill_collector.promql.frames import grouping as group_rows
 from watchbill_collector.promql.nodes import Node, Run, all_invariant
 from watchbill_collector.promql.quantiles import best_in_segments, segment_quantiles
 from watchbill_collector.promql.sums import group_means, group_sums
-from watchbill_collector.promql.text import float_text, valid_label_name
-from watchbill_collector.promql.values import Grid, Text, Value, Vector
+from watchbill_collector.promql.text import float_text, general_text, quoted, valid_label_name
+from watchbill_collector.promql.values import Grid, Text, Value, Vector, any_present
 from watchbill_collector.promql.windows import Floats, Mask
 
 _INT64_MAX = 9223372036854774784.0
@@ -44,6 +44,7 @@ class _AggregateNode(Node):
 
     def __init__(self, expr: ast.Aggregate, inner: Node, param: Node | None = None) -> None:
         super().__init__(expr)
+        self.aggregate = expr
         self._inner, self._param = inner, param
         self._names = tuple(sorted(set(expr.labels)))
         self._without = expr.without
@@ -58,7 +59,9 @@ class _AggregateNode(Node):
             return False
         if isinstance(vector.drop_name, bool):
             return vector.drop_name
-        return np.logical_or.reduceat(vector.drop_name[groups.order], groups.starts)
+        # Rows without a sample have no say.
+        drops = vector.drop_name & any_present(vector.present)
+        return np.logical_or.reduceat(drops[groups.order], groups.starts)
 
 
 def _sum(values: Floats, present: Mask, groups: Grouping) -> Floats:
@@ -141,7 +144,7 @@ class QuantileNode(_AggregateNode):
         assert self._param is not None
         q = self._param.scalar(run, grid)
         vector = self._inner.vector(run, grid)
-        warn_bad_quantiles(run, q)
+        warn_bad_quantiles(run, q, ast.place(self.aggregate, 0))
         if not len(vector):
             return Vector.empty(grid.count)
         groups = self._groups(vector)
@@ -153,20 +156,15 @@ class QuantileNode(_AggregateNode):
         return Vector(groups.labels, shaped, present, self._drop(vector, groups))
 
 
-def warn_bad_quantiles(run: Run, q: Floats) -> None:
-    """Warn of quantiles outside 0 to 1."""
-    bad = q[~((q >= 0) & (q <= 1))]
-    for value in sorted(set(bad[~np.isnan(bad)].tolist())):
-        run.notes.warn(f"quantile value should be between 0 and 1, got {_short(value)}")
-    if np.isnan(bad).any():
-        run.notes.warn("quantile value should be between 0 and 1, got NaN")
-
-
-def _short(value: float) -> str:
-    """As Go's %g."""
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return float_text(value) if 1e-4 <= abs(value) < 1e21 or value == 0 else repr(value)
+def warn_bad_quantiles(run: Run, q: Floats, at: str) -> None:
+    """Warn of quantiles outside 0 to 1: of the greatest, of the least, and of NaN."""
+    known = q[~np.isnan(q)]
+    bad = [math.nan] if len(known) < len(q) else []
+    if len(known):
+        bad += [float(known.max())] if known.max() > 1 else []
+        bad += [float(known.min())] if known.min() < 0 else []
+    for value in bad:
+        run.notes.warn(f"quantile value should be between 0 and 1, got {general_text(value)}", at)
 
 
 class TopNode(_AggregateNode):
@@ -181,11 +179,10 @@ class TopNode(_AggregateNode):
             return Vector.empty(grid.count)
         if np.isnan(k).any():
             raise ExecutionFailed("Parameter value is NaN", str(self.expr))
-        for value in (k.min(), k.max()):
-            if value <= _INT64_MIN:
-                raise ExecutionFailed(f"Scalar value {float(value)} underflows int64", str(self.expr))
-            if value >= _INT64_MAX:
-                raise ExecutionFailed(f"Scalar value {float(value)} overflows int64", str(self.expr))
+        if k.min() <= _INT64_MIN:
+            raise ExecutionFailed(f"Scalar value {general_text(k.min())} underflows int64", str(self.expr))
+        if k.max() >= _INT64_MAX:
+            raise ExecutionFailed(f"Scalar value {general_text(k.max())} overflows int64", str(self.expr))
         groups = self._groups(vector)
         rows, steps = np.nonzero(vector.present)
         largest = self.expr.op == "topk"
@@ -209,7 +206,7 @@ class CountValuesNode(_AggregateNode):
         assert isinstance(param, Text)
         label = param.value
         if not valid_label_name(label):
-            raise ExecutionFailed(f'invalid label name "{label}"', str(self.expr))
+            raise ExecutionFailed(f"invalid label name {quoted(label)}", str(self.expr))
         vector = self._inner.vector(run, grid)
         rows, steps = np.nonzero(vector.present)
         if not len(rows):

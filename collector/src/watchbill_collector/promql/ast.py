@@ -5,7 +5,7 @@ it (`str(node)`), which errors quote and `format_query` builds on.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from watchbill_collector.labels import METRIC_NAME
@@ -120,11 +120,12 @@ class Subquery:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function call; `returns` is the function's kind."""
+    """A function call; `returns` is the function's kind. `at`: where it stands, and each argument (`1:15`)."""
 
     function: str
     args: tuple["Expr", ...]
     returns: Kind
+    at: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -144,6 +145,7 @@ class Aggregate:
     param: "Expr | None"
     without: bool
     labels: tuple[str, ...]
+    at: tuple[str, ...] = field(default=(), compare=False)
     kind = Kind.VECTOR
 
     def __str__(self) -> str:
@@ -241,6 +243,12 @@ class Paren:
 
 
 Expr = Number | String | Selector | Range | Subquery | Call | Aggregate | Binary | Negation | Paren
+
+
+def place(expr: "Call | Aggregate", arg: int | None = None) -> str:
+    """Where an expression stands, or one of its arguments; empty if that is not known."""
+    number = 0 if arg is None else arg + 1
+    return expr.at[number] if number < len(expr.at) else ""
 
 
 def bare(expr: Expr) -> Expr:

@@ -16,6 +16,7 @@ from watchbill_collector.promql.labelling import LabelJoinNode, LabelReplaceNode
 from watchbill_collector.promql.nodes import Node, RangeSource, Run, SelectorNode, all_invariant
 from watchbill_collector.promql.ranging import RANGE_FUNCTIONS, Arguments, RangeFunction
 from watchbill_collector.promql.sorting import SortByLabelNode, SortNode
+from watchbill_collector.promql.text import quoted
 from watchbill_collector.promql.values import UNLABELLED, Grid, Scalar, Value, Vector
 from watchbill_collector.promql.windows import Floats, Mask, Windows
 
@@ -29,6 +30,7 @@ class RangeCallNode(Node):
 
     def __init__(self, expr: ast.Call, function: RangeFunction, args: list[Arg]) -> None:
         super().__init__(expr)
+        self.call = expr
         self._function = function
         self._name = expr.function
         source = args[function.range_arg]
@@ -43,9 +45,9 @@ class RangeCallNode(Node):
         found = self._source.ranges(run, grid, self._name)
         values, present = self._in_blocks(run, found.windows, grid, scalars)
         if self._name == "quantile_over_time" and present.any():
-            warn_bad_quantiles(run, scalars[0])
+            warn_bad_quantiles(run, scalars[0], ast.place(self.call, 0))
         if self._function.counter:
-            _inform_of_gauges(run, found.labels, present)
+            _inform_of_gauges(run, found.labels, present, ast.place(self.call, 0))
         drop = found.drop_name if self._function.keeps_name else True
         return Vector(found.labels, values, present, drop)
 
@@ -74,7 +76,7 @@ _BLOCK_POINTS = 1 << 17
 """Points evaluated at a time in range queries: a megabyte an array."""
 
 
-def _inform_of_gauges(run: Run, frame: LabelFrame, present: Mask) -> None:
+def _inform_of_gauges(run: Run, frame: LabelFrame, present: Mask, at: str) -> None:
     """Say which metrics under rate or increase do not look like counters."""
     suspicious = frame.derived("not counters", lambda: _not_counters(frame))
     if suspicious is None:
@@ -86,12 +88,15 @@ def _inform_of_gauges(run: Run, frame: LabelFrame, present: Mask) -> None:
         name, kind = one.get(METRIC_NAME, ""), one.get("__type__")
         if kind is None:
             run.notes.inform(
-                f'metric might not be a counter, name does not end in _total/_sum/_count/_bucket: "{name}"'
+                "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: "
+                f"{quoted(name)}",
+                at,
             )
         else:
             run.notes.inform(
                 'metric might not be a counter, __type__ label is not set to "counter" or "histogram", '
-                f'got "{kind}": "{name}"'
+                f"got {quoted(kind)}: {quoted(name)}",
+                at,
             )
 
 
@@ -104,7 +109,8 @@ def _not_counters(frame: LabelFrame) -> Any:
     verdicts = []
     for row in first.tolist():
         name, kind = STRINGS.text(int(names[row])), STRINGS.text(int(kinds[row]))
-        fine = kind in ("counter", "histogram") if kind else not name or name.endswith(_COUNTER_SUFFIXES)
+        fine = kind in ("counter", "histogram") if kind else name.endswith(_COUNTER_SUFFIXES)
+        fine = fine or not name
         verdicts.append(-1 if fine else row)
     if max(verdicts, default=-1) < 0:
         return None

@@ -17,6 +17,7 @@ from watchbill_collector.promql import ast
 from watchbill_collector.promql.aggregates import warn_bad_quantiles
 from watchbill_collector.promql.frames import Grouping, grouping, without
 from watchbill_collector.promql.nodes import Node, Run, all_invariant
+from watchbill_collector.promql.text import general_text, quoted
 from watchbill_collector.promql.values import Grid, Value, Vector
 from watchbill_collector.promql.windows import Floats, Ints, Mask
 
@@ -85,6 +86,7 @@ class _BucketsNode(Node):
 
     def __init__(self, expr: ast.Call, args: tuple[Node, ...]) -> None:
         super().__init__(expr)
+        self.call = expr
         self._scalars, self._vector = args[:-1], args[-1]
         self.invariant = all_invariant(args)
 
@@ -95,8 +97,9 @@ class _BucketsNode(Node):
         found = layout(vector.labels)
         for row, name, bound in found.malformed:
             if vector.present[row].any():
-                of = f' for metric name "{name}"' if name else ""
-                run.notes.warn(f'bucket label "le" is missing or has a malformed value of "{bound}"{of}')
+                of = f" for metric name {quoted(name)}" if name else ""
+                text = f'bucket label "le" is missing or has a malformed value of {quoted(bound)}{of}'
+                run.notes.warn(text, ast.place(self.call, len(self._scalars)))
         if not len(found.labels):
             return Vector.empty(grid.count)
         run.budget.room(found.bounds.size * grid.count, str(self.expr))
@@ -106,14 +109,16 @@ class _BucketsNode(Node):
         # Buckets with equal bounds (`1` and `1.0`) add up.
         np.add.at(counts, (found.slot, found.histogram), np.where(present, values, 0.0))
         np.logical_or.at(there, (found.slot, found.histogram), present)
-        out = self._answer(run, found, counts, there, scalars)
+        out = self._answer(run, grid, found, counts, there, scalars)
         return Vector(found.labels, out, np.asarray(there.any(axis=0)), drop_name=True)
 
     def _check(self, run: Run, scalars: list[Floats]) -> None:
         """Warn of bad arguments."""
 
     @abstractmethod
-    def _answer(self, run: Run, found: Layout, counts: Floats, there: Mask, scalars: list[Floats]) -> Floats:
+    def _answer(
+        self, run: Run, grid: Grid, found: Layout, counts: Floats, there: Mask, scalars: list[Floats]
+    ) -> Floats:
         """The value of each histogram at each step, [histograms, steps]; `counts[slot, histogram, step]`."""
 
 
@@ -124,43 +129,80 @@ class HistogramQuantileNode(_BucketsNode):
         super().__init__(expr, (q, buckets))
 
     def _check(self, run: Run, scalars: list[Floats]) -> None:
-        warn_bad_quantiles(run, scalars[0])
+        warn_bad_quantiles(run, scalars[0], ast.place(self.call, 0))
 
-    def _answer(self, run: Run, found: Layout, counts: Floats, there: Mask, scalars: list[Floats]) -> Floats:
+    def _answer(
+        self, run: Run, grid: Grid, found: Layout, counts: Floats, there: Mask, scalars: list[Floats]
+    ) -> Floats:
         q = scalars[0]
-        forced = _make_monotonic(counts, there)
+        forced = _make_monotonic(found.bounds, counts, there)
         infinite = _has_infinite_bucket(found.bounds, there)
-        for number in np.flatnonzero((forced & infinite).any(axis=1)).tolist():
-            name = found.labels.take(np.array([number])).dicts()[0].get(METRIC_NAME, "")
-            of = f' for metric name "{name}"' if name else ""
-            run.notes.inform(
-                "input to histogram_quantile needed to be fixed for monotonicity (see "
-                f"https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile){of}"
-            )
+        self._inform(run, grid, found, forced, infinite & (q >= 0) & (q <= 1))
         out = _quantiles(found.bounds, counts, there, q)
         out = np.where(infinite & (there.sum(axis=0) >= 2), out, np.nan)
         out = np.where(q < 0, -np.inf, np.where(q > 1, np.inf, out))
         return np.where(np.isnan(q), np.nan, out)
+
+    def _inform(self, run: Run, grid: Grid, found: Layout, forced: "Forced", answered: Mask) -> None:
+        """Say which metrics' counts had to be raised: one sentence a metric, with how much and when."""
+        where = forced.anywhere & answered
+        rows = np.flatnonzero(where.any(axis=1)).tolist()
+        of_metric: dict[str, list[int]] = {}
+        for row, labels in zip(rows, found.labels.take(np.array(rows, np.int64)).dicts(), strict=True):
+            of_metric.setdefault(labels.get(METRIC_NAME, ""), []).append(row)
+        for name, own in of_metric.items():
+            here = where[own]
+            times = grid.times_ms()[here.any(axis=0)]
+            of = f" for metric name {quoted(name)}" if name else ""
+            run.notes.inform(
+                "input to histogram_quantile needed to be fixed for monotonicity (see "
+                f"https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile){of}, from "
+                f"buckets {general_text(forced.lowest[own][here].min())} to "
+                f"{general_text(forced.highest[own][here].max())}, with a max diff of "
+                f"{forced.most[own][here].max():.2g}, over {int(here.sum())} samples from "
+                f"{_second(times[0])} to {_second(times[-1])}",
+                ast.place(self.call, 1),
+            )
+
+
+def _second(time_ms: int) -> str:
+    return f"{np.datetime64(int(time_ms) // 1000, 's')}Z"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forced:
+    """Where counts were raised, [histograms, steps]: from which bucket to which, and the most that was added."""
+
+    anywhere: Mask
+    lowest: Floats
+    highest: Floats
+    most: Floats
 
 
 def _has_infinite_bucket(bounds: Floats, there: Mask) -> Mask:
     return np.asarray((there & np.isposinf(bounds)[:, :, None]).any(axis=0))
 
 
-def _make_monotonic(counts: Floats, there: Mask) -> Mask:
-    """Raise counts that fall below an earlier bucket's, in place; says where one really fell: [h, s]."""
-    accepted = np.zeros(counts.shape[1:])
-    begun = np.zeros(counts.shape[1:], np.bool_)
-    forced = np.zeros(counts.shape[1:], np.bool_)
-    for count, here in zip(counts, there, strict=True):
+def _make_monotonic(bounds: Floats, counts: Floats, there: Mask) -> Forced:
+    """Raise counts that fall below an earlier bucket's, in place; says where one really fell."""
+    shape = counts.shape[1:]
+    accepted, most = np.zeros(shape), np.zeros(shape)
+    begun, forced = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    lowest, highest = np.full(shape, np.inf), np.full(shape, -np.inf)
+    for bound, count, here in zip(bounds, counts, there, strict=True):
         close = _almost_equal(accepted, count)
         falls = count < accepted
         correct = here & begun & (close | falls)
-        forced |= correct & falls & ~close
+        fell = correct & falls & ~close
+        if fell.any():
+            forced |= fell
+            lowest = np.where(fell, np.minimum(lowest, bound[:, None]), lowest)
+            highest = np.where(fell, np.maximum(highest, bound[:, None]), highest)
+            most = np.where(fell, np.maximum(most, accepted - count), most)
         count[correct] = accepted[correct]
         accepted = np.where(here & ~correct, count, accepted)
         begun |= here
-    return forced
+    return Forced(forced, lowest, highest, most)
 
 
 def _almost_equal(first: Floats, second: Floats) -> Mask:
@@ -211,6 +253,7 @@ class HistogramFractionNode(_BucketsNode):
     def _answer(
         self,
         run: Run,  # noqa: ARG002  # There is nothing to say.
+        grid: Grid,  # noqa: ARG002
         found: Layout,
         counts: Floats,
         there: Mask,

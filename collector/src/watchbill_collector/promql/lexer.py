@@ -9,15 +9,15 @@ that is not an Exception), ends the process on deep nesting and on long chains o
 3. `@ <number>` becomes `@ <index>`, and the table says which time each index means: negative times and
    milliseconds come through unharmed;
 4. durations given as bare numbers become milliseconds, and underscores between digits go;
-5. byte escapes in strings (`\\xc3\\xa9`) become the characters that the bytes are; the parser would make
-   one character of each.
+5. strings are read here and stand as places in what the parser gets (`literals.py`);
+6. where calls and their arguments stand is noted: the parser does not tell, and annotations say it.
 """
 
 import re
 from dataclasses import dataclass
 
 from watchbill_collector.promql.errors import BadQuery, NotSupported
-from watchbill_collector.promql.text import BAD_BYTES
+from watchbill_collector.promql.literals import Places
 
 EXPRESSION_CHARS_MAX = 64 * 1024
 NESTING_MAX = 100
@@ -37,9 +37,20 @@ _FLAGS = re.VERBOSE | re.DOTALL
 _TOKEN = re.compile(_PIECES.replace("WORD", "[A-Za-z_:][A-Za-z0-9_:]*"), _FLAGS)
 _RANGE_TOKEN = re.compile(_PIECES.replace("WORD", "[A-Za-z_][A-Za-z0-9_]*"), _FLAGS)
 """Between square brackets a colon parts range and step; elsewhere it may be in a metric name."""
-_BYTE_ESCAPE = re.compile(r"\\(?:x[89a-fA-F][0-9a-fA-F]|[23][0-7]{2})")
-_ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-3][0-7]{2})|(.))", re.DOTALL)
 _BINARY_WORDS = {"and", "or", "unless", "atan2"}
+OPERATOR_WORDS = frozenset(
+    {
+        *("and", "or", "unless", "atan2", "by", "without", "on", "ignoring", "group_left", "group_right"),
+        *("bool", "offset", "fill", "fill_left", "fill_right"),
+    }
+)
+"""Words that may stand before a bracket without being calls."""
+AGGREGATIONS = frozenset(
+    {
+        *("sum", "avg", "min", "max", "count", "group", "stddev", "stdvar", "topk", "bottomk", "quantile"),
+        *("count_values", "limitk", "limit_ratio"),
+    }
+)
 _DURATION_FUNCTIONS = {"step", "range", "min", "max", "min_of", "max_of"}
 
 
@@ -58,6 +69,8 @@ class Prepared:
 
     text: str
     at_ms: tuple[int, ...]
+    places: Places
+    tokens: tuple[Token, ...]  # without spaces and comments
 
 
 def tokens(text: str) -> list[Token]:
@@ -90,7 +103,9 @@ class _Rewriter:
         self._tokens = tokens(text)
         self._out: list[str] = []
         self._at_ms: list[int] = []
+        self._places = Places()
         self._brackets: list[str] = []
+        self._name = ""
         self._position = 0
         self._operators = 0
 
@@ -99,7 +114,8 @@ class _Rewriter:
             token = self._tokens[self._position]
             self._position += 1
             self._step(token)
-        return Prepared("".join(self._out), tuple(self._at_ms))
+        seen = tuple(token for token in self._tokens if token.kind != "space")
+        return Prepared("".join(self._out), tuple(self._at_ms), self._places, seen)
 
     def _step(self, token: Token) -> None:
         if (token.kind == "other" and token.text in "+-*/%^=<>") or token.text.lower() in _BINARY_WORDS:
@@ -110,6 +126,7 @@ class _Rewriter:
             raise NotSupported("a duration expression in a range")
         if token.kind == "other" and token.text in "([{":
             self._brackets.append(token.text)
+            self._name = ""
             if len(self._brackets) > NESTING_MAX:
                 raise BadQuery(f"the expression is nested deeper than {NESTING_MAX} brackets")
         elif token.kind == "other" and token.text in ")]}":
@@ -132,11 +149,39 @@ class _Rewriter:
 
     def _emit(self, token: Token) -> None:
         text = token.text
-        if token.kind == "string" and text[0] != "`" and _BYTE_ESCAPE.search(text):
-            text = _with_bytes(text)
+        if token.kind == "string":
+            before = self._beside(-1)
+            self._check_name(before, text)
+            regex = before is not None and before.text == "~"
+            text = self._places.put(text, regex=regex)
+        elif token.kind == "duration":
+            duration_ms(text)
+        elif text.lower() == "or" and self._is_label():
+            # The parser would see an alternative between matchers in it.
+            text = f'"{text}"'
         if token.kind == "number" and "_" in text and not re.search(r"_\b|__|_[.eE]|[.eExX]_", text):
             text = text.replace("_", "")
         self._out.append(text)
+
+    def _check_name(self, before: Token | None, literal: str) -> None:
+        """A string in braces that is no label's value or name is the metric's name."""
+        after = self._beside(1)
+        if self._brackets[-1:] != ["{"] or before is None or before.text not in "{,":
+            return
+        if after is not None and after.text in ",}":
+            if self._name:
+                raise BadQuery(f"parse error: metric name must not be set twice: {self._name} or {literal}")
+            self._name = literal
+
+    def _is_label(self) -> bool:
+        """Whether a word in braces is a label's name."""
+        after = self._beside(1)
+        return (
+            self._brackets[-1:] == ["{"]
+            and after is not None
+            and after.kind == "other"
+            and after.text in "=!"
+        )
 
     def _is_modifier(self, token: Token) -> bool:
         """Whether a word stands where a modifier may: behind a selector, not as a metric or label name."""
@@ -147,7 +192,7 @@ class _Rewriter:
         if before is None or not (before.kind in ("word", "duration", "number") or before.text in ")]}"):
             return False
         # In `by (offset)` and `on (a, offset)` it follows a bracket or a comma, and never comes here.
-        return not (before.kind == "word" and before.text.lower() in _OPERATORS)
+        return not (before.kind == "word" and before.text.lower() in OPERATOR_WORDS | AGGREGATIONS)
 
     def _offset(self, token: Token) -> None:
         self._out.append(token.text)
@@ -163,6 +208,8 @@ class _Rewriter:
             if token.kind == "number":
                 self._out.append(f"{_milliseconds(token)}ms")
                 self._position += 1
+            elif token.kind == "word" and token.text.lower() in ("inf", "nan"):
+                raise BadQuery(f"duration out of range: {token.text}")
             elif token.text == "(" or (token.kind == "word" and token.text.lower() in _DURATION_FUNCTIONS):
                 raise NotSupported("a duration expression", "offset ...")
             return
@@ -171,7 +218,7 @@ class _Rewriter:
         if token.kind == "number":
             self._out.append(f"{_milliseconds(token)}ms")
         elif token.kind == "duration":
-            self._out.append(token.text)
+            self._emit(token)
         elif token.kind == "word" or token.text in "+-*/%^":
             if token.kind == "word" and token.text.lower() not in _DURATION_FUNCTIONS:
                 raise BadQuery(f"unexpected {token.text!r} in a range, wanted a duration such as 5m")
@@ -215,30 +262,6 @@ class _Rewriter:
                 return self._tokens[position]
             position += direction
         return None
-
-
-def _with_bytes(literal: str) -> str:
-    """A string literal with its byte escapes decoded; bytes that are no UTF-8 become BAD_BYTES characters."""
-    out = bytearray()
-    position = 0
-    for escape in _ESCAPED.finditer(literal):
-        out += literal[position : escape.start()].encode()
-        code = escape.group(1) or escape.group(2)
-        number = int(code, 16 if escape.group(1) else 8) if code else 0
-        out += bytes([number]) if number >= 0x80 else escape.group().encode()
-        position = escape.end()
-    out += literal[position:].encode()
-    text = out.decode("utf-8", "surrogateescape")
-    return "".join(
-        chr(ord(char) - 0xDC80 + BAD_BYTES) if 0xDC80 <= ord(char) < 0xDD00 else char for char in text
-    )
-
-
-_OPERATORS = {
-    *("and", "or", "unless", "atan2", "by", "without", "on", "ignoring", "group_left", "group_right", "bool"),
-    *("offset", "sum", "avg", "min", "max", "count", "group", "stddev", "stdvar", "topk", "bottomk"),
-    *("quantile", "count_values", "limitk", "limit_ratio"),
-}
 
 
 def duration_ms(text: str) -> int:

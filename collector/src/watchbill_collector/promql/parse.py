@@ -12,7 +12,8 @@ from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.matching import InvalidRegex, Matcher, MatchOp
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import BadQuery, NotSupported
-from watchbill_collector.promql.lexer import prepare
+from watchbill_collector.promql.lexer import Prepared, prepare
+from watchbill_collector.promql.positions import Sites
 from watchbill_collector.promql.wording import worded
 
 DEPTH_MAX = 150
@@ -43,15 +44,14 @@ def parse(text: str) -> ast.Expr:
     prepared = prepare(text)
     try:
         parsed = parser.parse(prepared.text)
-        tree = _Converter(prepared.at_ms).expr(parsed)
+        return _Converter(text, prepared).tree(parsed)
     except ValueError as error:
-        raise BadQuery(f"parse error: {worded(str(error))}", text) from None
+        raise BadQuery(f"parse error: {prepared.places.named(worded(str(error)))}", text) from None
     except BaseException as error:
         # The binding's PanicException is no Exception and has no importable name.
         if type(error).__name__ != "PanicException":
             raise
         raise BadQuery(f"the parser cannot read this expression: {error}", text) from None
-    return tree
 
 
 def _name(member: Any) -> str:
@@ -62,9 +62,17 @@ def _name(member: Any) -> str:
 class _Converter:
     """Turns the binding's nodes into ours."""
 
-    def __init__(self, at_ms: tuple[int, ...]) -> None:
-        self._at_ms = at_ms
+    def __init__(self, text: str, prepared: Prepared) -> None:
+        self._at_ms = prepared.at_ms
+        self._text = prepared.places.text
+        self._sites = Sites(text, prepared.tokens)
         self._depth = 0
+
+    def tree(self, node: Any) -> ast.Expr:
+        """The whole tree."""
+        out = self.expr(node)
+        self._check_plus(0, out)
+        return out
 
     def expr(self, node: Any) -> ast.Expr:
         """Any node."""
@@ -82,7 +90,7 @@ class _Converter:
         return ast.Number(float(node.val))
 
     def _StringLiteral(self, node: Any) -> ast.Expr:  # noqa: N802
-        return ast.String(node.val)
+        return ast.String(self._text(node.val))
 
     def _ParenExpr(self, node: Any) -> ast.Expr:  # noqa: N802
         return ast.Paren(self.expr(node.expr))
@@ -92,15 +100,15 @@ class _Converter:
 
     def _VectorSelector(self, node: Any) -> ast.Selector:  # noqa: N802
         if node.matchers.or_matchers:
-            raise NotSupported("'or' between label matchers", node.prettify())
+            raise NotSupported("'or' between label matchers")
         matchers = [
-            Matcher(matcher.name, _MATCH_OPS[_name(matcher.op)], matcher.value)
+            Matcher(self._text(matcher.name), _MATCH_OPS[_name(matcher.op)], self._text(matcher.value))
             for matcher in node.matchers.matchers
         ]
         for matcher in matchers:
             if matcher.op in (MatchOp.REGEX, MatchOp.NOT_REGEX):
                 _check_regex(matcher)
-        name = node.name or ""
+        name = self._text(node.name or "")
         if name and not any(matcher.name == METRIC_NAME for matcher in matchers):
             matchers.insert(0, Matcher(METRIC_NAME, MatchOp.EQUAL, name))
         return ast.Selector(name, tuple(matchers), _ms(node.offset), self._at(node.at))
@@ -115,15 +123,27 @@ class _Converter:
         )
 
     def _Call(self, node: Any) -> ast.Expr:  # noqa: N802
+        site = self._sites.take()
         args = tuple(self.expr(arg) for arg in node.args)
-        return ast.Call(node.func.name, args, _KINDS[_name(node.func.return_type)])
+        for first, arg in zip(site.args if site else (), args, strict=False):
+            self._check_plus(first, arg)
+        kind = _KINDS[_name(node.func.return_type)]
+        return ast.Call(node.func.name, args, kind, self._sites.at(site, args))
 
     def _AggregateExpr(self, node: Any) -> ast.Expr:  # noqa: N802
+        site = self._sites.take()
         modifier = node.modifier
         without = modifier is not None and _name(modifier.type) == "Without"
-        labels = () if modifier is None else tuple(modifier.labels)
+        labels = () if modifier is None else tuple(map(self._text, modifier.labels))
         param = None if node.param is None else self.expr(node.param)
-        return ast.Aggregate(str(node.op), self.expr(node.expr), param, without, labels)
+        inner = self.expr(node.expr)
+        at = self._sites.at(site, (inner,) if param is None else (param, inner))
+        return ast.Aggregate(str(node.op), inner, param, without, labels, at)
+
+    def _check_plus(self, first: int, expr: ast.Expr) -> None:
+        if expr.kind in (ast.Kind.STRING, ast.Kind.MATRIX) and self._sites.is_plus(first, expr):
+            words = "unary expression only allowed on expressions of type scalar or instant vector"
+            raise BadQuery(f'parse error: {words}, got "{expr.kind.value}"')
 
     def _BinaryExpr(self, node: Any) -> ast.Expr:  # noqa: N802
         lhs, rhs = self.expr(node.lhs), self.expr(node.rhs)
@@ -136,7 +156,7 @@ class _Converter:
         matching = None
         op = str(node.op)
         if lhs.kind is ast.Kind.VECTOR and rhs.kind is ast.Kind.VECTOR:
-            matching = _matching(op, modifier)
+            matching = self._matching(op, modifier)
         return ast.Binary(op, lhs, rhs, returns_bool, matching)
 
     def _at(self, at: Any) -> ast.At | None:
@@ -151,18 +171,19 @@ class _Converter:
         index: int = round(at.at.timestamp())
         return self._at_ms[index]
 
-
-def _matching(op: str, modifier: Any) -> ast.Matching:
-    card = ast.Card.MANY_TO_MANY if op in ("and", "or", "unless") else ast.Card.ONE_TO_ONE
-    if modifier is None:
-        return ast.Matching(card, on=False, labels=())
-    if card is not ast.Card.MANY_TO_MANY:
-        card = _CARDS[_name(modifier.card)]
-    on, labels = False, ()
-    if modifier.matching is not None:
-        on = _name(modifier.matching.type) == "Include"
-        labels = tuple(modifier.matching.labels)
-    return ast.Matching(card, on=on, labels=labels, include=tuple(modifier.group_labels or ()))
+    def _matching(self, op: str, modifier: Any) -> ast.Matching:
+        card = ast.Card.MANY_TO_MANY if op in ("and", "or", "unless") else ast.Card.ONE_TO_ONE
+        if modifier is None:
+            return ast.Matching(card, on=False, labels=())
+        if card is not ast.Card.MANY_TO_MANY:
+            card = _CARDS[_name(modifier.card)]
+        on = False
+        labels: tuple[str, ...] = ()
+        if modifier.matching is not None:
+            on = _name(modifier.matching.type) == "Include"
+            labels = tuple(map(self._text, modifier.matching.labels))
+        include = tuple(map(self._text, modifier.group_labels or ()))
+        return ast.Matching(card, on=on, labels=labels, include=include)
 
 
 def _check_regex(matcher: Matcher) -> None:

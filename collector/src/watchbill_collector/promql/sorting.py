@@ -20,15 +20,17 @@ _CHUNK = re.compile(r"[0-9]+|[^0-9]+")
 class _SortingNode(Node):
     def __init__(self, expr: ast.Call, vector: Node, *, descending: bool) -> None:
         super().__init__(expr)
+        self.call = expr
         self._vector, self._descending = vector, descending
         self.invariant = vector.invariant
 
     def _evaluate(self, run: Run, grid: Grid) -> Value:
         vector = self._vector.vector(run, grid)
-        if not run.instant:
-            run.notes.warn("sort is ineffective for range queries since results are always ordered by labels")
-            return vector
         if grid.count != 1:
+            run.notes.warn(
+                "sort is ineffective for range queries since results are always ordered by labels",
+                ast.place(self.call),
+            )
             return vector
         vector = vector.take(vector.present[:, 0])
         vector = vector.take(np.array(self._order(vector), np.int64))
@@ -76,7 +78,13 @@ def naturally_before(left: str, right: str) -> bool:
     for one, other in zip(left_chunks, right_chunks, strict=False):
         if one == other:
             continue
-        if one[0].isdigit() and other[0].isdigit() and int(one) != int(other):
-            return int(one) < int(other)
+        if one[0].isdigit() and other[0].isdigit() and _number(one) != _number(other):
+            return _number(one) < _number(other)
         return bool(one < other)
     return len(left_chunks) < len(right_chunks)
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Orders digits as the number that they are, however long it is."""
+    digits = digits.lstrip("0")
+    return len(digits), digits

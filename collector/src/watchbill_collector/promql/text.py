@@ -1,5 +1,6 @@
 """Numbers, durations and names as Prometheus writes them."""
 
+import math
 import re
 
 from watchbill_collector.labels import METRIC_NAME
@@ -45,6 +46,15 @@ def float_text(value: float, *, plain: bool = False) -> str:
     if "e" in short:
         short = _without_exponent(short)
     return short.removesuffix(".0")
+
+
+def general_text(value: float) -> str:
+    """A float64 as Go's `%g` writes it: shortest digits, an exponent from 1e+06 on."""
+    size = abs(value)
+    if size != 0 and math.isfinite(value) and not 1e-4 <= size < 1e6:
+        mantissa, _, exponent = _with_exponent(repr(float(value))).partition("e")
+        return f"{mantissa}e{int(exponent):+03d}"
+    return float_text(value)
 
 
 def _with_exponent(short: str) -> str:

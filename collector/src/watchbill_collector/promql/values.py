@@ -111,13 +111,17 @@ class Notes:
     warnings: dict[str, None] = field(default_factory=dict)
     infos: dict[str, None] = field(default_factory=dict)
 
-    def warn(self, text: str) -> None:
-        """Something is likely wrong with the result."""
-        self.warnings[f"PromQL warning: {text}"] = None
+    def warn(self, text: str, at: str = "") -> None:
+        """Something is likely wrong with the result; `at` is where, such as `1:15`."""
+        self.warnings[f"PromQL warning: {text}{_at(at)}"] = None
 
-    def inform(self, text: str) -> None:
+    def inform(self, text: str, at: str = "") -> None:
         """Something may be other than intended."""
-        self.infos[f"PromQL info: {text}"] = None
+        self.infos[f"PromQL info: {text}{_at(at)}"] = None
+
+
+def _at(at: str) -> str:
+    return f" ({at})" if at else ""
 
 
 def any_present(present: npt.NDArray[np.bool_]) -> Mask:
