@@ -1,6 +1,7 @@
 """What operators do with labels, names and presence: tables of our own."""
 
 import math
+import re
 
 import pytest
 
@@ -262,7 +263,7 @@ def test_sort_orders_an_instant_answer_with_nan_last_and_warns_in_a_range() -> N
     assert order("bottomk(4, m)") == ["3", "10", "1", "2"]
     ranged = ENGINE.range("sort(m)", 0, 60_000, 60_000, storage)
     assert ranged.warnings == (
-        "PromQL warning: sort is ineffective for range queries since results are always ordered by labels",
+        "PromQL warning: sort is ineffective for range queries since results are always ordered by labels (1:1)",
     )
 
 
@@ -296,7 +297,7 @@ def test_a_range_query_that_makes_no_sense_is_a_bad_query(arguments: tuple, erro
 def test_rate_of_what_does_not_look_like_a_counter_says_so() -> None:
     answer = ENGINE.instant("rate(load[5m]) + on() rate(errs_total[5m])", 120_000, DATA)
     assert answer.infos == (
-        'PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: "load"',
+        'PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: "load" (1:6)',
     )
     assert ENGINE.instant("rate(load[1ms])", 120_000, DATA).infos == ()
     typed = _loaded("x{__type__=counter} | 1 2 3\ny{__type__=gauge} | 1 2 3")
@@ -343,8 +344,8 @@ def test_histogram_notes_name_the_metric() -> None:
     answer = ENGINE.instant("histogram_quantile(2, h_bucket)", 0, storage)
     bucket = 'bucket label "le" is missing or has a malformed value of "x" for metric name "h_bucket"'
     assert answer.warnings == (
-        "PromQL warning: quantile value should be between 0 and 1, got 2",
-        f"PromQL warning: {bucket}",
+        "PromQL warning: quantile value should be between 0 and 1, got 2 (1:20)",
+        f"PromQL warning: {bucket} (1:23)",
     )
     answer = ENGINE.instant("histogram_quantile(0.5, h_bucket{le!='x'})", 0, storage)
     assert len(answer.infos) == 1
@@ -404,3 +405,53 @@ def test_what_stands_still_is_evaluated_once_and_answers_every_step() -> None:
     predicted = ENGINE.range("predict_linear(load[2m] @ 120, 0)", 0, 120_000, 60_000, DATA).data
     assert isinstance(predicted, Matrix)
     assert predicted.values.tolist() == pytest.approx([5.0, 6.0, 7.0])
+
+
+def test_equal_results_of_a_match_fail_over_several_steps_whatever_stands_around_them() -> None:
+    storage = _loaded("a{x=1} | 1 1\nb{x=1} | 2 2\nc{x=1} | 3 3")
+    both = '{__name__=~"a|b"}'
+    expression = f"sum({both} * on(__name__) group_left() {both})"
+    with pytest.raises(ExecutionFailed, match="same labelset"):
+        ENGINE.range(expression, 0, MINUTE_MS, MINUTE_MS, storage)
+    # Of one step the results are samples, and a sum takes them.
+    assert _at(expression, 0, storage) == {"": 5.0}
+
+
+def test_the_first_sample_of_a_series_decides_whether_its_name_goes() -> None:
+    storage = _loaded("a{x=1} | 1 5 5\nb | 0 0 0")
+    answer = ENGINE.range("(a < 3) or -a", 0, 2 * MINUTE_MS, MINUTE_MS, storage).data
+    assert isinstance(answer, Matrix)
+    assert (list(answer.labels.dicts()), answer.values.tolist()) == (
+        [{"__name__": "a", "x": "1"}],
+        [1, -5, -5],
+    )
+    answer = ENGINE.range("(a > 3) or -a", 0, 2 * MINUTE_MS, MINUTE_MS, storage).data
+    assert isinstance(answer, Matrix)
+    assert (list(answer.labels.dicts()), answer.values.tolist()) == ([{"x": "1"}], [-1, 5, 5])
+
+
+def test_joining_nothing_takes_the_label_away() -> None:
+    assert _at('label_join(owner, "team", ",")') == {"owner{host=a}": 1.0, "owner{host=b}": 1.0}
+    with pytest.raises(ExecutionFailed, match="same labelset"):
+        _at('label_join(twice, "v", ",")')
+
+
+@pytest.mark.parametrize(
+    ("replacement", "want"), [("$0", "ab"), ("${01}-", "-"), ("$1x", ""), ("$123456789", "")]
+)
+def test_a_replacement_names_groups_as_go_does(replacement: str, want: str) -> None:
+    storage = _loaded('m{s="ab"} | 1')
+    answer = ENGINE.instant(f'label_replace(m, "d", "{replacement}", "s", "(a)(b)")', 0, storage).vector()
+    assert answer.labels.dicts()[0].get("d", "") == want
+
+
+def test_digits_of_any_length_sort_as_numbers() -> None:
+    storage = _loaded(f"m{{i=1}} | 1\nm{{i={'9' * 5_000}}} | 2\nm{{i=10}} | 3")
+    answer = ENGINE.instant("sort_by_label(m, 'i')", 0, storage).vector()
+    assert answer.values.tolist() == [1, 3, 2]
+
+
+def test_k_that_is_no_int64_is_told_in_gos_words() -> None:
+    for k, word in (("Inf", "+Inf overflows"), ("1e20", "1e+20 overflows")):
+        with pytest.raises(ExecutionFailed, match=f"Scalar value {re.escape(word)} int64"):
+            _at(f"topk({k}, disk)")

@@ -113,7 +113,9 @@ class VectorsNode(Node):
         if not match.exact:
             _check_one_side(many, one, self._matching)
         out = self._apply(run, many, one, match)
-        return out if match.exact else merge_equal_rows(out)
+        # Over several steps the results are series at once, so equal labels fail here; an instant query's may still
+        # be told apart, or added up, by what stands around it.
+        return out if match.exact else merge_equal_rows(out, strict=grid.count > 1)
 
     def _apply(self, run: Run, many: Vector, one: Vector, match: Match) -> Vector:
         run.budget.room(len(match.labels) * many.values.shape[1], str(self.expr))

@@ -12,6 +12,7 @@ from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
 from watchbill_collector.matching import REGEX_MEMORY_BYTES_MAX
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import ExecutionFailed
+from watchbill_collector.promql.frames import without
 from watchbill_collector.promql.merging import merge_equal_rows
 from watchbill_collector.promql.nodes import Node, Run
 from watchbill_collector.promql.text import valid_label_name
@@ -19,6 +20,8 @@ from watchbill_collector.promql.values import Grid, Value, Vector
 from watchbill_collector.promql.windows import Mask
 
 _PATTERNS_MAX = 256
+_GROUP_DIGITS_MAX = 8
+"""Longer numbers name no group."""
 _TEMPLATE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})", re.ASCII)
 
 
@@ -117,8 +120,8 @@ def expanded(template: str, match: "re2._Match[str]") -> str:
         name = found.group(1) or found.group(2)
         if name is None:
             return "$"
-        if name.isdigit():
-            number = int(name)
+        if name.isdigit() and (name == "0" or name[0] != "0"):
+            number = int(name) if len(name) <= _GROUP_DIGITS_MAX else match.re.groups + 1
             return (match.group(number) or "") if number <= match.re.groups else ""
         return (match.group(name) or "") if name in names else ""
 
@@ -139,8 +142,11 @@ class LabelJoinNode(_LabelNode):
 
     def _replaced(self, frame: LabelFrame, code: Callable[[str], int]) -> tuple[LabelFrame, Mask]:
         target, separator, *sources = self._strings
+        everything = np.ones(len(frame), np.bool_)
+        if not sources:  # Nothing joined is the empty label, which is none.
+            return without(frame, (target,)), everything
         columns = np.stack([frame.column(source) for source in sources], axis=1)
         rows, which = np.unique(columns, axis=0, return_inverse=True)
         joined = [code(separator.join(map(STRINGS.text, row))) for row in rows.tolist()]
         column = np.array(joined, np.int32)[which.reshape(-1)]
-        return frame.with_column(target, column), np.ones(len(frame), np.bool_)
+        return frame.with_column(target, column), everything

@@ -25,17 +25,7 @@ def merge_equal_rows(vector: Vector, *, strict: bool = False) -> Vector:
         if strict:
             raise ExecutionFailed(SAME_LABELSET)
         return vector
-    drop = vector.drop_mask()
-    if not strict and not _same_drop(groups, drop):
-        return vector
     return _merged(vector, groups)
-
-
-def _same_drop(groups: Grouping, drop: np.ndarray) -> bool:
-    ordered = drop[groups.order]
-    lowest = np.logical_and.reduceat(ordered, groups.starts)
-    highest = np.logical_or.reduceat(ordered, groups.starts)
-    return bool((lowest == highest).all())
 
 
 def _merged(vector: Vector, groups: Grouping) -> Vector:
@@ -47,7 +37,9 @@ def _merged(vector: Vector, groups: Grouping) -> Vector:
     values = np.take_along_axis(vector.values[groups.order], np.maximum(chosen, 0), axis=0)
     drop = vector.drop_name
     if not isinstance(drop, bool):
-        drop = drop[groups.order[groups.starts]]
+        # The first sample of a series decides whether its name goes.
+        begins = chosen[np.arange(len(chosen)), (chosen >= 0).argmax(axis=1)]
+        drop = drop[groups.order[np.where(begins >= 0, begins, groups.starts)]]
     return Vector(groups.labels, values, chosen >= 0, drop, vector.ordered)
 
 

@@ -209,7 +209,7 @@ def _smoothing(args: Arguments) -> Answer:
     """Holt-Winters double exponential smoothing: the level after the last sample."""
     windows, (smoothing, trend) = args.windows, args.scalars
     for name, factor in (("smoothing", smoothing), ("trend", trend)):
-        bad = factor[~((factor > 0) & (factor < 1))]
+        bad = factor[(factor <= 0) | (factor >= 1)]  # NaN is let through, as Prometheus does.
         if len(bad) and bool((windows.count() > 0).any()):
             raise ExecutionFailed(
                 f"invalid {name} factor. Expected: 0 < {name[0]}f < 1, got: {float(bad[0]):f}"
