@@ -119,11 +119,11 @@ class Speaker:
             await self.say(frame)
         return schema
 
-    def record(self, schema, values, *, at_ms=None, seq=None):
+    def record(self, schema, values, *, at_ms=None, seq=None, ahead_ms=0):
         """A record with one tick."""
         self.seq = self.seq + 1 if seq is None else seq
         at_ms = boottime_ms() if at_ms is None else at_ms
-        block = BlockValues(schema, (at_ms,), time.time_ns() // 1_000_000, pack(values))
+        block = BlockValues(schema, (at_ms,), time.time_ns() // 1_000_000 + ahead_ms, pack(values))
         return number(self.seq, encode_ticks([block]))
 
     async def send(self, *records):
@@ -346,7 +346,7 @@ async def test_a_host_whose_clock_is_off_is_kept_at_the_collectors_time_and_its_
     async with Speaker(hostile) as speaker:
         await speaker.greet(wall_ms=time.time_ns() // 1_000_000 + off_s * 1000)
         schema = await speaker.dictionary((("a", "b"),))
-        await speaker.send(speaker.record(schema, [1.0]))
+        await speaker.send(speaker.record(schema, [1.0], ahead_ms=off_s * 1000))
         assert await speaker.hear(Ack) is not None
         skew = collector.metric("watchbill_collector_agent_clock_skew_seconds", agent=hostile.name)
         assert abs(skew - off_s) < 5
@@ -355,6 +355,19 @@ async def test_a_host_whose_clock_is_off_is_kept_at_the_collectors_time_and_its_
     ((at, _),) = collector.raw(f'hostile_metric{{instance="{hostile.name}"}}', 600)
     assert abs(at - time.time()) < 10
     assert collector.refusals(hostile.name) == {}
+
+
+async def test_a_date_that_is_set_while_a_host_is_linked_shows_with_its_next_reading(collector, hostile):
+    async with Speaker(hostile) as speaker:
+        await speaker.greet()
+        schema = await speaker.dictionary((("a", "b"),))
+        await speaker.send(
+            speaker.record(schema, [1.0]),
+            speaker.record(schema, [2.0], at_ms=boottime_ms() + 1, ahead_ms=3_600_000),
+        )
+        assert await speaker.hear(Ack) is not None
+        skew = collector.metric("watchbill_collector_agent_clock_skew_seconds", agent=hostile.name)
+    assert abs(skew - 3600) < 5
 
 
 async def test_records_that_come_twice_count_once_and_a_hole_is_asked_for(collector, hostile):

@@ -97,6 +97,49 @@ def test_a_stop_is_asked_for_and_drained(start, manager):
     manager.wait_for("STOPPING=1")
 
 
+BEGINS_ANEW = """
+    import os, pathlib
+    lives = pathlib.Path(os.environ["LIVES"])
+    async def work(house):
+        life = lives.read_text().count("\\n") + 1
+        with lives.open("a") as file:
+            file.write(f"{os.getpid()} {sys.orig_argv[1:]}\\n")
+        house.ready(f"life {life}")
+        if life == 1:
+            house.ask_restart()
+        await house.stopping.wait()
+"""
+
+
+def test_a_daemon_that_begins_anew_is_the_same_process_with_the_same_arguments(start, manager, tmp_path):
+    (lives := tmp_path / "lives").touch()
+    process = start(BEGINS_ANEW, LIVES=str(lives))
+    said = manager.wait_for("STATUS=life 2")
+    assert any("RELOADING=1" in message for message in said), "the manager does not take it for an end"
+    assert not any("STOPPING" in message for message in said)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    first, second = lives.read_text().splitlines()
+    assert first == second
+    assert first.split()[0] == str(process.pid)
+
+
+def test_a_stop_that_is_asked_for_meanwhile_stays_one(manager):
+    async def scenario():
+        async with asyncio.TaskGroup() as group:
+            house = Daemon(group, Notifier({"NOTIFY_SOCKET": manager.address}), ManualClock(), 1)
+            house.ask_restart()
+            assert house.again
+            house.ask_stop()
+            assert (house.again, house.stopping.is_set()) == (False, True)
+            house.ask_restart()
+            assert not house.again
+
+    asyncio.run(scenario())
+    manager.wait_for("STOPPING=1")
+
+
 @pytest.mark.parametrize(("again", "said"), [(False, "took too long"), (True, "asked to stop again")])
 def test_a_drain_that_hangs_is_cut_short(start, manager, again, said):
     process = start(

@@ -67,6 +67,17 @@ async def test_a_severity_has_its_way(desk: Any, severity: str, way: Way) -> Non
     assert one.told() == repeated
 
 
+async def test_a_clock_that_was_set_back_delays_no_notice(desk: Any, a_route: Any) -> None:
+    one = desk(a_route(group_by=("severity",)))
+    await one.open()
+    fire(one, "A")
+    await one.turn()
+    one.clock.set_wall_ms(one.clock.wall_ms() - 3_600_000)
+    fire(one, "B")
+    await one.turn(2)
+    assert names(one) == [["A"], ["A", "B"]]
+
+
 async def test_critical_is_told_at_once_and_major_waits_for_more(desk: Any, a_route: Any) -> None:
     one = desk(a_route(group_by=("severity",)))
     await one.open()

@@ -65,6 +65,16 @@ def test_a_hosts_clock_is_believed_when_it_agrees(skew_ms: int, believed: bool) 
     assert agent.skew_s == skew_ms / 1000
 
 
+def test_a_date_that_is_set_in_the_middle_of_a_session_shows() -> None:
+    agent = Agent("a", 0)
+    agent.offset("boot", 1_700_000_000_400, 50_000, 1_700_000_000_000)
+    assert agent.skew_s == 0.4
+    agent.clock_ms = 1_700_003_600_400 - 50_000
+    assert agent.skew_s == 3600.4
+    agent.tell_clock(1_700_000_010_000, 60_000, 1_700_000_010_000)
+    assert agent.skew_s == 0
+
+
 def test_a_boot_keeps_its_offset_over_sessions_so_that_a_repeated_record_has_the_same_time() -> None:
     agent = Agent("a", 0)
     first = agent.offset("boot", 1_000_000, 50_000, 1_000_000)

@@ -115,6 +115,18 @@ def test_an_alert_that_sums_up_one_host_ends_as_soon_as_the_host_is_heard(
     assert _firing(again) == set()
 
 
+def test_a_clock_that_was_set_back_meanwhile_makes_no_pending_alert_wait_for_its_old_time(
+    house: Any, rules_text: Any
+) -> None:
+    slow = "{alert: Slow, expr: 'node_load1 > 5', for: 5m}"
+    again = _restarted(house, rules_text([PER_HOST, slow]), {"a": 9.0}, down_s=-3600)
+    again.hosts = {"a": {LOAD: 9.0}}
+    again.run(1)
+    assert again.states() == {("High", "a"): "firing", ("Slow", "a"): "pending"}
+    again.run(24)
+    assert _firing(again) == {("High", "a"), ("Slow", "a")}
+
+
 def test_an_alert_over_all_hosts_waits_for_all_that_were_there_and_no_longer(
     house: Any, rules_text: Any
 ) -> None:

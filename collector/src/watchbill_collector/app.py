@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from watchbill import __version__, daemon
-from watchbill.clock import SystemClock
+from watchbill.clock import SteadyClock
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, Permanent, Problem, StorageError
 from watchbill.files import make_directory
@@ -28,7 +28,8 @@ from watchbill.identity import RefusalReason
 from watchbill.logs import fields
 from watchbill.protocol.frames import AuditHead, Stream
 from watchbill.v1 import link_pb2 as pb
-from watchbill_collector import memory
+from watchbill_collector import clockwatch, memory
+from watchbill_collector.clockwatch import ClockWatch
 from watchbill_collector.config import CollectorConfig, load_config
 from watchbill_collector.configured import (
     answered_names,
@@ -110,7 +111,8 @@ class _Collector:
         self._config = config
         self._house = house
         self._stack = stack
-        self._clock = SystemClock()
+        self._clock = SteadyClock()
+        self._clock_watch = ClockWatch()
         self._loop = asyncio.get_running_loop()
         self._state = homes.var
         self._host_name = config.address or socket.gethostname()
@@ -506,6 +508,7 @@ class _Collector:
             ("memory", GIVE_BACK_S, _give_memory_back),
             ("witnesses", WITNESSES_S, self._hear_witnesses),
             ("marks", MARKS_S, self._forget_marks),
+            ("clock", clockwatch.LOOK_EVERY_S, self._watch_clock),
         ):
             self._house.spawn(name, self._every(name, seconds, work))
 
@@ -552,6 +555,12 @@ class _Collector:
         except StorageError as exc:
             # They are found again at the next start, or when their agents come again.
             log.error("watermarks could not be removed", extra=fields(why=exc))
+
+    async def _watch_clock(self) -> None:
+        stepped_ms = self._clock.stepped_ms()
+        if self._clock_watch.stands(stepped_ms):
+            log.warning("the clock was set: the collector begins anew", extra=fields(by_s=stepped_ms / 1000))
+            self._house.ask_restart()
 
     def _told_head(self) -> AuditHead | None:
         """The newest row of the audit, made once for all who are told."""

@@ -37,6 +37,25 @@ class SystemClock:
         return time.monotonic()
 
 
+class SteadyClock(SystemClock):
+    """Wall time as it was when the process began, carried on by CLOCK_BOOTTIME: nobody who asks sees a jump.
+
+    A daemon that stamps, judges and removes by wall time must not do so by two clocks at once. It looks at
+    `stepped_ms` and begins anew when somebody has set the date.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_ms = super().wall_ms() - self.boottime_ms()
+
+    def wall_ms(self) -> int:
+        """CLOCK_REALTIME, as if it had never been set since."""
+        return self.boottime_ms() + self._ahead_ms
+
+    def stepped_ms(self) -> int:
+        """How far the system's wall clock has been set forward since, or back."""
+        return super().wall_ms() - self.wall_ms()
+
+
 class ManualClock:
     """A clock that stands still until it is moved; the supported twin of SystemClock."""
 

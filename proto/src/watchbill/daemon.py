@@ -15,13 +15,19 @@ SIGTERM and SIGINT ask for a stop; a second one ends the drain. SIGHUP asks for 
 further ones become one more. A task that fails ends the daemon loudly: the service manager starts it again,
 and the spool keeps the data. The watchdog is pinged only while every watched loop makes progress, so a wedged
 loop in a living process is noticed.
+
+`house.ask_restart()` stops in order and begins anew in the same process, with the same arguments: who started
+the daemon need not be asked, and its process id stays.
 """
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import IntEnum
+from typing import NoReturn
 
 from watchbill.clock import Clock, SystemClock
 from watchbill.errors import ConfigError, Refused, Unreachable, UsageError, WatchbillError
@@ -121,6 +127,8 @@ class Daemon:
         """Why the last reload was refused; empty when it was not."""
         self.reloads = 0
         self.reloads_refused = 0
+        self.again = False
+        """Whether to begin anew after the stop."""
         self._group = group
         self._tasks: set[asyncio.Task[object]] = set()
         self._reload: Callable[[], Awaitable[None]] | None = None
@@ -146,11 +154,20 @@ class Daemon:
 
     def ask_stop(self) -> None:
         """As a signal does; asked again, the drain is cut short."""
-        if self.stopping.is_set():
+        if self.again:
+            self.again = False  # Somebody wants it to end after all.
+        elif self.stopping.is_set():
             self._stop_hurry.set()
             return
         self.notifier.stopping("draining")
         self.stopping.set()
+
+    def ask_restart(self) -> None:
+        """Drain, stop, and begin anew. A stop that was asked for stays one."""
+        if not self.stopping.is_set():
+            self.again = True
+            self.notifier.reloading()
+            self.stopping.set()
 
     def ask_reload(self) -> None:
         """As SIGHUP does."""
@@ -238,11 +255,22 @@ def run(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(_supervise(work, drain_s, notifier or Notifier(), clock or SystemClock()))
+            again = runner.run(_supervise(work, drain_s, notifier or Notifier(), clock or SystemClock()))
     except BaseExceptionGroup as group:
         _log_failures(group)
         return exit_code(group)
+    if again:
+        begin_anew()
     return Exit.OK
+
+
+def begin_anew() -> NoReturn:
+    """Become what was started once: same program, same arguments, same process. Ends this one's memory."""
+    logging.shutdown()
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # Holds beyond the next line: a reload must not kill us there.
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - There is no shell to start.
 
 
 async def _supervise(
@@ -250,7 +278,8 @@ async def _supervise(
     drain_s: float,
     notifier: Notifier,
     clock: Clock,
-) -> None:
+) -> bool:
+    """Whether to begin anew."""
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
         daemon = Daemon(group, notifier, clock, drain_s)
@@ -263,6 +292,7 @@ async def _supervise(
         daemon.spawn("reload", daemon.reload_for_ever())
         daemon.spawn("watchdog", daemon.watch_for_ever())
         daemon.spawn("drain deadline", daemon.cut_short(main))
+    return daemon.again
 
 
 def _log_failures(group: BaseExceptionGroup[BaseException]) -> None:

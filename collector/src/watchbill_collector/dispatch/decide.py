@@ -123,16 +123,16 @@ def _wanted(
     heard = thread.told.keys() | (thread.queued.after.keys() if thread.queued and attempted else set())
     still = tuple(one for one in perhaps if one in heard and one not in over and one not in eligible)
     fresh = [alert for fingerprint, alert in eligible.items() if fingerprint not in surely]
-    told_ms = min(thread.told_ms, now_ms)  # Somebody may have set the clock back.
+    told_ms = _past(thread.told_ms, now_ms)
     if not eligible and not still:
         return (Content(NoticeKind.RESOLVED, (), (), ended), now_ms) if ended else (None, 0)
     content = Content(NoticeKind.FIRING, tuple(eligible), still, ended)
     if fresh and not thread.told and route is not None:
         worst = min((alert.severity for alert in fresh), key=lambda severity: severity.rank)
         first_ms = min(alert.fired_ms for alert in fresh)
-        wait_until_ms = min(first_ms, now_ms) + route.wait_for(worst)
+        wait_until_ms = _past(first_ms, now_ms) + route.wait_for(worst)
         if thread.refused_ms:  # The channel gave a final no: not again and again.
-            wait_until_ms = max(wait_until_ms, min(thread.refused_ms, now_ms) + route.repeat_ms)
+            wait_until_ms = max(wait_until_ms, _past(thread.refused_ms, now_ms) + route.repeat_ms)
         return content, wait_until_ms
     if fresh or ended:
         interval_ms = route.interval_ms if route is not None else 0
@@ -144,6 +144,12 @@ def _wanted(
         due_ms = told_ms + again_ms
         return (content, due_ms) if due_ms <= now_ms else (None, due_ms)
     return None, 0
+
+
+def _past(at_ms: int, now_ms: int) -> int:
+    """A time as it was written down; one that is still to come was written before somebody set the clock back,
+    and is long ago: nobody is to wait until it comes again."""
+    return at_ms if at_ms <= now_ms else 0
 
 
 def beliefs(thread: Thread, *, attempted: bool) -> tuple[list[str], frozenset[str]]:

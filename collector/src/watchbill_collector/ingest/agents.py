@@ -97,6 +97,7 @@ class Agent:
         "agent_id",
         "agent_version",
         "bytes",
+        "clock_ms",
         "connections",
         "hellos",
         "instance",
@@ -104,9 +105,9 @@ class Agent:
         "job",
         "last_tick_ms",
         "ledger",
+        "ours_ms",
         "run_id",
         "session",
-        "skew_s",
         "source",
         "source_names",
     )
@@ -126,7 +127,10 @@ class Agent:
         self.bytes = Bucket(BYTES_PER_SECOND_SUSTAINED, BYTES_BURST, now_s)
         self.hellos = Bucket(HELLOS_PER_MINUTE_MAX / 60, HELLOS_PER_AGENT_BURST, now_s)
         self.last_tick_ms = 0
-        self.skew_s = 0.0
+        self.clock_ms = 0
+        """The host's wall clock minus its CLOCK_BOOTTIME, as its newest message had it."""
+        self.ours_ms = 0
+        """The collector's wall clock minus the host's CLOCK_BOOTTIME."""
         self._series: OrderedDict[bytes, HostSeries] = OrderedDict()
         self._known: Keys = np.zeros(0, np.int32)
         self._new_series = Bucket(NEW_SERIES_PER_MINUTE_MAX / 60, NEW_SERIES_PER_MINUTE_MAX, now_s)
@@ -214,7 +218,7 @@ class Agent:
         boot keeps its offset over sessions as long as the new one agrees with it: then a record that comes
         again has the same times.
         """
-        self.skew_s = (wall_ms - now_ms) / 1000
+        self.tell_clock(wall_ms, boottime_ms, now_ms)
         utc_ms = wall_ms if abs(wall_ms - now_ms) <= CLOCK_AGREES_MS else now_ms
         offset = utc_ms - boottime_ms
         kept = self._offsets.get(boot_id)
@@ -225,6 +229,16 @@ class Agent:
         while len(self._offsets) > BOOTS_KEPT:
             self._offsets.popitem(last=False)
         return offset
+
+    def tell_clock(self, wall_ms: int, boottime_ms: int, now_ms: int) -> None:
+        """What the host's clocks show now."""
+        self.clock_ms, self.ours_ms = wall_ms - boottime_ms, now_ms - boottime_ms
+
+    @property
+    def skew_s(self) -> float:
+        """How far the host's wall clock is ahead of the collector's. Readings bring the host's two clocks, so
+        that a date that is set in the middle of a session shows with the next of them."""
+        return (self.clock_ms - self.ours_ms) / 1000
 
     def offset_of_boot(self, boot_id: str) -> int | None:
         """The offset of an earlier boot, when this process saw it."""

@@ -390,6 +390,8 @@ class Session:
             matrix = matrix[:, series.columns]
         if last_ms > self.agent.last_tick_ms:
             self.agent.last_tick_ms = last_ms
+            if offset == self.offset_ms and block.first_wall_ms:
+                self.agent.clock_ms = block.first_wall_ms - block.first_boottime_ms
         return Ticks(series.ids, times, matrix)
 
     def _event(self, watermark: Watermark, seq: int, event: pb.Event) -> None:
@@ -466,7 +468,7 @@ class Session:
         ingest = self._ingest
         ingest.counters.beats += 1
         if beat.wall_ms:
-            self.agent.skew_s = (beat.wall_ms - ingest.now_ms) / 1000
+            self.agent.tell_clock(beat.wall_ms, beat.boottime_ms, ingest.clock.wall_ms())
         if beat.HasField("audit"):
             ingest.witness(self.agent.agent_id, (AuditHead(beat.audit.seq, beat.audit.hash),))
         if not beat.HasField("block"):

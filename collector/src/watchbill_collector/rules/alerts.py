@@ -191,6 +191,15 @@ def _missing(alert: Alert, terms: Terms, now_ms: int) -> Alert | None:
     return replace(alert, state=AlertState.RESOLVED, resolved_ms=now_ms, keep_since_ms=0)
 
 
+def moved(alert: Alert, by_ms: int) -> Alert:
+    """An alert whose times are of a clock that has been set by `by_ms` since."""
+    times = alert.active_ms, alert.fired_ms, alert.resolved_ms, alert.keep_since_ms
+    active_ms, fired_ms, resolved_ms, keep_since_ms = (at_ms and at_ms + by_ms for at_ms in times)
+    return replace(
+        alert, active_ms=active_ms, fired_ms=fired_ms, resolved_ms=resolved_ms, keep_since_ms=keep_since_ms
+    )
+
+
 def resumed(alert: Alert, down_ms: int) -> Alert:
     """An alert after a time without evaluations: what is pending has not been seen in it, so it does not
     count."""

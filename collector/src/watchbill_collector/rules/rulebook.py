@@ -164,6 +164,9 @@ class Rulebook:
         """Take up the alerts of the former life; once, after the first `reload`."""
         with self._lock:
             saved = self._state.load()
+            if saved is not None and saved.at_ms > now_ms:
+                # The clock was set back: what is pending must not wait until it is as late again.
+                saved = saved.moved(now_ms - saved.at_ms)
             self._former = saved
             if saved is None:
                 return

@@ -20,7 +20,7 @@ import orjson
 
 from watchbill.errors import StorageError, Unreadable
 from watchbill.files import FileMissing, read_bounded, write_atomic
-from watchbill_collector.rules.alerts import Alert, AlertState, Labels
+from watchbill_collector.rules.alerts import Alert, AlertState, Labels, moved
 
 STATE_BYTES_MAX = 256 * 1024 * 1024
 VERSION, VERSION_OLDEST = 2, 1
@@ -32,6 +32,14 @@ class Saved:
 
     at_ms: int
     alerts: Mapping[str, tuple[tuple[Alert, float], ...]] = field(default_factory=dict)
+
+    def moved(self, by_ms: int) -> "Saved":
+        """The same by a clock that has been set by `by_ms` since."""
+        alerts = {
+            key: tuple((moved(alert, by_ms), value) for alert, value in pairs)
+            for key, pairs in self.alerts.items()
+        }
+        return Saved(self.at_ms + by_ms, alerts)
 
 
 class AlertStateStore(Protocol):
