@@ -215,6 +215,8 @@ class EnrollReply(_message.Message):
     PENDING_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     COMMAND_KEY_FIELD_NUMBER: _builtins.int
+    MQTT_URL_FIELD_NUMBER: _builtins.int
+    ENROL_ENDPOINT_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     instance: _builtins.str
     site: _builtins.str
@@ -225,6 +227,10 @@ class EnrollReply(_message.Message):
     """True: an administrator has to approve; ask again."""
     retry_after_ms: _builtins.int
     command_key: _builtins.bytes
+    mqtt_url: _builtins.str
+    """Where agents of this site may speak MQTT: mqtts://host:port/prefix; empty: nowhere."""
+    enrol_endpoint: _builtins.str
+    """host:port of the enrolment port."""
     @_builtins.property
     def certificate_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """DER, leaf first."""
@@ -251,10 +257,12 @@ class EnrollReply(_message.Message):
         pending: _builtins.bool = ...,
         retry_after_ms: _builtins.int = ...,
         command_key: _builtins.bytes = ...,
+        mqtt_url: _builtins.str = ...,
+        enrol_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "certificate_chain", b"certificate_chain", "collector_envelope_key", b"collector_envelope_key", "command_key", b"command_key", "instance", b"instance", "labels", b"labels", "pending", b"pending", "retry_after_ms", b"retry_after_ms", "site", b"site", "stream_endpoint", b"stream_endpoint", "trust_bundle", b"trust_bundle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "certificate_chain", b"certificate_chain", "collector_envelope_key", b"collector_envelope_key", "command_key", b"command_key", "enrol_endpoint", b"enrol_endpoint", "instance", b"instance", "labels", b"labels", "mqtt_url", b"mqtt_url", "pending", b"pending", "retry_after_ms", b"retry_after_ms", "site", b"site", "stream_endpoint", b"stream_endpoint", "trust_bundle", b"trust_bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -394,6 +402,7 @@ class Hello(_message.Message):
     TICKS_PER_MESSAGE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
+    BEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """1"""
     agent_version: _builtins.str
@@ -411,6 +420,8 @@ class Hello(_message.Message):
     ticks_per_message: _builtins.int
     run_id: _builtins.bytes
     """16 random bytes per agent process: tells a reconnect from a clone."""
+    beat_interval_ms: _builtins.int
+    """How seldom this agent beats at most; 0: as the collector asks."""
     @_builtins.property
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamState]: ...
     @_builtins.property
@@ -441,10 +452,11 @@ class Hello(_message.Message):
         ticks_per_message: _builtins.int = ...,
         run_id: _builtins.bytes = ...,
         audit: _abc.Iterable[Global___AuditHead] | None = ...,
+        beat_interval_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit", b"audit", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "instance", b"instance", "interval_ms", b"interval_ms", "job", b"job", "labels", b"labels", "protocol", b"protocol", "retired", b"retired", "run_id", b"run_id", "spool_id", b"spool_id", "streams", b"streams", "ticks_per_message", b"ticks_per_message", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit", b"audit", "beat_interval_ms", b"beat_interval_ms", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "instance", b"instance", "interval_ms", b"interval_ms", "job", b"job", "labels", b"labels", "protocol", b"protocol", "retired", b"retired", "run_id", b"run_id", "spool_id", b"spool_id", "streams", b"streams", "ticks_per_message", b"ticks_per_message", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
