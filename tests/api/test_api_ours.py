@@ -46,6 +46,7 @@ async def test_hosts_are_listed_with_all_that_is_known(serve):
         "gaps": {"ranges": 0, "records": 0, "samples": 0, "last": None, "unknown": 0},
         "certificate_expires": "2026-11-21T12:00:00Z",
         "outdated": False,
+        "transport": "",
     }
 
 

@@ -309,6 +309,7 @@ def encode_hello(hello: Hello) -> bytes:
             interval_ms=hello.interval_ms,
             ticks_per_message=hello.ticks_per_message,
             run_id=hello.run_id,
+            beat_interval_ms=hello.beat_interval_ms,
             audit=[pb.AuditHead(seq=head.seq, hash=head.hash) for head in hello.audit],
         )
     ).SerializeToString()
@@ -342,6 +343,7 @@ def decode_hello(message: pb.Hello) -> Hello:
         interval_ms=message.interval_ms,
         ticks_per_message=message.ticks_per_message,
         protocol=message.protocol,
+        beat_interval_ms=message.beat_interval_ms,
         audit=tuple(AuditHead(head.seq, head.hash) for head in message.audit[:AUDIT_HEADS_MAX]),
     )
 

@@ -70,6 +70,8 @@ SILENCE_MAX_MS = 120_000
 """A session from which nothing came for this long is ended by the collector."""
 
 BEAT_INTERVAL_MS_MAX = 10_000
+BEAT_INTERVAL_MS_SLOWEST = 60_000
+"""How seldom an agent may beat that says so in its Hello: where every byte is paid for."""
 RECONNECT_SPREAD_MS_MAX = 120_000
 
 assert BATCH_BYTES_MAX < MESSAGE_BYTES_MAX, "a full batch with its frame has to fit a message"
@@ -78,6 +80,7 @@ assert DICTIONARY_BYTES_MAX <= DICTIONARY_PARTS_MAX * MESSAGE_BYTES_MAX, "a dict
 assert SERIES_PER_AGENT_MAX * 8 <= RECORD_BYTES_MAX, "one tick of a full agent has to fit a record"
 assert CREDIT_BYTES_MIN * 4 <= CREDIT_BYTES_DEFAULT, "acknowledgements come at a quarter of the credit"
 assert BYTES_BURST >= CREDIT_BYTES_DEFAULT, "what the credit allows must not trip the byte quota"
+assert 2 * BEAT_INTERVAL_MS_SLOWEST <= SILENCE_MAX_MS, "one lost beat must not end a session"
 
 AUDIT_HEADS_MAX = 64
 """Heads of the collector's audit that an agent keeps, and shows in one Hello."""

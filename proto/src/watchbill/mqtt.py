@@ -11,6 +11,7 @@ A connection serves once. When to connect again is the owner's business.
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -141,6 +142,10 @@ class _Client(aiomqtt.Client):
         """Done when the connection is over."""
         return self._disconnected
 
+    def sockets_from(self, make: Callable[[], socket.socket]) -> None:
+        """Where connections come from, in place of what the library does."""
+        self._client._create_socket = make  # type: ignore[method-assign]
+
     def send(self, topic: str, payload: bytes) -> paho.MQTTMessageInfo:
         """Publish without waiting."""
         return self._client.publish(topic, payload, 1)
@@ -193,6 +198,7 @@ class Connection:
         connecting.SessionExpiryInterval = 0
         connecting.ReceiveMaximum = RECEIVE_MAX
         connecting.MaximumPacketSize = PACKET_BYTES_MAX
+        context = broker.tls() if broker.tls is not None else None
         client = _Client(
             self,
             hostname=broker.unix or broker.host,
@@ -209,13 +215,11 @@ class Connection:
             max_inflight_messages=window,
             max_queued_outgoing_messages=WAITING_MAX,
             properties=connecting,
-            tls_context=broker.tls() if broker.tls is not None else None,
+            tls_context=context,
         )
         if not broker.unix:
-            # Ours knows proxies, and has a bound on how long it tries.
-            client._client._create_socket_connection = lambda: connect(  # type: ignore[method-assign]
-                Endpoint(broker.host, broker.port), broker.proxy, CONNECT_TIMEOUT_S
-            )
+            # Ours knows proxies, has a bound on how long it tries, and closes what fails.
+            client.sockets_from(lambda: _open_socket(broker, context))
         return client
 
     # ------------------------------------------------------------ life
@@ -249,7 +253,7 @@ class Connection:
             return BrokerRefused(
                 "wrong-ca", f"the broker {self._broker} is not trusted: {cause.verify_message}"
             )
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             words = (cause.reason or str(cause)).lower().replace("_", " ")
             return BrokerDown("tls", f"no TLS with the broker {self._broker}: {words}")
         if isinstance(cause, Refused):
@@ -377,6 +381,14 @@ class Connection:
             self._denied(topic, why)
         elif not self._closing:
             self._lose(why)
+
+
+def _open_socket(broker: Broker, context: ssl.SSLContext | None) -> socket.socket:
+    """A connection to the broker, TLS and all. In a thread; raises OSError, Unreachable, Refused."""
+    plain = connect(Endpoint(broker.host, broker.port), broker.proxy, CONNECT_TIMEOUT_S)
+    if context is None:
+        return plain
+    return context.wrap_socket(plain, server_hostname=broker.host)  # Closed by Python itself when it fails.
 
 
 _LATE: set["asyncio.Future[None]"] = set()

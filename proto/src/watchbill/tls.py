@@ -146,7 +146,7 @@ def diagnose(
     try:
         context.load_verify_locations(cadata=trust_pem.decode("ascii"))
         if chain_pem:
-            _load_chain(context, chain_pem, key_pem)
+            load_chain(context, chain_pem, key_pem)
     except (ssl.SSLError, UnicodeDecodeError, ValueError) as exc:
         return Diagnosis(Handshake.TLS, f"the identity on this host cannot be used: {exc}; enrol it again")
     try:
@@ -201,7 +201,8 @@ def _refused_by_server(endpoint: Endpoint, error: ssl.SSLError) -> Diagnosis:
     return Diagnosis(Handshake.TLS, f"{endpoint}: TLS failed ({reason.lower()}); both ends need TLS 1.3")
 
 
-def _load_chain(context: ssl.SSLContext, chain_pem: bytes, key_pem: bytes) -> None:
+def load_chain(context: ssl.SSLContext, chain_pem: bytes, key_pem: bytes) -> None:
+    """Give a context its own certificate and key. Raises ssl.SSLError."""
     # The standard library reads keys from files only; this one has no name and never touches a disk.
     descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
     try:

@@ -6,7 +6,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from watchbill_agent.transports import LinkDown
+from watchbill.limits import MESSAGE_BYTES_MAX
+from watchbill_agent.transports import LinkDown, LinkRefused
 
 QUEUE_MESSAGES_MAX = 64
 """Messages that wait in one direction; a sender waits beyond that, as a real connection makes it."""
@@ -19,6 +20,7 @@ class FarEnd:
         self.up: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES_MAX)
         self.down: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES_MAX)
         self.broken = asyncio.Event()
+        self.refusal: LinkRefused | None = None
 
     async def read(self) -> bytes | None:
         """The next message of the agent, None when it closed or the link broke."""
@@ -36,6 +38,15 @@ class FarEnd:
         """Break the link as a network does."""
         self.broken.set()
 
+    def refuse(self, reason: str, words: str) -> None:
+        """End the link with a refusal."""
+        self.refusal = LinkRefused(reason, words)
+        self.broken.set()
+
+    def why(self) -> LinkDown | LinkRefused:
+        """Why a broken link is."""
+        return self.refusal or LinkDown("cut", "the link was cut")
+
 
 class InMemoryLink:
     """The agent's side."""
@@ -44,16 +55,18 @@ class InMemoryLink:
         self._far = far
 
     async def send(self, message: bytes) -> None:
-        """Hand one message to the far end. Raises LinkDown when it was cut."""
+        """Hand one message to the far end. Raises LinkDown when it was cut, LinkRefused when it was refused."""
+        if len(message) > MESSAGE_BYTES_MAX:
+            raise LinkDown("oversized", f"a message of {len(message)} bytes, more than {MESSAGE_BYTES_MAX}")
         if self._far.broken.is_set():
-            raise LinkDown("cut", "the link was cut")
+            raise self._far.why()
         await self._far.up.put(message)
 
     async def receive(self) -> bytes | None:
-        """The next message of the far end. Raises LinkDown when it was cut."""
+        """The next message of the far end. Raises LinkDown when it was cut, LinkRefused when it was refused."""
         message = await _first_of(self._far.down.get(), self._far.broken)
         if message is None and self._far.broken.is_set():
-            raise LinkDown("cut", "the link was cut")
+            raise self._far.why()
         return message
 
     async def close(self) -> None:

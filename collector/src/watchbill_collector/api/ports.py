@@ -353,7 +353,7 @@ class Host:
     """One host as the collector knows it. `name` is its `instance` label.
 
     `since` is when the state began. `clock_skew_s` is the host's wall clock minus the collector's.
-    `outdated`: its agent is older than the collector.
+    `outdated`: its agent is older than the collector. `transport` is how it came last: "grpc" or "mqtt".
     """
 
     name: str
@@ -370,6 +370,7 @@ class Host:
     gaps: GapSummary
     certificate_expires: datetime | None
     outdated: bool = False
+    transport: str = ""
 
 
 class HostsService(Protocol):

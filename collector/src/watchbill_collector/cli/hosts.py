@@ -87,6 +87,7 @@ def show(session: Session, name: str) -> None:
         ("site", clean(host["site"])),
         ("labels", clean(labels_text(host["labels"]), 400)),
         ("series", str(host["series"])),
+        ("transport", clean(host["transport"] or "-")),
         ("clock", "-" if host["clock_skew_s"] is None else f"{host['clock_skew_s']:+.3f} s"),
         ("certificate", clean(host["certificate_expires"] or "-")),
         ("missing", _missing(gaps)),

@@ -72,6 +72,7 @@ class AgentFacts:
     """What is known of an agent now, for people. `up` is None before the first contact and after a goodbye.
 
     Times are UTC ms, 0 where there is none: `since_ms` when `up` changed last, `heard_ms` its last message.
+    `transport` is how its last session came: "grpc" or "mqtt", empty before the first.
     """
 
     connected: bool
@@ -83,6 +84,7 @@ class AgentFacts:
     series: int
     skew_s: float
     last_tick_ms: int
+    transport: str
 
 
 class Agent:
@@ -110,6 +112,7 @@ class Agent:
         "session",
         "source",
         "source_names",
+        "transport",
     )
 
     def __init__(self, agent_id: str, now_s: float) -> None:
@@ -118,6 +121,7 @@ class Agent:
         self.job = ""
         self.agent_version = ""
         self.interval_ms = 0
+        self.transport = ""
         self.ledger = Ledger(agent_id)
         self.session: Session | None = None
         self.connections = 0

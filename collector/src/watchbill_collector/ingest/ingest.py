@@ -19,6 +19,7 @@ from watchbill.limits import (
     ACK_MESSAGES_MAX,
     BATCH_RECORDS_MAX,
     BEAT_INTERVAL_MS_MAX,
+    BEAT_INTERVAL_MS_SLOWEST,
     BEAT_METRICS_MAX,
     CREDIT_BYTES_DEFAULT,
     MESSAGE_BYTES_MAX,
@@ -171,6 +172,11 @@ class Ingest:
         agent = self._agents.get(agent_id)
         return agent is not None and agent.session is not None
 
+    def name_of(self, agent_id: str) -> str:
+        """What an agent is called in counters: its instance, or its id before that is known."""
+        agent = self._agents.get(agent_id)
+        return agent_id if agent is None else agent.instance or agent_id
+
     def delivered(self, agent_id: str) -> bool:
         """Whether an agent has ever had something committed."""
         agent = self._agents.get(agent_id)
@@ -203,6 +209,7 @@ class Ingest:
             series=agent.series_count() if agent is not None else 0,
             skew_s=agent.skew_s if agent is not None else 0.0,
             last_tick_ms=agent.last_tick_ms if agent is not None else 0,
+            transport=agent.transport if agent is not None else "",
         )
 
     def revoke(self, agent_id: str) -> None:
@@ -247,7 +254,7 @@ class Ingest:
         """Tell the sessions that are open."""
         for session in self._sessions:
             if session.pulse is not None:
-                session.say(self._settings)
+                session.say(self._settings_of(session))
 
     # ------------------------------------------------------------ sessions
 
@@ -258,8 +265,12 @@ class Ingest:
             agent = self._agents[agent_id] = Agent(agent_id, self.clock.monotonic_s())
         return agent
 
-    def connect(self, agent_id: str, outlet: Outlet) -> Session | None:
-        """A connection with this identity, proved by its certificate. None: it is refused, and was told."""
+    def connect(
+        self, agent_id: str, outlet: Outlet, *, transport: str = "grpc", ack_interval_ms: int | None = None
+    ) -> Session | None:
+        """A connection with this identity, proved by its certificate or its signature. None: it is refused, and was
+        told. `ack_interval_ms` is this transport's own, where an acknowledgement is also the sign that it works.
+        """
         now_s = self.clock.monotonic_s()
         host = self._admission.host(agent_id)
         if host is None:
@@ -272,7 +283,9 @@ class Ingest:
             self.counters.refused(host.instance, "connections")
             return None
         agent.connections += 1
-        session = Session(self, agent, outlet, now_s)
+        session = Session(
+            self, agent, outlet, now_s, transport, ack_interval_ms or self.options.ack_interval_ms
+        )
         self._sessions.add(session)
         return session
 
@@ -292,6 +305,7 @@ class Ingest:
         labels = {**labels, JOB_LABEL: hello.job, **host.labels, INSTANCE_LABEL: host.instance}
         agent.instance, agent.job = host.instance, labels[JOB_LABEL]
         agent.agent_version, agent.interval_ms = hello.agent_version[:64], hello.interval_ms
+        agent.transport = session.transport
         self._end_groups(agent.relabel(self.table.source(labels), frozenset(labels)))
         offset_ms = agent.offset(hello.boot_id, hello.wall_ms, hello.boottime_ms, self.now_ms)
         greeting = greet(agent.ledger, hello, self.now_ms)
@@ -301,7 +315,11 @@ class Ingest:
             self.commits.touch(watermark, agent)
         named = {hello.spool_id, *(retired.spool_id for retired in hello.retired)}
         self._give_up(agent.agent_id, agent.ledger.forget_closed(named))
-        pulse = self.liveness.begin(agent.agent_id, labels, self.options.beat_interval_ms, now_s, self.now_ms)
+        beat_interval_ms = min(
+            max(self.options.beat_interval_ms, hello.beat_interval_ms), BEAT_INTERVAL_MS_SLOWEST
+        )
+        session.beat_interval_ms = beat_interval_ms
+        pulse = self.liveness.begin(agent.agent_id, labels, beat_interval_ms, now_s, self.now_ms)
         watermarks = [agent.ledger.watermark(hello.spool_id, state.stream) for state in hello.streams]
         session.open(hello, pulse, offset_ms, watermarks)
         agent.session = session
@@ -313,7 +331,7 @@ class Ingest:
                 session=secrets.randbits(64) or 1,
                 server_time_ms=self.now_ms,
                 marks=greeting.marks,
-                settings=self._settings,
+                settings=self._settings_of(session),
                 message_bytes_max=MESSAGE_BYTES_MAX,
                 batch_records_max=BATCH_RECORDS_MAX,
                 series_max=SERIES_PER_AGENT_MAX,
@@ -530,6 +548,13 @@ class Ingest:
             evaluation_phase_ms=self._evaluation[1],
             ack_interval_ms=options.ack_interval_ms,
         )
+
+    def _settings_of(self, session: Session) -> Settings:
+        """What one session is told: how often it beats and is acknowledged may be its own."""
+        own = (session.beat_interval_ms, session.ack_interval_ms)
+        if own == (self._settings.beat_interval_ms, self._settings.ack_interval_ms):
+            return self._settings
+        return replace(self._settings, beat_interval_ms=own[0], ack_interval_ms=own[1])
 
     def _gauges(self) -> dict[str, float]:
         return {

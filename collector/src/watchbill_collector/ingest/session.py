@@ -112,8 +112,10 @@ class Session:
         "_schemas",
         "_watermarks",
         "ack_at_s",
+        "ack_interval_ms",
         "agent",
         "audit_told",
+        "beat_interval_ms",
         "began_s",
         "boot_id",
         "bye",
@@ -123,11 +125,22 @@ class Session:
         "pulse",
         "run_id",
         "spool_id",
+        "transport",
     )
 
-    def __init__(self, ingest: "Ingest", agent: Agent, outlet: Outlet, now_s: float) -> None:
+    def __init__(
+        self,
+        ingest: "Ingest",
+        agent: Agent,
+        outlet: Outlet,
+        now_s: float,
+        transport: str,
+        ack_interval_ms: int,
+    ) -> None:
         self._ingest = ingest
         self._outlet = outlet
+        self.transport = transport
+        self.ack_interval_ms = ack_interval_ms
         self.agent = agent
         self.began_s = self.heard_s = now_s
         self.ended = False
@@ -137,6 +150,7 @@ class Session:
         self.spool_id = b""
         self.boot_id = ""
         self.audit_told = 0
+        self.beat_interval_ms = 0
         self.offset_ms = 0
         self.ack_at_s = _NEVER
         self._acks = AckPolicy()
@@ -508,7 +522,7 @@ class Session:
         committed = sum(watermark.committed for watermark in self._watermarks.values())
         options = self._ingest.options
         due = committed != self._acked and (
-            self._acks.due(now_s, self._credit, options.ack_messages, options.ack_interval_ms / 1000)
+            self._acks.due(now_s, self._credit, options.ack_messages, self.ack_interval_ms / 1000)
             or (self.bye is not None)
         )
         credit = self._credit_now(now_s)
@@ -528,7 +542,7 @@ class Session:
     def _look_again(self, now_s: float) -> None:
         """When the shared timer should ask again: when the oldest message has waited long enough, or soon
         because the credit has to grow."""
-        waits = self._acks.oldest_s() + self._ingest.options.ack_interval_ms / 1000
+        waits = self._acks.oldest_s() + self.ack_interval_ms / 1000
         short = self._credit < CREDIT_BYTES_DEFAULT
         self.ack_at_s = min(waits, now_s + 1.0) if short else waits
         if short is not self._hurried:

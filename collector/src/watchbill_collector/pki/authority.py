@@ -113,6 +113,8 @@ class Authority:
         """Certify that `public_key` (SubjectPublicKeyInfo) is the agent `uri`; for TLS clients only."""
         certificate = (
             self._leaf(load_der_public_key(public_key), now_ms, AGENT_BACKDATED_S, life_s)
+            # An MQTT broker takes the common name for the user's; here the URI says who it is.
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, uri.agent_id)]))
             .add_extension(
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(uri))]), critical=True
             )
@@ -132,6 +134,7 @@ class Authority:
         """A certificate for TLS servers under `names`: host names and addresses."""
         return (
             self._leaf(public_key, now_ms, BACKDATED_S, life_s)
+            .subject_name(x509.Name([]))
             .add_extension(
                 x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=True
             )
@@ -145,7 +148,6 @@ class Authority:
         assert isinstance(public_key, ec.EllipticCurvePublicKey), "checked where the request was read"
         return (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())

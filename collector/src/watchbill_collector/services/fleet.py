@@ -103,6 +103,7 @@ class FleetService:
             gaps=gaps,
             certificate_expires=at(expires_ms) if expires_ms else None,
             outdated=_older(version, __version__),
+            transport=facts.transport if facts is not None else "",
         )
 
 

@@ -124,6 +124,7 @@ class Hello:
     interval_ms: int = 10_000
     ticks_per_message: int = 1
     protocol: int = PROTOCOL_VERSION
+    beat_interval_ms: int = 0
     audit: tuple[AuditHead, ...] = ()
 
 

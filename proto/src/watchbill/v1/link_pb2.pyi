@@ -324,6 +324,92 @@ class RenewReply(_message.Message):
 Global___RenewReply: _TypeAlias = RenewReply  # noqa: Y015
 
 @_typing.final
+class Ask(_message.Message):
+    """Over MQTT: asked in a signed envelope by an agent, or in a sealed box by a host that is none yet (or no more)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENROLL_FIELD_NUMBER: _builtins.int
+    RENEW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def enroll(self) -> Global___EnrollRequest: ...
+    @_builtins.property
+    def renew(self) -> Global___RenewRequest: ...
+    def __init__(
+        self,
+        *,
+        enroll: Global___EnrollRequest | None = ...,
+        renew: Global___RenewRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "enroll", b"enroll", "renew", b"renew"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "enroll", b"enroll", "renew", b"renew"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_ask: _TypeAlias = _typing.Literal["enroll", "renew"]  # noqa: Y015
+    _WhichOneofArgType_ask: _TypeAlias = _typing.Literal["ask", b"ask"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_ask) -> _WhichOneofReturnType_ask | None: ...
+
+Global___Ask: _TypeAlias = Ask  # noqa: Y015
+
+@_typing.final
+class Answer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENROLLED_FIELD_NUMBER: _builtins.int
+    RENEWED_FIELD_NUMBER: _builtins.int
+    NO_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def enrolled(self) -> Global___EnrollReply: ...
+    @_builtins.property
+    def renewed(self) -> Global___RenewReply: ...
+    @_builtins.property
+    def no(self) -> Global___No: ...
+    def __init__(
+        self,
+        *,
+        enrolled: Global___EnrollReply | None = ...,
+        renewed: Global___RenewReply | None = ...,
+        no: Global___No | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "enrolled", b"enrolled", "no", b"no", "renewed", b"renewed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "enrolled", b"enrolled", "no", b"no", "renewed", b"renewed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["enrolled", "renewed", "no"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class No(_message.Message):
+    """A refusal: over gRPC a status and trailing metadata say the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """One word; "busy" and "storage" when trying again helps."""
+    message: _builtins.str
+    retry_after_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___No: _TypeAlias = No  # noqa: Y015
+
+@_typing.final
 class Up(_message.Message):
     """---------------------------------------------------------------- agent to collector"""
 
