@@ -1,6 +1,6 @@
 // One alert: what it says, whose it is, what to do, the rule's value over time, and the rule.
 import { useState } from "preact/hooks";
-import { type AlertDetail, fetchAlert } from "./api";
+import { type AlertDetail, fetchAlert, type Told } from "./api";
 import { guides, hostHash, Marks, serviceHash, SeverityWord } from "./alerts";
 import { Chart, type ChartSpec, rangeFor, Ranges } from "./chart";
 import { duration, moment, plain, short, since, span } from "./format";
@@ -100,6 +100,7 @@ function Body({ detail }: { detail: AlertDetail }) {
           <Chart spec={spec} seconds={seconds} />
         </section>
       )}
+      <Informed told={detail.told} pending={alert.state === "pending"} />
       <section>
         <h2>Labels</h2>
         <LabelList labels={alert.labels} />
@@ -115,6 +116,63 @@ function Body({ detail }: { detail: AlertDetail }) {
       )}
       {!rule && <p class="quiet">Its rule is no longer loaded.</p>}
     </>
+  );
+}
+
+const WAITS: Record<string, string> = {
+  turn: "waits for its turn",
+  retry: "is tried again",
+  mending: "waits until somebody mends the channel",
+  group: "waits for more of its group",
+  repeat: "is told again while it fires",
+  digest: "comes with the daily digest",
+  channel: "waits for a channel that is no longer configured",
+};
+const NOBODY: Record<string, string> = {
+  none: "There is no channel: nobody is told of anything.",
+  hushed: "Nobody is told while it is silenced, in maintenance, or its host is down.",
+  no_route: "No route takes it: nobody is told.",
+  way: "Its severity, its rule or its route says that it is recorded and sent nowhere.",
+};
+
+/** Who was told, when, by which channel, what came of it; and what waits, and for what. */
+function Informed({ told, pending }: { told: Told; pending: boolean }) {
+  return (
+    <section>
+      <h2>Who was told</h2>
+      {told.nobody && <p class="quiet">{NOBODY[told.nobody]}</p>}
+      {told.notices.length > 0 && (
+        <div class="scroll">
+          <table class="stacked">
+            <thead><tr><th scope="col">When</th><th scope="col">Channel</th><th scope="col">Said</th><th scope="col">Outcome</th><th scope="col">Tries</th><th scope="col">What was answered</th></tr></thead>
+            <tbody>
+              {told.notices.map((notice) => (
+                <tr key={notice.key}>
+                  <td class="first figure">{moment(notice.changed, now.value)}</td>
+                  <td data-word="Channel"><Text of={notice.channel} max={60} />{notice.route && <span class="facts"> by <Text of={notice.route} max={60} /></span>}</td>
+                  <td data-word="Said">{notice.said || "one of those it counts"}{notice.kind === "digest" && " (digest)"}</td>
+                  <td data-word="Outcome"><span class={`standing ${notice.outcome}`}>{notice.outcome.replace("_", " ")}</span></td>
+                  <td data-word="Tries" class="figure">{notice.attempts}</td>
+                  <td class="form"><Text of={notice.detail} max={200} /></td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {told.truncated && <p class="facts">and older ones</p>}
+      {told.waiting.map((wait) => (
+        <p key={wait.channel + wait.route} class={wait.why ? "bad" : "facts"}>
+          <Text of={wait.channel} max={60} />: {WAITS[wait.waits_for]}
+          {wait.due && <>, {moment(wait.due, now.value)}</>}
+          {wait.attempts > 0 && <>, tried {wait.attempts === 1 ? "once" : `${wait.attempts} times`}</>}
+          {wait.why && <>: <Text of={wait.why} max={300} /></>}
+        </p>
+      ))}
+      {!told.nobody && told.notices.length === 0 && told.waiting.length === 0 && (
+        <p class="quiet">{pending ? "Nobody yet: it is pending." : "Nobody."}</p>
+      )}
+    </section>
   );
 }
 

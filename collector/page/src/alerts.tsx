@@ -1,14 +1,15 @@
 // Alerts in rows: what is wrong, where, since when, whose it is, and what to do about it; the worst first.
 import { useState } from "preact/hooks";
-import type { Alert } from "./api";
+import { type Alert, type Crowd as CrowdCount, fetchAlerts, fetchCrowd } from "./api";
 import { duration, moment, since } from "./format";
 import { openSilence } from "./silencing";
-import { hushed, maySilence, now, rank, severityOf } from "./state";
+import { hushed, maySilence, now, rank, severityOf, useAsked } from "./state";
 import { Address, Text, webLink } from "./text";
 
 const ROWS_MAX = 100;
 const ALIKE_MAX = 4; // More alerts of one rule than that stand in one row.
-const ALIKE_SHOWN_MAX = 50;
+const ALIKE_SHOWN = 50;
+const ALIKE_SHOWN_MAX = 500;
 const NAMES_SHOWN = 6;
 const FACTS_MAX = 5;
 const VALUE_CHARACTERS_MAX = 48; // In a row; whole on the alert's own page.
@@ -112,79 +113,117 @@ function Row({ alert }: { alert: Alert }) {
   );
 }
 
+/** Those of a crowd, in pages. */
+function CrowdRows({ crowd, narrow }: { crowd: CrowdCount; narrow: Record<string, string> }) {
+  const [limit, setLimit] = useState(ALIKE_SHOWN);
+  const { data, error } = useAsked(() => fetchCrowd(crowd, narrow, limit), JSON.stringify([crowd.name, crowd.severity, crowd.state, crowd.hushed, narrow, limit]));
+  if (error) return <li class="bad"><Text of={error} /></li>;
+  if (data === undefined) return <li class="facts more">asking …</li>;
+  return (
+    <>
+      {data.alerts.map((alert) => <Row key={alert.fingerprint} alert={alert} />)}
+      {data.total > data.alerts.length && (
+        <li class="facts more">
+          and {data.total - data.alerts.length} more{" "}
+          {limit < ALIKE_SHOWN_MAX ? <button type="button" onClick={() => setLimit(limit + ALIKE_SHOWN)}>Show {ALIKE_SHOWN} more</button> : <>: filter, or <code>watchbill alerts --json</code></>}
+        </li>
+      )}
+    </>
+  );
+}
+
 /** Many alerts of one rule: how many, where, and a way to see them. */
-function Crowd({ list }: { list: Alert[] }) {
+function Crowd({ crowd, list, narrow }: { crowd: CrowdCount; list: Alert[]; narrow: Record<string, string> }) {
   const [open, setOpen] = useState(false);
   const first = list[0];
   if (first === undefined) return null;
   const places = [...new Set(list.map((alert) => alert.labels.instance ?? "").filter(Boolean))];
   const owners = [...new Set(list.map((alert) => alert.owner).filter(Boolean))];
   const services = [...new Set(list.map((alert) => alert.service).filter(Boolean))];
-  const begun = list.reduce((least, alert) => (alert.active_at < least ? alert.active_at : least), first.active_at);
+  const whole = list.length >= crowd.count;
+  const hostsLeft = crowd.hosts - Math.min(places.length, NAMES_SHOWN);
+  const latest = list.reduce((most, alert) => (newestFirst(alert) > most ? newestFirst(alert) : most), newestFirst(first));
   return (
     <>
       <li class={rowClass(first)}>
         <SeverityWord alert={first} />
         <div class="what">
           <button type="button" class="headline plain" aria-expanded={open} onClick={() => setOpen(!open)}>
-            {open ? "▾" : "▸"} {list.length} × <Text of={first.name} max={80} />
+            {open ? "▾" : "▸"} {crowd.count} × <Text of={first.name} max={80} />
           </button>
           <p class="facts">
             <span>
               on {places.slice(0, NAMES_SHOWN).map((name, position) => (
                 <span key={name}>{position > 0 && ", "}<a href={hostHash(name)}><Text of={name} max={60} /></a></span>
               ))}
-              {places.length > NAMES_SHOWN && ` and ${places.length - NAMES_SHOWN} more hosts`}
+              {hostsLeft > 0 && ` and ${hostsLeft} more hosts`}
             </span>
             {services.length > 0 && (
-              <span>{services.length === 1 ? "service" : "services"} {services.slice(0, NAMES_SHOWN).join(", ")}</span>
+              <span>{services.length === 1 && whole ? "service" : "services"} {services.slice(0, NAMES_SHOWN).join(", ")}{!whole && " …"}</span>
             )}
-            {owners.length > 0 && <span class="owner">owner <strong>{owners.slice(0, NAMES_SHOWN).join(", ")}</strong></span>}
+            {owners.length > 0 && <span class="owner">owner <strong>{owners.slice(0, NAMES_SHOWN).join(", ")}</strong>{!whole && " …"}</span>}
           </p>
           <p class="marks"><Marks alert={first} /></p>
         </div>
         <span class="since">
-          for {since(begun, now.value)} <span class="facts">the first since {moment(begun, now.value)}</span>
+          {crowd.state === "resolved" ? "ended" : "for"} {since(latest, now.value)} {crowd.state === "resolved" ? "ago" : ""} <span class="facts">the newest</span>
         </span>
         <span class="do"><Guides alert={first} /></span>
       </li>
-      {open && list.slice(0, ALIKE_SHOWN_MAX).map((alert) => <Row key={alert.fingerprint} alert={alert} />)}
-      {open && list.length > ALIKE_SHOWN_MAX && (
-        <li class="facts more">and {list.length - ALIKE_SHOWN_MAX} more: filter, or <code>watchbill alerts</code></li>
-      )}
+      {open && <CrowdRows crowd={crowd} narrow={narrow} />}
     </>
   );
 }
 
+const likeness = (name: string, severity: string, state: string, quiet: boolean): string => JSON.stringify([name, severity, state, quiet]);
+
 /** Rows: single alerts, and crowds of one rule in the place of their first. */
-function crowded(list: Alert[]): Alert[][] {
+function crowded(list: Alert[], crowds: CrowdCount[]): { crowd: CrowdCount | undefined; list: Alert[] }[] {
+  const counted = new Map(crowds.map((crowd) => [likeness(crowd.name, crowd.severity, crowd.state, crowd.hushed), crowd]));
   const groups = new Map<string, Alert[]>();
   for (const alert of list) {
-    const key = `${alert.name}\n${alert.labels.severity ?? ""}\n${alert.state}\n${hushed(alert)}`;
+    const key = likeness(alert.name, alert.labels.severity ?? "", alert.state, hushed(alert));
     const group = groups.get(key);
     if (group === undefined) groups.set(key, [alert]);
     else group.push(alert);
   }
-  return [...groups.values()].flatMap((group) => (group.length > ALIKE_MAX ? [group] : group.map((alert) => [alert])));
+  return [...groups].flatMap(([key, group]): { crowd: CrowdCount | undefined; list: Alert[] }[] => {
+    const crowd = counted.get(key);
+    if (crowd !== undefined && crowd.count > ALIKE_MAX) return [{ crowd, list: group }];
+    return group.map((alert) => ({ crowd: undefined, list: [alert] }));
+  });
 }
 
 const newestFirst = (alert: Alert): string => alert.resolved_at ?? alert.active_at;
 
-export function AlertList({ list }: { list: Alert[] }) {
+/** What was asked for, in rows. `narrow` is what it was asked for with: a crowd that is opened asks for its own so, too. */
+export function AlertList({ list, crowds, narrow = {} }: { list: Alert[]; crowds: CrowdCount[]; narrow?: Record<string, string> }) {
   const sorted = [...list].sort(
     (a, b) => rank(a) - rank(b) || newestFirst(b).localeCompare(newestFirst(a)) || a.fingerprint.localeCompare(b.fingerprint),
   );
-  const rows = crowded(sorted).sort((a, b) => (a[0] && b[0] ? rank(a[0]) - rank(b[0]) : 0));
+  const rows = crowded(sorted, crowds).sort((a, b) => (a.list[0] && b.list[0] ? rank(a.list[0]) - rank(b.list[0]) : 0));
+  const told = new Set(list.map((alert) => likeness(alert.name, alert.labels.severity ?? "", alert.state, hushed(alert))));
+  const unseen = crowds.filter((crowd) => !told.has(likeness(crowd.name, crowd.severity, crowd.state, crowd.hushed)));
+  const left = Math.max(rows.length - ROWS_MAX, 0) + unseen.length;
   return (
     <ul class="alerts">
-      {rows.slice(0, ROWS_MAX).map((group) =>
-        group.length > 1 ? (
-          <Crowd key={`${group[0]?.name} ${group[0]?.labels.severity} ${group[0]?.state}`} list={group} />
+      {rows.slice(0, ROWS_MAX).map(({ crowd, list: group }) =>
+        crowd !== undefined ? (
+          <Crowd key={likeness(crowd.name, crowd.severity, crowd.state, crowd.hushed)} crowd={crowd} list={group} narrow={narrow} />
         ) : (
           group.map((alert) => <Row key={alert.fingerprint} alert={alert} />)
         ),
       )}
-      {rows.length > ROWS_MAX && <li class="facts more">and {rows.length - ROWS_MAX} more rows: <code>watchbill alerts</code></li>}
+      {left > 0 && <li class="facts more">and {left} more rows: filter, or <code>watchbill alerts</code></li>}
     </ul>
   );
+}
+
+/** The alerts that some question finds. */
+export function AskedAlerts({ ask, none }: { ask: Record<string, string>; none: string }) {
+  const { data, error } = useAsked(() => fetchAlerts(ask), JSON.stringify(ask));
+  if (error) return <p class="bad"><Text of={error} /></p>;
+  if (data === undefined) return <p class="quiet">asking …</p>;
+  if (data.total > 0) return <AlertList list={data.alerts} crowds={data.crowds} narrow={ask} />;
+  return none ? <p class="quiet">{none}</p> : null;
 }

@@ -95,6 +95,42 @@ export interface Alert {
   inhibited: boolean;
 }
 
+/** The alerts of one rule that stand alike. */
+export interface Crowd {
+  name: string;
+  severity: string;
+  state: Alert["state"];
+  hushed: boolean;
+  count: number;
+  hosts: number;
+}
+
+export interface Alerts {
+  alerts: Alert[];
+  total: number;
+  truncated: boolean;
+  crowds: Crowd[];
+  crowds_left_out: number;
+}
+
+export interface Told {
+  notices: {
+    key: string;
+    channel: string;
+    route: string;
+    kind: string;
+    said: "firing" | "resolved" | "";
+    outcome: string;
+    attempts: number;
+    created: string;
+    changed: string;
+    detail: string;
+  }[];
+  waiting: { channel: string; route: string; waits_for: string; due: string | null; attempts: number; why: string }[];
+  nobody: "" | "none" | "hushed" | "no_route" | "way";
+  truncated: boolean;
+}
+
 export interface Warming {
   hosts: number;
   of: number;
@@ -126,6 +162,7 @@ export interface AlertDetail {
     against_for_host: string;
     limits: { op: string; value: number; clears: boolean }[];
   } | null;
+  told: Told;
 }
 
 export interface Rule {
@@ -254,10 +291,13 @@ interface Matrix {
 
 export const fetchHosts = async (): Promise<Host[]> => (await get<{ hosts: Host[] }>(`${OURS}/hosts`)).hosts;
 
-export const fetchAlerts = async (): Promise<Alert[]> => (await get<{ alerts: Alert[] }>(`${OURS}/alerts`)).alerts;
+/** Alerts, the worst first, a few of each crowd: whoever wants all of one asks for it. */
+export const fetchAlerts = (params: Record<string, string> = {}): Promise<Alerts> =>
+  get(`${OURS}/alerts`, { each: "5", ...params });
 
-export const fetchEnded = async (): Promise<Alert[]> =>
-  (await get<{ alerts: Alert[] }>(`${OURS}/alerts`, { resolved: "1" })).alerts.filter((one) => one.state === "resolved");
+/** The alerts of one crowd. */
+export const fetchCrowd = ({ name, severity, state, hushed }: Crowd, narrow: Record<string, string>, limit: number): Promise<Alerts> =>
+  get(`${OURS}/alerts`, { ...narrow, rule: name, severity, state, hushed: hushed ? "1" : "0", limit: String(limit) });
 
 export const fetchAlert = (fingerprint: string): Promise<AlertDetail> =>
   get(`${OURS}/alerts/${encodeURIComponent(fingerprint)}`);

@@ -1,9 +1,9 @@
 // One host: what it is, its alerts, its charts.
 import { useState } from "preact/hooks";
-import { AlertList } from "./alerts";
+import { AskedAlerts } from "./alerts";
 import { Chart, type ChartSpec, Ranges } from "./chart";
 import { since } from "./format";
-import { alerts, hosts, link, now } from "./state";
+import { hosts, link, now } from "./state";
 import { LabelList, Text } from "./text";
 
 /** PromQL's way of writing any text as a string. */
@@ -50,7 +50,6 @@ function charts(instance: string): ChartSpec[] {
 export function HostPage({ instance }: { instance: string }) {
   const [seconds, setSeconds] = useState(900);
   const host = hosts.value.find((candidate) => candidate.name === instance);
-  const own = alerts.value.filter((alert) => alert.labels.instance === instance);
   return (
     <main>
       <p class="trail">
@@ -67,7 +66,7 @@ export function HostPage({ instance }: { instance: string }) {
         {!host && link.value === "live" && <span class="facts">no host of this name is known</span>}
       </div>
       {host && Object.keys(host.labels).length > 0 && <LabelList labels={host.labels} />}
-      {own.length > 0 && <AlertList list={own} />}
+      <AskedAlerts ask={{ host: instance }} none="" />
       <Ranges value={seconds} choose={setSeconds} />
       <div class="charts">
         {charts(instance).map((spec) => (

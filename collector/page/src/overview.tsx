@@ -1,10 +1,10 @@
 // The first screen: what is wrong, where, since when, whose it is, what to do. Then the hosts.
 import { useState } from "preact/hooks";
-import { AlertList, serviceHash } from "./alerts";
-import { type Alert, type Dispatch, fetchDispatch, fetchEnded, fetchServices, type Service } from "./api";
+import { AlertList, AskedAlerts, serviceHash } from "./alerts";
+import { type Alert, type Crowd, type Dispatch, fetchAlerts, fetchDispatch, fetchServices, type Service } from "./api";
 import { since } from "./format";
 import { HostTable } from "./hosts";
-import { alerts, firing, hosts, hushed, link, now, seesAll, severityOf, useAsked } from "./state";
+import { alerts, crowds, hosts, hushed, link, loud, now, seesAll, severityOf, total, useAsked } from "./state";
 import { Text } from "./text";
 
 const FILTER_FROM = 8; // Alerts from which on a filter helps.
@@ -50,16 +50,6 @@ function ServicesInTrouble({ services }: { services: Service[] }) {
   );
 }
 
-const about = (alert: Alert): string =>
-  `${alert.name} ${alert.service} ${alert.owner} ${alert.annotations.summary ?? ""} ${Object.values(alert.labels).join(" ")}`.toLowerCase();
-
-function Ended() {
-  const { data, error } = useAsked(fetchEnded, "ended");
-  if (error) return <p class="bad"><Text of={error} /></p>;
-  if (data === undefined) return <p class="quiet">asking …</p>;
-  return data.length > 0 ? <AlertList list={data} /> : <p class="quiet">Nothing ended lately.</p>;
-}
-
 function Fold({ title, count, children, open }: { title: string; count?: number; children: () => preact.ComponentChildren; open?: boolean }) {
   const [shown, setShown] = useState(open ?? false);
   return (
@@ -76,29 +66,39 @@ function Fold({ title, count, children, open }: { title: string; count?: number;
 
 function Alerts() {
   const [filter, setFilter] = useState("");
-  const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const every = words.length ? alerts.value.filter((alert) => words.every((word) => about(alert).includes(word))) : alerts.value;
-  const loud = every.filter((alert) => alert.state === "firing" && !hushed(alert));
-  const quiet = every.filter((alert) => alert.state === "firing" && hushed(alert));
-  const pending = every.filter((alert) => alert.state === "pending");
+  const words = filter.trim();
+  const narrow: Record<string, string> = words ? { words } : {};
+  // What is filtered is asked for: what is here is a few of each crowd.
+  const asked = useAsked(() => (words ? fetchAlerts(narrow) : Promise.resolve(undefined)), `words ${words}`);
+  const every: Alert[] = words ? (asked.data?.alerts ?? []) : alerts.value;
+  const counted: Crowd[] = words ? (asked.data?.crowds ?? []) : crowds.value;
+  const part = (state: string, quiet: boolean | undefined): { list: Alert[]; crowds: Crowd[] } => ({
+    list: every.filter((alert) => alert.state === state && (quiet === undefined || hushed(alert) === quiet)),
+    crowds: counted.filter((crowd) => crowd.state === state && (quiet === undefined || crowd.hushed === quiet)),
+  });
+  const told = part("firing", false);
+  const quiet = part("firing", true);
+  const pending = part("pending", undefined);
+  const silent = total(told.crowds) === 0;
   return (
     <>
       <section>
         <div class="title">
           <h2>Firing</h2>
-          {(alerts.value.length >= FILTER_FROM || filter) && (
+          {(total(crowds.value) >= FILTER_FROM || filter) && (
             <input type="search" placeholder="filter: host, service, owner, label" aria-label="Filter alerts" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
           )}
         </div>
-        {loud.length > 0 ? (
-          <AlertList list={loud} />
+        {asked.error && words && <p class="bad"><Text of={asked.error} /></p>}
+        {!silent ? (
+          <AlertList {...told} narrow={narrow} />
         ) : (
-          <p class="quiet">{link.value === "live" ? (filter ? "Nothing that fires matches." : quiet.length ? "Nothing that is not silenced." : "Nothing is firing.") : "Not known yet."}</p>
+          <p class="quiet">{link.value === "live" ? (words ? (asked.data ? "Nothing that fires matches." : "asking …") : total(quiet.crowds) ? "Nothing that is not silenced." : "Nothing is firing.") : "Not known yet."}</p>
         )}
       </section>
-      {quiet.length > 0 && <Fold title="Silenced" count={quiet.length} open={loud.length === 0}>{() => <AlertList list={quiet} />}</Fold>}
-      {pending.length > 0 && <Fold title="Pending" count={pending.length} open={loud.length === 0}>{() => <AlertList list={pending} />}</Fold>}
-      <Fold title="Ended lately">{() => <Ended />}</Fold>
+      {total(quiet.crowds) > 0 && <Fold title="Silenced" count={total(quiet.crowds)} open={silent}>{() => <AlertList {...quiet} narrow={narrow} />}</Fold>}
+      {total(pending.crowds) > 0 && <Fold title="Pending" count={total(pending.crowds)} open={silent}>{() => <AlertList {...pending} narrow={narrow} />}</Fold>}
+      <Fold title="Ended lately">{() => <AskedAlerts ask={{ state: "resolved" }} none="Nothing ended lately." />}</Fold>
     </>
   );
 }
@@ -106,8 +106,7 @@ function Alerts() {
 export function Overview() {
   const dispatch = useAsked(() => (seesAll.value ? fetchDispatch() : Promise.resolve(undefined)), `dispatch ${seesAll.value}`);
   const services = useAsked(fetchServices, "services");
-  const loud = firing.value.filter((alert) => !hushed(alert));
-  const of = (severity: string): number => loud.filter((alert) => severityOf(alert.labels) === severity).length;
+  const of = (severity: string): number => total(loud.value.filter((crowd) => severityOf({ severity: crowd.severity }) === severity));
   const down = hosts.value.filter((host) => host.state === "down").length;
   const minor = of("minor") + of("info");
   return (

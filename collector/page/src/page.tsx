@@ -15,7 +15,7 @@ import { RulesPage } from "./rules";
 import { ServicesPage } from "./services";
 import { SilencesPage } from "./silences";
 import { Silencing } from "./silencing";
-import { firing, goodAt, hushed, link, mayAudit, now, problem, route, start } from "./state";
+import { goodAt, link, loud, mayAudit, now, problem, route, start, total } from "./state";
 import "./page.css";
 
 const WORDS = { connecting: "connecting", live: "live", lost: "not live", login: "login needed" };
@@ -138,8 +138,8 @@ start();
 document.addEventListener("keydown", keys);
 // A tab in the background says it, too.
 effect(() => {
-  const loud = firing.value.filter((alert) => !hushed(alert)).length;
-  document.title = link.value === "lost" ? "not live · Watchbill" : loud > 0 ? `${loud} firing · Watchbill` : "Watchbill";
+  const count = total(loud.value);
+  document.title = link.value === "lost" ? "not live · Watchbill" : count > 0 ? `${count} firing · Watchbill` : "Watchbill";
 });
 const root = document.getElementById("page");
 if (root !== null) render(<Page />, root);

@@ -1,9 +1,9 @@
 // Rules in both forms: as they were written, and the PromQL that is judged; how they stand and what they cost.
 import { useState } from "preact/hooks";
-import { AlertList } from "./alerts";
+import { AskedAlerts } from "./alerts";
 import { fetchRules, type Group, type Labels, type Rule, type Warming } from "./api";
 import { duration, moment, span } from "./format";
-import { alerts, now, severityOf, useAsked } from "./state";
+import { now, severityOf, useAsked } from "./state";
 import { LabelList, Lines, Text } from "./text";
 
 const ROWS_MAX = 300;
@@ -141,9 +141,9 @@ function Table({ list }: { list: Placed[] }) {
 
 function One({ one }: { one: Placed }) {
   const { rule, group } = one;
-  const own = alerts.value.filter(
-    (alert) => alert.name === rule.name && Object.entries(rule.labels).every(([name, value]) => value.includes("{{") || alert.labels[name] === value),
-  );
+  const { severity } = rule.labels;
+  // Two rules of one name are told apart by their severity, if by anything.
+  const ask: Record<string, string> = { rule: rule.name, ...(severity && !severity.includes("{{") ? { severity } : {}) };
   return (
     <>
       <div class="title">
@@ -157,7 +157,7 @@ function One({ one }: { one: Placed }) {
       {rule.type === "alerting" && (
         <section>
           <h2>Alerts</h2>
-          {own.length > 0 ? <AlertList list={own} /> : <p class="quiet">Nothing is pending or firing.</p>}
+          <AskedAlerts ask={ask} none="Nothing is pending or firing." />
         </section>
       )}
     </>

@@ -1,8 +1,8 @@
 // Services: what hosts are for, whose they are, what they need, and how they stand.
-import { AlertList, hostHash, serviceHash } from "./alerts";
+import { AskedAlerts, hostHash, serviceHash } from "./alerts";
 import { fetchServices, type Service } from "./api";
 import { span } from "./format";
-import { alerts, useAsked } from "./state";
+import { useAsked } from "./state";
 import { Text } from "./text";
 
 const ORDER = ["critical", "major", "unknown", "minor", "ok"];
@@ -60,7 +60,6 @@ function Table({ list }: { list: Service[] }) {
 }
 
 function One({ service }: { service: Service }) {
-  const own = alerts.value.filter((alert) => alert.service === service.name);
   const { availability, rto_s, rpo_s } = service.objectives;
   return (
     <>
@@ -85,7 +84,7 @@ function One({ service }: { service: Service }) {
       </dl>
       <section>
         <h2>Alerts</h2>
-        {own.length > 0 ? <AlertList list={own} /> : <p class="quiet">Nothing is pending or firing.</p>}
+        <AskedAlerts ask={{ service: service.name }} none="Nothing is pending or firing." />
       </section>
       <section>
         <h2>Hosts</h2>

@@ -1,7 +1,7 @@
 // What the page knows, and the loop that keeps it true: a poll, hurried by the collector's events.
 import { computed, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type Alert, ApiError, fetchAlerts, fetchByLabel, fetchHosts, fetchMe, type Host, type Me } from "./api";
+import { type Alert, ApiError, type Crowd, fetchAlerts, fetchByLabel, fetchHosts, fetchMe, type Host, type Me } from "./api";
 
 const POLL_MS = 5_000;
 const POLL_RATIO = 8; // A collector that takes long to answer is asked so much less often.
@@ -21,7 +21,8 @@ export const link = signal<Link>("connecting");
 export const problem = signal("");
 export const goodAt = signal(0); // When what is shown was true for the last time.
 export const hosts = signal<Host[]>([]);
-export const alerts = signal<Alert[]>([]);
+export const alerts = signal<Alert[]>([]); // The worst, a few of each crowd.
+export const crowds = signal<Crowd[]>([]); // All of them, counted.
 export const usage = signal<Map<string, Usage>>(new Map());
 export const me = signal<Me | undefined>(undefined);
 export const now = signal(Date.now());
@@ -53,7 +54,10 @@ export const rank = (alert: Alert): number => {
   return (alert.state === "firing" ? 0 : 100) + (hushed(alert) ? 50 : 0) + (position < 0 ? SEVERITIES.length : position);
 };
 
-export const firing = computed(() => alerts.value.filter((alert) => alert.state === "firing"));
+export const total = (list: Crowd[]): number => list.reduce((sum, crowd) => sum + crowd.count, 0);
+
+/** What fires and is not hushed. */
+export const loud = computed(() => crowds.value.filter((crowd) => crowd.state === "firing" && !crowd.hushed));
 
 /** The worst alert of each host, for its row. */
 export const worst = computed(() => {
@@ -112,7 +116,8 @@ export async function refresh(): Promise<void> {
     }
     const [everyHost, everyAlert] = await Promise.all([fetchHosts(), fetchAlerts()]);
     hosts.value = everyHost;
-    alerts.value = everyAlert;
+    alerts.value = everyAlert.alerts;
+    crowds.value = everyAlert.crowds;
     if (showsUsage()) await refreshUsage();
     link.value = "live";
     problem.value = "";
@@ -126,6 +131,7 @@ export async function refresh(): Promise<void> {
       // What was read as somebody is not shown to nobody.
       hosts.value = [];
       alerts.value = [];
+      crowds.value = [];
       usage.value = new Map();
       me.value = undefined;
       events?.close();

@@ -401,6 +401,7 @@ class _Collector:
         from watchbill_collector.services.queries import QueryService
         from watchbill_collector.services.served import ServedService
         from watchbill_collector.services.silencing import SilencingService
+        from watchbill_collector.services.telling import AlertTelling
         from watchbill_collector.services.trials import TrialsService
         from watchbill_collector.services.userdesk import UserSocket
 
@@ -455,6 +456,12 @@ class _Collector:
                     self._clock,
                     lambda: self._dispatching.routing.windows,
                     self._bindings,
+                ),
+                telling=AlertTelling(
+                    self._dispatching.dispatcher,
+                    self._store,
+                    self._clock,
+                    lambda: self._dispatching.routing,
                 ),
                 trials=TrialsService(self._engine, self._history, self._table, self._bindings, self._clock),
             ),

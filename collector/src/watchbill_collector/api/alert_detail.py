@@ -9,6 +9,7 @@ from watchbill_collector.api.answers import json_answer
 from watchbill_collector.api.ports import Alert, NoSuch, Rule, RuleGroup
 from watchbill_collector.api.prometheus import within
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
+from watchbill_collector.api.told_port import Told
 from watchbill_collector.promql.errors import PromqlError
 from watchbill_collector.promql.parse import parse
 from watchbill_collector.rules.compared import Compared, compared, narrowed
@@ -43,7 +44,9 @@ class AlertChart:
 
 @dataclass(frozen=True, slots=True)
 class AlertDetail:
-    """One alert. `rule`, without its alerts, and `chart` are None when the rule is no longer loaded."""
+    """One alert, and who was told of it. `rule`, without its alerts, and `chart` are None when the rule is no longer
+    loaded.
+    """
 
     alert: Alert
     rule: Rule | None
@@ -51,6 +54,7 @@ class AlertDetail:
     file: str
     interval_s: float
     chart: AlertChart | None
+    told: Told
 
 
 async def _alert(call: Call) -> Response:
@@ -60,12 +64,13 @@ async def _alert(call: Call) -> Response:
     if alert is None or not call.covers(alert.labels):
         raise NoSuch("no such alert: it ended some time ago, or never was; watchbill alerts lists them")
     group, rule = _rule_of(alert, await rules.groups())
+    told = await call.house.services.telling.told(alert)
     if group is None or rule is None:
-        return json_answer(AlertDetail(alert, None, "", "", 0.0, None))
+        return json_answer(AlertDetail(alert, None, "", "", 0.0, None, told))
     shown = within(replace(group, rules=(rule,)), call).rules[0]
     chart = _chart(rule, alert)
     return json_answer(
-        AlertDetail(alert, replace(shown, alerts=()), group.name, group.file, group.interval_s, chart)
+        AlertDetail(alert, replace(shown, alerts=()), group.name, group.file, group.interval_s, chart, told)
     )
 
 
@@ -123,7 +128,7 @@ ALERT_ROUTES: tuple[Route, ...] = (
         f"{BASE}/alerts/{{fingerprint}}",
         Need.READ,
         _alert,
-        "One alert with its rule, and what to draw of it.",
+        "One alert with its rule, what to draw of it, and who was told.",
         (Parameter("fingerprint", "The alert's 16 hexadecimal digits.", required=True),),
         gives=AlertDetail,
         within=Within.OBJECT,

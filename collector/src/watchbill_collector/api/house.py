@@ -22,6 +22,7 @@ from watchbill_collector.api.ports import (
 )
 from watchbill_collector.api.services import NoServices, ServicesService
 from watchbill_collector.api.silences import NoSilences, SilencesService
+from watchbill_collector.api.told_port import NoTelling, TellingService
 from watchbill_collector.api.trial_orders import NoTrials, TrialsService
 from watchbill_collector.scopes import Bindings
 
@@ -44,6 +45,7 @@ class Services:
     services: ServicesService = field(default_factory=NoServices)
     trials: TrialsService = field(default_factory=NoTrials)
     silences: SilencesService = field(default_factory=NoSilences)
+    telling: TellingService = field(default_factory=NoTelling)
 
 
 @dataclass(frozen=True, slots=True)

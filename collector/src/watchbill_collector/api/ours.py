@@ -1,5 +1,4 @@
-"""Watchbill's own API, `/api/watchbill/v1/...`: hosts, enrolments, gaps, alerts with their past, events,
-status.
+"""Watchbill's own API, `/api/watchbill/v1/...`: hosts, enrolments, gaps, events, status.
 
 The documents are the values of `ports.py`. Lists come under their plural name, so that keys can be added
 beside them.
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from watchbill.errors import Busy, UsageError
+from watchbill_collector.api.alert_list import ALERTS_DEFAULT, Wanted, listed
 from watchbill_collector.api.answers import error_answer, json_answer
 from watchbill_collector.api.doctor import Finding, judge
 from watchbill_collector.api.events import Event, EventStream
@@ -63,7 +63,7 @@ class HostList:
 
 @dataclass(frozen=True, slots=True)
 class HostDetail:
-    """One host, its alerts and its newest gaps."""
+    """One host, its worst alerts (`GET alerts` tells all) and its newest gaps."""
 
     host: Host
     alerts: Sequence[Alert]
@@ -104,13 +104,6 @@ class GapList:
 
     gaps: Sequence[Gap]
     truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AlertList:
-    """What is pending or firing; what resolved lately too, when asked for."""
-
-    alerts: Sequence[Alert]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +205,7 @@ def _no_host(name: str) -> str:
 async def _host(call: Call) -> Response:
     services = call.house.services
     host = await own_host(call, _name(call))
-    alerts = [alert for alert in await services.rules.alerts() if alert.labels.get("instance") == host.name]
+    alerts = listed(await services.rules.alerts(), Wanted(host=host.name), limit=ALERTS_DEFAULT).alerts
     return json_answer(HostDetail(host, alerts, await services.gaps.gaps(host.agent_id, None, 100)))
 
 
@@ -295,7 +288,7 @@ async def _withdraw(call: Call) -> Response:
     return json_answer(await call.house.services.enrolments.revoke(_name(call), call.caller))
 
 
-# ---------------------------------------------------------------- gaps, alerts, rules, status
+# ---------------------------------------------------------------- gaps, rules, status
 
 
 async def _gaps(call: Call) -> Response:
@@ -325,14 +318,6 @@ def _moment(wall_ms: int) -> datetime:
         return at(wall_ms)
     except (ValueError, OverflowError, OSError):
         return datetime.min.replace(tzinfo=UTC)
-
-
-async def _alerts(call: Call) -> Response:
-    rules = call.house.services.rules
-    alerts = list(await rules.alerts())
-    if _fields(call).one("resolved") in ("1", "true"):
-        alerts += await rules.resolved()
-    return json_answer(AlertList([alert for alert in alerts if call.covers(alert.labels)]))
 
 
 async def _check_rules(call: Call) -> Response:
@@ -515,16 +500,6 @@ OUR_ROUTES: tuple[Route, ...] = (
             Parameter("limit", f"At most so many, {GAPS_DEFAULT} without it."),
         ),
         gives=GapList,
-        within=Within.FILTERED,
-    ),
-    Route(
-        ("GET",),
-        f"{BASE}/alerts",
-        Need.READ,
-        _alerts,
-        "Alerts with the times of their changes.",
-        (Parameter("resolved", "1: what resolved lately, too."),),
-        gives=AlertList,
         within=Within.FILTERED,
     ),
     Route(

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from starlette.responses import Response
 
+from watchbill_collector.api.alert_list import ALERTS_DEFAULT, Wanted, listed
 from watchbill_collector.api.answers import json_answer
 from watchbill_collector.api.ports import Alert, NoSuch
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
@@ -93,7 +94,7 @@ class ServiceList:
 
 @dataclass(frozen=True, slots=True)
 class ServiceDetail:
-    """One service, and its alerts."""
+    """One service, and its worst alerts: `GET alerts` tells all."""
 
     service: ServiceStatus
     alerts: Sequence[Alert]
@@ -110,7 +111,8 @@ async def _service(call: Call) -> Response:
     if found is None:
         shown = "".join(letter if letter.isprintable() else "?" for letter in name[:NAME_CHARACTERS_MAX])
         raise NoSuch(f"no service is called {shown!r}: watchbill services lists them")
-    return json_answer(ServiceDetail(found, await served.alerts_of(name, call.view)))
+    alerts = listed(await served.alerts_of(name, call.view), Wanted(), limit=ALERTS_DEFAULT).alerts
+    return json_answer(ServiceDetail(found, alerts))
 
 
 SERVICE_ROUTES: tuple[Route, ...] = (

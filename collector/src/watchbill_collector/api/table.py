@@ -1,6 +1,7 @@
 """All routes there are, in the order in which they are tried."""
 
 from watchbill_collector.api.alert_detail import ALERT_ROUTES
+from watchbill_collector.api.alert_list import ALERT_LIST_ROUTES
 from watchbill_collector.api.audit import AUDIT_ROUTES
 from watchbill_collector.api.front import FRONT_ROUTES
 from watchbill_collector.api.notifications import NOTIFICATION_ROUTES
@@ -18,6 +19,7 @@ ROUTES: tuple[Route, ...] = (
     *SERVICE_ROUTES,
     *TRIAL_ROUTES,
     *SILENCE_ROUTES,
+    *ALERT_LIST_ROUTES,
     *ALERT_ROUTES,
     *OUR_ROUTES,
     *AUDIT_ROUTES,

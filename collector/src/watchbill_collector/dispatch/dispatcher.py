@@ -21,7 +21,7 @@ from watchbill.clock import Clock
 from watchbill.daemon import Stamp
 from watchbill_collector.dispatch.outbox import Outbox
 from watchbill_collector.dispatch.plan import Hush, Plan, Planner, World
-from watchbill_collector.dispatch.routing import Routing
+from watchbill_collector.dispatch.routing import Destination, Routing
 from watchbill_collector.dispatch.sender import ChannelHealth, Send, Sender, unchanging
 from watchbill_collector.dispatch.silence import Silence
 from watchbill_collector.dispatch.values import Standing
@@ -107,6 +107,10 @@ class Dispatcher:
         self.stats = DispatchStats()
         self.hushed: Mapping[str, Hush] = {}
         """Why alerts that fire tell nobody anew, by fingerprint."""
+        self.places: Mapping[str, tuple[Destination, Mapping[str, Standing]]] = {}
+        """The alerts that nothing hushes, by the thread of notices they belong to."""
+        self.due: Mapping[str, int] = {}
+        """When such a thread is looked at next, where it waits."""
         self._silences = silences
         self._clock = clock
         self._send = send
@@ -266,7 +270,7 @@ class Dispatcher:
         if not world.complete:
             plan.look(absent_ms)
         self._look_again_ms = plan.look_again_ms
-        self.hushed = plan.hushed
+        self.hushed, self.places, self.due = plan.hushed, plan.places, plan.due
         if not plan.empty:
             await self.outbox.apply(plan, now_ms)
         stats = self.stats

@@ -73,6 +73,10 @@ class Plan:
     """Alerts that went into a common thread because there are too many threads."""
     look_again_ms: int = 0
     hushed: dict[str, Hush] = field(default_factory=dict)
+    places: Mapping[str, tuple[Destination, Mapping[str, Standing]]] = field(default_factory=dict)
+    """The alerts that nothing hushes, by the thread they belong to."""
+    due: dict[str, int] = field(default_factory=dict)
+    """When a thread that has something to tell, or may have again, is to be looked at."""
 
     @property
     def empty(self) -> bool:
@@ -130,6 +134,7 @@ class Planner:
         self._remembered.match(world, windows)
         standings = _standings(world)
         wanted = self._routed(world, windows, standings, threads, plan)
+        plan.places = wanted
         for key in {**threads, **wanted}:
             destination, eligible = wanted.get(key, (None, {}))
             thread = threads.get(key)
@@ -258,6 +263,8 @@ class Planner:
             refresh_ms=world.refresh_ms.get(thread.channel, 0),
         )
         plan.look(decision.due_ms)
+        if decision.due_ms:
+            plan.due[thread.key] = decision.due_ms
         if decision.step is Step.NOTHING:
             if thread.idle and not eligible and thread.changed_ms:
                 plan.gone.append(thread.key)

@@ -74,6 +74,22 @@ def recent_notices(connection: sa.Connection, site: str, limit: int) -> list[Not
     return _notices(connection, query.limit(limit))
 
 
+def notices_of_threads(
+    connection: sa.Connection, site: str, threads: Sequence[str], since_ms: int, limit: int
+) -> list[NoticeRow]:
+    """The newest notices of some threads that were made since then, newest first."""
+    where = (NOTICES.c.site == site) & NOTICES.c.thread_key.in_(threads) & (NOTICES.c.created_ms >= since_ms)
+    return _notices(
+        connection, sa.select(*_columns()).where(where).order_by(NOTICES.c.seq.desc()).limit(limit)
+    )
+
+
+def notices_since(connection: sa.Connection, site: str, since_ms: int, limit: int) -> list[NoticeRow]:
+    """The first notices that were made since then, in their order."""
+    where = (NOTICES.c.site == site) & (NOTICES.c.created_ms >= since_ms)
+    return _notices(connection, sa.select(*_columns()).where(where).order_by(NOTICES.c.seq).limit(limit))
+
+
 def write(connection: sa.Connection, site: str, change: OutboxChange) -> None:
     """Make it so. Portable: what is there is updated, else it is new."""
     for thread in change.threads:
