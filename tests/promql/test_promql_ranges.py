@@ -1,5 +1,6 @@
 """Range functions against a slow reference in plain Python, window edges, stale markers."""
 
+import itertools
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,7 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from watchbill_collector.labels import LabelFrame
+from watchbill_collector.promql import windows
+from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.engine import Engine, InstantVector, Matrix
+from watchbill_collector.promql.errors import TimedOut
 from watchbill_collector.promql.memory import MemoryStorage
 from watchbill_collector.promql.storage import series_set
 from watchbill_collector.promql.windows import Ragged
@@ -296,3 +300,24 @@ def test_samples_outside_the_range_asked_for_are_ignored() -> None:
     assert slope.tolist() == [[pytest.approx(100.0)]]
     assert value.tolist() == [[pytest.approx(3.0)]]
     assert windows.variance().tolist() == [[0.25]]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "quantile_over_time(0.5, {})",
+        "mad_over_time({})",
+        "stdvar_over_time({})",
+        "deriv({})",
+        "ts_of_max_over_time({})",
+    ],
+)
+def test_long_work_on_one_series_sees_that_its_time_is_up(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "_GATHERED_MAX", 100)
+    storage = _storage([[(number * 1000, float(number)) for number in range(600)]])
+    ticks = itertools.count()
+    budget = Budget(deadline_s=100, monotonic=lambda: next(ticks))
+    with pytest.raises(TimedOut):
+        Engine().range(function.format("m[1m]"), 0, 600_000, 1_000, storage, budget)

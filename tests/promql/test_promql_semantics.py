@@ -6,7 +6,8 @@ import re
 import pytest
 
 from watchbill_collector.promql.engine import Engine, Matrix, Number, Words
-from watchbill_collector.promql.errors import BadQuery, ExecutionFailed
+from watchbill_collector.promql.errors import BadQuery, ExecutionFailed, TooMany
+from watchbill_collector.promql.lexer import OPERATORS_MAX
 from watchbill_collector.promql.memory import MemoryStorage
 
 MINUTE_MS = 60_000
@@ -455,3 +456,17 @@ def test_k_that_is_no_int64_is_told_in_gos_words() -> None:
     for k, word in (("Inf", "+Inf overflows"), ("1e20", "1e+20 overflows")):
         with pytest.raises(ExecutionFailed, match=f"Scalar value {re.escape(word)} int64"):
             _at(f"topk({k}, disk)")
+
+
+def test_labels_that_grow_by_themselves_are_stopped() -> None:
+    joined = "label_join(" * 40 + 'label_join(load, "a", "", "b")' + ', "a", "xx", "a", "a", "a", "a")' * 40
+    replaced = "label_replace(" * 40 + 'label_replace(load, "a", "xx", "", "")'
+    replaced += ', "a", "$0$0$0$0", "a", ".*")' * 40
+    for expression in (joined, replaced):
+        with pytest.raises(TooMany, match="label value of more than"):
+            _at(expression)
+
+
+def test_matchers_are_no_operators() -> None:
+    wanted = ",".join(f'l{number}=""' for number in range(2 * OPERATORS_MAX))
+    assert _at(f"load{{{wanted}}}") == {"load": 5.0}

@@ -59,21 +59,30 @@ class RangeCallNode(Node):
         An instant query is left whole: a storage may answer it without touching samples.
         """
         times = grid.times_ms()
+        windows.check = lambda: run.budget.check(str(self.expr))
         block = max(1, _BLOCK_POINTS // grid.count)
-        if grid.count == 1 or windows.rows <= block:
+        if grid.count == 1:
             return self._function.evaluate(Arguments(windows, times, scalars))
         values = np.empty(windows.shape)
         present = np.empty(windows.shape, np.bool_)
-        for first in range(0, windows.rows, block):
+        blocks = [(first, min(first + block, windows.rows)) for first in range(0, windows.rows, block)]
+        while blocks:
+            first, behind = blocks.pop()
             run.budget.check(str(self.expr))
-            behind = min(first + block, windows.rows)
-            part = Arguments(windows.rows_between(first, behind), times, scalars)
-            values[first:behind], present[first:behind] = self._function.evaluate(part)
+            part = windows.rows_between(first, behind)
+            if behind - first > 1 and int(part.count().sum()) > _BLOCK_SAMPLES:
+                middle = (first + behind) // 2
+                blocks += [(first, middle), (middle, behind)]
+                continue
+            arguments = Arguments(part, times, scalars)
+            values[first:behind], present[first:behind] = self._function.evaluate(arguments)
         return values, present
 
 
 _BLOCK_POINTS = 1 << 17
 """Points evaluated at a time in range queries: a megabyte an array."""
+_BLOCK_SAMPLES = 1 << 24
+"""Samples in all their windows, evaluated at a time: tens of milliseconds."""
 
 
 def _inform_of_gauges(run: Run, frame: LabelFrame, present: Mask, at: str) -> None:

@@ -11,7 +11,7 @@ import re2
 from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
 from watchbill_collector.matching import REGEX_MEMORY_BYTES_MAX
 from watchbill_collector.promql import ast
-from watchbill_collector.promql.errors import ExecutionFailed
+from watchbill_collector.promql.errors import ExecutionFailed, TooMany
 from watchbill_collector.promql.frames import without
 from watchbill_collector.promql.merging import merge_equal_rows
 from watchbill_collector.promql.nodes import Node, Run
@@ -20,6 +20,9 @@ from watchbill_collector.promql.values import Grid, Value, Vector
 from watchbill_collector.promql.windows import Mask
 
 _PATTERNS_MAX = 256
+LABEL_CHARS_MAX = 65_536
+"""Characters of a label value that a query makes; a longer one fails. Nested joins of a label with itself would
+otherwise grow beyond any memory."""
 _GROUP_DIGITS_MAX = 8
 """Longer numbers name no group."""
 _TEMPLATE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})", re.ASCII)
@@ -125,7 +128,20 @@ def expanded(template: str, match: "re2._Match[str]") -> str:
             return (match.group(number) or "") if number <= match.re.groups else ""
         return (match.group(name) or "") if name in names else ""
 
-    return _TEMPLATE.sub(one, template)
+    out, length, position = [], 0, 0
+    for found in _TEMPLATE.finditer(template):
+        out += [template[position : found.start()], one(found)]
+        length += len(out[-2]) + len(out[-1])
+        _check_length(length)
+        position = found.end()
+    out.append(template[position:])
+    _check_length(length + len(out[-1]))
+    return "".join(out)
+
+
+def _check_length(length: int) -> None:
+    if length > LABEL_CHARS_MAX:
+        raise TooMany(f"the query makes a label value of more than {LABEL_CHARS_MAX} characters")
 
 
 class LabelJoinNode(_LabelNode):
@@ -147,6 +163,10 @@ class LabelJoinNode(_LabelNode):
             return without(frame, (target,)), everything
         columns = np.stack([frame.column(source) for source in sources], axis=1)
         rows, which = np.unique(columns, axis=0, return_inverse=True)
-        joined = [code(separator.join(map(STRINGS.text, row))) for row in rows.tolist()]
+        joined = []
+        for row in rows.tolist():
+            parts = [STRINGS.text(part) for part in row]
+            _check_length(sum(map(len, parts)) + len(separator) * (len(parts) - 1))
+            joined.append(code(separator.join(parts)))
         column = np.array(joined, np.int32)[which.reshape(-1)]
         return frame.with_column(target, column), everything

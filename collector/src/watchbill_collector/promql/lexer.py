@@ -118,7 +118,9 @@ class _Rewriter:
         return Prepared("".join(self._out), tuple(self._at_ms), self._places, seen)
 
     def _step(self, token: Token) -> None:
-        if (token.kind == "other" and token.text in "+-*/%^=<>") or token.text.lower() in _BINARY_WORDS:
+        if self._brackets[-1:] != ["{"] and (
+            (token.kind == "other" and token.text in "+-*/%^=<>") or token.text.lower() in _BINARY_WORDS
+        ):
             self._operators += 1
             if self._operators > OPERATORS_MAX:
                 raise BadQuery(f"the expression has more than {OPERATORS_MAX} operators")

@@ -11,7 +11,7 @@ import numpy as np
 
 from watchbill_collector.promql.errors import ExecutionFailed
 from watchbill_collector.promql.quantiles import segment_quantiles
-from watchbill_collector.promql.windows import Floats, Ints, Mask, Windows, gathered
+from watchbill_collector.promql.windows import Floats, Ints, Mask, Windows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,19 +164,19 @@ def _stddev(args: Arguments) -> Answer:
 
 def _quantile(args: Arguments) -> Answer:
     windows, q = args.windows, args.scalars[0]
-    _, values, lo, hi = windows.spans()
+    _, values, lo, _ = windows.spans()
     out = np.full(lo.size, np.nan)
     wanted = np.broadcast_to(q, windows.shape).reshape(-1)
-    for number, positions, segment in gathered(lo, hi):
+    for number, positions, segment in windows.gathered():
         out[number] = segment_quantiles(values[positions], segment, wanted[number])
     return out.reshape(windows.shape), _some(windows)
 
 
 def _mad(args: Arguments) -> Answer:
     windows = args.windows
-    _, values, lo, hi = windows.spans()
+    _, values, lo, _ = windows.spans()
     out = np.full(lo.size, np.nan)
-    for number, positions, segment in gathered(lo, hi):
+    for number, positions, segment in windows.gathered():
         half = np.full(len(number), 0.5)
         median = segment_quantiles(values[positions], segment, half)
         out[number] = segment_quantiles(np.abs(values[positions] - median[segment]), segment, half)
@@ -184,12 +184,12 @@ def _mad(args: Arguments) -> Answer:
 
 
 def _time_of(args: Arguments, extreme: Floats) -> Answer:
-    """When the extreme was reached last; the first sample's time if all are NaN."""
+    """When the extreme was reached last; the last sample's time if all are NaN."""
     windows = args.windows
-    times, values, lo, hi = windows.spans()
+    times, values, _, _ = windows.spans()
     wanted = extreme.reshape(-1)
     out = np.full(len(wanted), -np.inf)
-    for number, positions, segment in gathered(lo, hi):
+    for number, positions, segment in windows.gathered():
         reached = values[positions] == wanted[number][segment]
         np.maximum.at(out, number[segment[reached]], times[positions[reached]].astype(np.float64))
     edges = windows.edges()
@@ -214,7 +214,7 @@ def _smoothing(args: Arguments) -> Answer:
             raise ExecutionFailed(
                 f"invalid {name} factor. Expected: 0 < {name[0]}f < 1, got: {float(bad[0]):f}"
             )
-    _, values, lo, hi = windows.spans()
+    _, values, lo, _ = windows.spans()
     count = hi - lo
     padded = np.append(values, 0.0)
     level = padded[np.minimum(lo, len(values))]
@@ -222,6 +222,7 @@ def _smoothing(args: Arguments) -> Answer:
     slope = padded[np.minimum(lo + 1, len(values))] - level
     # One pass a sample of the longest window: the recurrence has no closed form.
     for position in range(1, int(count.max(initial=0))):
+        windows.check()
         goes_on = count > position
         if position > 1:
             slope = np.where(goes_on, trend * (level - before) + (1 - trend) * slope, slope)

@@ -8,6 +8,7 @@ A subclass of `Windows` may answer any method in its own way (the head does, fro
 rest from here, which reads the ragged samples only when it has to.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -138,6 +139,9 @@ class Windows:
     window has too few samples they hold something meaningless, `count` says where.
     """
 
+    check: Callable[[], None] = staticmethod(lambda: None)
+    """Called between pieces of long work: raises when the query's time is up."""
+
     def __init__(self, ragged: Callable[[], Ragged], rows: int, times_ms: Ints, range_ms: int) -> None:
         self.rows = rows
         self.times_ms = times_ms
@@ -164,7 +168,16 @@ class Windows:
             lo, hi = ragged.offsets[first], ragged.offsets[behind]
             return Ragged(ragged.times[lo:hi], ragged.values[lo:hi], ragged.offsets[first : behind + 1] - lo)
 
-        return Windows(part, behind - first, self.times_ms, self.range_ms)
+        out = Windows(part, behind - first, self.times_ms, self.range_ms)
+        out.check = self.check
+        return out
+
+    def gathered(self) -> "Iterator[tuple[Ints, Ints, Ints]]":
+        """All samples of all windows, some windows at a time: see `gathered`."""
+        _, lo, hi = self._spans
+        for piece in gathered(lo, hi):
+            self.check()
+            yield piece
 
     def spans(self) -> Spans:
         """The samples themselves, for functions that need all of them."""
@@ -247,7 +260,11 @@ class Windows:
         if self.shape[1] == 1:  # Each sample is in one window at most: no gathering.
             own = np.repeat(mean[:, 0], np.diff(ragged.offsets))
             return segment_means(np.append((ragged.values - own) ** 2, np.nan), lo, hi)
-        return _by_window(lo, hi, lambda positions, window: (padded[positions] - mean.flat[window]) ** 2)
+        return _by_window(
+            lo.shape,
+            self.gathered(),
+            lambda positions, window: (padded[positions] - mean.flat[window]) ** 2,
+        )
 
     @np.errstate(all="ignore")
     def line(self, at_ms: Ints) -> tuple[Floats, Floats]:
@@ -278,7 +295,7 @@ class Windows:
                     values[positions] - first.flat[window],
                 )
 
-            sums = _line_sums(lo, hi, centred)
+            sums = _line_sums(lo.shape, self.gathered(), centred)
         sum_x, sum_y, sum_xy, sum_xx, differing = sums
         covariance = sum_xy - sum_x * sum_y / count
         variance = sum_xx - sum_x * sum_x / count
@@ -346,22 +363,28 @@ def gathered(lo: Ints, hi: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
         first = behind
 
 
-def _by_window(lo: Ints, hi: Ints, term: Callable[[Ints, Ints], Floats]) -> Floats:
+_Pieces = Iterator[tuple[Ints, Ints, Ints]]
+_Shape = tuple[int, ...]
+
+
+def _by_window(shape: _Shape, pieces: _Pieces, term: Callable[[Ints, Ints], Floats]) -> Floats:
     """The mean over each window of a term of (positions, window numbers)."""
-    out = np.zeros(lo.size)
-    for windows, positions, owner in gathered(lo, hi):
+    out = np.zeros(math.prod(shape))
+    for windows, positions, owner in pieces:
         ends = np.cumsum(np.bincount(owner, minlength=len(windows)))
         starts = np.concatenate(([0], ends[:-1]))
         out[windows] = segment_means(np.append(term(positions, windows[owner]), 0.0), starts, ends)
-    return out.reshape(lo.shape)
+    return out.reshape(shape)
 
 
-def _line_sums(lo: Ints, hi: Ints, centred: Callable[[Ints, Ints], tuple[Floats, Floats]]) -> list[Floats]:
-    out = [np.zeros(lo.size) for _ in range(5)]
-    for windows, positions, owner in gathered(lo, hi):
+def _line_sums(
+    shape: _Shape, pieces: _Pieces, centred: Callable[[Ints, Ints], tuple[Floats, Floats]]
+) -> list[Floats]:
+    out = [np.zeros(math.prod(shape)) for _ in range(5)]
+    for windows, positions, owner in pieces:
         ends = np.cumsum(np.bincount(owner, minlength=len(windows)))
         starts = np.concatenate(([0], ends[:-1]))
         x, y = centred(positions, windows[owner])
         for total, term in zip(out, (x, y, x * y, x * x, (y != 0) * 1.0), strict=True):
             total[windows] = segment_sums(np.append(term, 0.0), starts, ends)
-    return [total.reshape(lo.shape) for total in out]
+    return [total.reshape(shape) for total in out]
