@@ -214,7 +214,7 @@ def _smoothing(args: Arguments) -> Answer:
             raise ExecutionFailed(
                 f"invalid {name} factor. Expected: 0 < {name[0]}f < 1, got: {float(bad[0]):f}"
             )
-    _, values, lo, _ = windows.spans()
+    _, values, lo, hi = windows.spans()
     count = hi - lo
     padded = np.append(values, 0.0)
     level = padded[np.minimum(lo, len(values))]
