@@ -100,8 +100,8 @@ def test_an_error_while_filling_in_is_the_text(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("{{ query `up` }}", "'query' is not supported"),
-        ("{{ first (query `up`) }}", "'first' is not supported"),
+        ("{{ query `up` }}", "'query' is not supported here"),
+        ("{{ first (query `up`) }}", "'query' is not supported here"),
         ("{{ range $x := $labels }}", "without {{end}}"),
         ("{{ break }}", "outside {{range}}"),
         ("{{ if true }}{{ continue }}{{ end }}", "outside {{range}}"),

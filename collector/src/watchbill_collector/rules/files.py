@@ -237,7 +237,9 @@ class _Reader:
             ((label, text, node) for label, (text, node) in labels.items()), f"{name}.labels"
         )
         notes = self._reading.templates(
-            self._reading.pairs(keys.get("annotations"), f"{name}.annotations"), f"{name}.annotations"
+            self._reading.pairs(keys.get("annotations"), f"{name}.annotations"),
+            f"{name}.annotations",
+            queries=True,
         )
         if planned is None or self._reading.complaints > before:
             return None

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from watchbill_collector.head import Watch
 from watchbill_collector.promql.plan import Plan
 from watchbill_collector.rules.template import Template
+from watchbill_collector.rules.template_queries import read_by
 
 INTERVAL_MS_DEFAULT = 15_000
 """How often a group is evaluated that does not say."""
@@ -42,6 +44,12 @@ class AlertingRule:
     """The short form that it was compiled from, in words; empty where PromQL stands in the file."""
     asks_absence: bool = False
     kind = RuleKind.ALERTING
+
+    @property
+    def asked(self) -> tuple[Watch, ...]:
+        """What the queries of its annotations read."""
+        shapes = dict.fromkeys(shape for _, template in self.annotations for shape in template.asked)
+        return tuple(watch for shape in shapes for watch in read_by(shape))
 
     @property
     def identity(self) -> tuple[object, ...]:

@@ -130,12 +130,14 @@ class Reading:
                 return False
         return True
 
-    def templates(self, pairs: Iterable[tuple[str, str, Tree]], at: str) -> tuple[tuple[str, Template], ...]:
-        """Parsed templates by name, sorted."""
+    def templates(
+        self, pairs: Iterable[tuple[str, str, Tree]], at: str, *, queries: bool = False
+    ) -> tuple[tuple[str, Template], ...]:
+        """Parsed templates by name, sorted. `queries`: whether they may ask for more than the alert has."""
         made: dict[str, Template] = {}
         for name, text, node in pairs:
             try:
-                made[name] = Template.parse(text, VARIABLES)
+                made[name] = Template.parse(text, VARIABLES, queries=queries)
             except BadTemplate as error:
                 self.bad(node, f"{at}.{name}", str(error), "a template that can be filled in")
         return tuple(sorted(made.items(), key=lambda pair: pair[0]))

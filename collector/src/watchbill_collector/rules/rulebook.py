@@ -11,11 +11,12 @@ Alerts are held (`alerts.Hold`) while nothing certain can be said of them; `cert
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from watchbill.errors import Problem, StorageError
 from watchbill_collector.head import UP_MATCHERS, Filled, Head, Past, Watch, refill
+from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.matching import Matcher
 from watchbill_collector.rules.alerts import Alert, AlertState, Hold, nothing_held, resumed
 from watchbill_collector.rules.certainty import SETTLE_MS, Certainty
@@ -23,7 +24,7 @@ from watchbill_collector.rules.changes import ActiveAlert, AlertChange
 from watchbill_collector.rules.files import Source, load
 from watchbill_collector.rules.groups import GroupRun, RuleChange
 from watchbill_collector.rules.head_storage import HeadStorage
-from watchbill_collector.rules.model import RuleSet
+from watchbill_collector.rules.model import AlertingRule, RuleSet
 from watchbill_collector.rules.needs import metric_names, watches
 from watchbill_collector.rules.run import AlertingRun, RuleRun, Surroundings
 from watchbill_collector.rules.state import AlertStateStore, MemoryAlertState, Saved, rule_key
@@ -83,7 +84,7 @@ class Rulebook:
     ) -> None:
         self.stats = RuleStats()
         self.rules = RuleSet()
-        self._around = around
+        self._around = replace(around, monotonic=monotonic)
         self._head = head
         self._storage = HeadStorage(head)
         self._write = write
@@ -137,6 +138,8 @@ class Rulebook:
     def _watch(self, now_ms: int) -> None:
         """Tell the head what to keep, and fill it with what was before."""
         wanted = [watch for rule in self.rules.rules for watch in watches(rule.plan.expr)]
+        for rule in self.rules.rules:
+            wanted += rule.asked if isinstance(rule, AlertingRule) else ()
         wanted.append(Watch(UP_MATCHERS, 0))
         with self._head.lock:
             self._head.fold(now_ms)
@@ -365,7 +368,15 @@ class Rulebook:
 
     def metric_names(self) -> list[str]:
         """The metric names that rules read: what a beat has to carry while batches are late."""
-        return sorted({name for rule in self.rules.rules for name in metric_names(rule.plan.expr)})
+        asked = {
+            matcher.value
+            for rule in self.rules.rules
+            if isinstance(rule, AlertingRule)
+            for watch in rule.asked
+            for matcher in watch.matchers
+            if matcher.name == METRIC_NAME
+        }
+        return sorted(asked.union(*(metric_names(rule.plan.expr) for rule in self.rules.rules)))
 
     def _told(self, change: RuleChange) -> ActiveAlert:
         return self._shown(change.group, change.run, change.change.alert, change.value)

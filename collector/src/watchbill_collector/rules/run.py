@@ -28,6 +28,8 @@ from watchbill_collector.rules.certainty import Warming
 from watchbill_collector.rules.model import AlertingRule, RecordingRule
 from watchbill_collector.rules.rows import Rows
 from watchbill_collector.rules.template import Template
+from watchbill_collector.rules.template_answers import Answers, Asked, remembered
+from watchbill_collector.rules.template_queries import Ask
 from watchbill_collector.series import STALE, SeriesIds, SeriesTable, Ticks
 
 ALERTS_PER_RULE_MAX = 50_000
@@ -46,12 +48,14 @@ _NO_SERIES: SeriesIds = np.zeros(0, np.uint32)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is the same for all rules. `external_labels` and `external_url` are for templates."""
+    """What is the same for all rules. `external_labels` and `external_url` are for templates, `monotonic`
+    for the time that their queries may take."""
 
     table: SeriesTable
     engine: Engine
     external_labels: Mapping[str, str] = field(default_factory=dict)
     external_url: str = ""
+    monotonic: Callable[[], float] | None = None
 
 
 @dataclass(slots=True)
@@ -145,6 +149,8 @@ class AlertingRun:
         self._next = 0
         self._ids: dict[AlertState | None, dict[int, int]] = {}
         self._by_value = any("alue" in template.text for _, template in rule.labels if not template.constant)
+        self._asks = any(template.asked for _, template in rule.annotations)
+        self._answers: dict[int, Answers] = {}
         self._written = _Written()
         self._series: tuple[Verdict | None, SeriesIds, np.ndarray[tuple[int], np.dtype[np.float64]]]
         self._series = (None, _NO_SERIES, np.zeros(0))
@@ -180,7 +186,24 @@ class AlertingRun:
         )
         self.verdict = verdict
         self.health.held = verdict.held
+        if self._asks:
+            self._ask(query_ms, now_ms, storage)
         return self._samples(now_ms, same=same)
+
+    def _ask(self, query_ms: int, now_ms: int, storage: Storage) -> None:
+        """Answer what the annotations of the alerts ask, now: they are filled in later, for whoever reads them."""
+        asked = Asked(self._around.engine, storage, query_ms, self._around.monotonic)
+        answers: dict[int, Answers] = {}
+        for key, alert in self.verdict.alerts.items():
+            if alert.state is AlertState.RESOLVED or asked.late:
+                answers[key] = self._answers.get(key, {})
+                continue
+            own = answers[key] = {}
+            value = self.verdict.values.get(key, float("nan"))
+            for _, template in self.rule.annotations:
+                if template.asked:
+                    self._expand(template, dict(alert.given), value, now_ms, asking=asked.noting(own))
+        self._answers = answers
 
     def _given(self, vector: InstantVector) -> dict[int, float]:
         values = vector.values.tolist()
@@ -233,6 +256,7 @@ class AlertingRun:
         value: float,
         now_ms: int = 0,
         incomplete: str = "",
+        asking: Ask | None = None,
     ) -> str:
         around = self._around
         return template.expand(
@@ -242,6 +266,7 @@ class AlertingRun:
             external_url=around.external_url,
             now_s=now_ms / 1000,
             incomplete=incomplete,
+            asking=asking,
         )
 
     def _samples(self, now_ms: int, *, same: bool) -> list[Ticks]:
@@ -328,8 +353,11 @@ class AlertingRun:
     ) -> dict[str, str]:
         """The annotations of an alert, filled in now; `incomplete` says what is missing of its data."""
         given = dict(alert.given)
+        asking = (
+            remembered(self._answers.get(self._numbers.get(alert.labels, -1), {})) if self._asks else None
+        )
         return {
-            name: self._expand(template, given, value, now_ms, incomplete)
+            name: self._expand(template, given, value, now_ms, incomplete, asking)
             for name, template in self.rule.annotations
         }
 

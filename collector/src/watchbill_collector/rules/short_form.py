@@ -182,7 +182,7 @@ class ShortForm:
             terms.for_ms,
             terms.keep_ms,
             read.templates(every_label, f"{at}: labels"),
-            read.templates(all_notes, f"{at}: annotations"),
+            read.templates(all_notes, f"{at}: annotations", queries=True),
             replace(place, line=override.line),
             judges_absence(expr),
             _in_words(subject, terms, where, override.matchers),

@@ -2,12 +2,12 @@
 
 `{{ $labels.instance }}`, `{{ $value | humanize }}`, `{{ printf "%.1f" $value }}`, `{{ if gt $value 90.0 }}
 .. {{ else }} .. {{ end }}`, `{{ with }}`, `{{ range $name, $text := $labels }}`, variables, comments, and
-trimming with `{{-` and `-}}`. What asks for more data than the alert has (`query`, and what only its
-results are for: `first`, `value`, `sortByLabel`, ...) is refused by name when the file is loaded. What goes
-wrong while a text is made stands in the text: an alert with a broken annotation is still an alert.
+trimming with `{{-` and `-}}`; and `query` in annotations, where what it asks is known beforehand
+(`template_queries.py`). What goes wrong while a text is made stands in the text: an alert with a broken annotation is
+still an alert.
 
-A template is parsed once, into nested tuples of closures over a `Scope`. It can go round its labels only,
-and not more than ROUNDS_MAX times in all.
+A template is parsed once, into nested tuples of closures over a `Scope`. It can go round its labels and what a query
+gave only, and not more than ROUNDS_MAX times in all.
 """
 
 import re
@@ -22,8 +22,10 @@ from watchbill_collector.rules.template_expressions import (
     BadTemplate,
     Expression,
     Scope,
+    Value,
 )
 from watchbill_collector.rules.template_functions import TEXT_CHARS_MAX, Failed, truth
+from watchbill_collector.rules.template_queries import Ask, NotForeseen, read_by
 
 TEMPLATE_CHARS_MAX = 16_384
 """Source of one template."""
@@ -45,17 +47,22 @@ class Template:
 
     text: str
     _parts: tuple[_Text, ...] | None = field(compare=False, repr=False)
+    asked: tuple[str, ...] = field(default=(), compare=False)
+    """What its queries ask, arguments left open."""
 
     @staticmethod
-    def parse(text: str, variables: frozenset[str] | None = None) -> "Template":
+    def parse(text: str, variables: frozenset[str] | None = None, *, queries: bool = False) -> "Template":
         """Parse; raises BadTemplate, which names the offending part. With `variables`, which are there from
-        the start, every other has to be set before it is used; without, that is found while filling in.
+        the start, every other has to be set before it is used; without, that is found while filling in. `queries`:
+        whether there is somebody to ask.
         """
         if "{{" not in text:
             return Template(text, None)
         if len(text) > TEMPLATE_CHARS_MAX:
             raise BadTemplate(f"{len(text)} characters, at most {TEMPLATE_CHARS_MAX} are allowed")
-        return Template(text, _Parser(text, variables).parse())
+        parser = _Parser(text, variables, queries=queries)
+        parts = parser.parse()
+        return Template(text, parts, tuple(dict.fromkeys(parser.asked)))
 
     @property
     def constant(self) -> bool:
@@ -71,14 +78,17 @@ class Template:
         external_url: str = "",
         now_s: float = 0.0,
         incomplete: str = "",
+        asking: Ask | None = None,
     ) -> str:
         """The text for one alert. Never fails: an error is the text.
 
         `incomplete` is `$incomplete` in the template: what is missing of the alert's data, empty when nothing is.
+        `asking` answers queries.
         """
         if self._parts is None:
             return self.text
         scope = Scope(labels, value, external_labels or {}, external_url, now_s, incomplete)
+        scope.asking = asking
         scope.dot = scope.root()
         scope.variables = {
             "labels": dict(labels),
@@ -115,7 +125,9 @@ _ACTION = re.compile(
 class _Parser:
     """Text and actions in turn; blocks by recursion, bounded."""
 
-    def __init__(self, text: str, variables: frozenset[str] | None) -> None:
+    def __init__(self, text: str, variables: frozenset[str] | None, *, queries: bool = False) -> None:
+        self.asked: list[str] = []
+        self._queries = queries
         self._pieces = self._split(text)
         self._declared = None if variables is None else set(variables)
         self._at = 0
@@ -205,7 +217,7 @@ class _Parser:
     def _branch(self, word: str, condition: str) -> _Text:
         expression = Expression(condition)
         name = self._declare(expression)
-        test = expression.whole()
+        test = self._whole(expression)
         then, end = self._block()
         otherwise: tuple[_Text, ...] = ()
         if end.startswith("else"):
@@ -246,7 +258,7 @@ class _Parser:
                     raise BadTemplate(f"undefined variable ${used}")
             self._declared.update(names)
         self._own[-1].update(names)
-        held = expression.whole()
+        held = self._whole(expression)
         self._rounds += 1
         body, end = self._block()
         self._rounds -= 1
@@ -258,15 +270,17 @@ class _Parser:
 
         def run(scope: Scope, out: list[str]) -> None:
             found = held(scope)
-            if not isinstance(found, dict):
+            if not isinstance(found, dict | tuple):
                 raise Failed(f"range can't iterate over {golang.plain(found)[:40]}")
             before = scope.dot
-            for name in sorted(found):
+            keys = sorted(found) if isinstance(found, dict) else range(len(found))
+            for key in keys:
                 scope.rounds += 1
                 if scope.rounds > ROUNDS_MAX:
                     raise Failed(f"range: more than {ROUNDS_MAX} rounds")
-                scope.dot = found[name]
-                scope.variables.update(zip(names[::-1], (found[name], name), strict=False))
+                each: object = found[key]
+                scope.dot = each
+                scope.variables.update(zip(names[::-1], (each, key), strict=False))
                 try:
                     for part in body:
                         part(scope, out)
@@ -293,6 +307,23 @@ class _Parser:
 
         return leave
 
+    def _whole(self, expression: Expression) -> Value:
+        """The pipeline, once it is known what it asks."""
+        value = expression.whole()
+        for shape in expression.asked:
+            if not self._queries:
+                raise BadTemplate("'query' is not supported here, only in annotations of alerts")
+            if shape is None:
+                raise BadTemplate(
+                    f"'query' needs PromQL that stands in the template, or printf of it: {expression}"
+                )
+            try:
+                read_by(shape)
+            except NotForeseen as error:
+                raise BadTemplate(f"'query' cannot be prepared: {error} (in {expression})") from None
+            self.asked.append(shape)
+        return value
+
     def _declare(self, expression: Expression) -> str | None:
         """The variable that an expression sets; every one that it uses has to be known."""
         name, new = expression.assigned()
@@ -312,7 +343,7 @@ class _Parser:
     def _action(self, body: str) -> _Text:
         expression = Expression(body)
         name = self._declare(expression)
-        value = expression.whole()
+        value = self._whole(expression)
         if name is None:
             return lambda scope, out: out.append(golang.plain(value(scope)))
 

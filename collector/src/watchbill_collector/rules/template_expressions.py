@@ -7,20 +7,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from watchbill_collector.promql.errors import PromqlError
 from watchbill_collector.rules import golang
 from watchbill_collector.rules.template_functions import FUNCTIONS, TEXT_CHARS_MAX, Failed, truth
+from watchbill_collector.rules.template_queries import OPEN, Ask, Sample, Samples, formatted
+from watchbill_collector.rules.template_times import GoTime
 
 NESTING_MAX = 32
 """Blocks and parentheses within one another."""
 
 REFUSED = frozenset(
     [
-        "query",
-        "first",
-        "value",
-        "label",
-        "strvalue",
-        "sortByLabel",
         "tmpl",
         "template",
         "define",
@@ -30,7 +27,7 @@ REFUSED = frozenset(
         "slice",
     ]
 )
-"""What asks for more data than an alert has, or defines templates of its own."""
+"""What defines templates of its own, or is for pages."""
 
 
 class BadTemplate(ValueError):
@@ -50,6 +47,16 @@ class Scope:
     dot: object = None
     variables: dict[str, object] = field(default_factory=dict)
     rounds: int = 0
+    asking: Ask | None = None
+
+    def ask(self, text: str) -> Samples:
+        """What a query answers."""
+        if self.asking is None:
+            raise Failed("nothing was asked when the alert was judged")
+        try:
+            return self.asking(text)
+        except PromqlError as error:
+            raise Failed(str(error)) from None
 
     def root(self) -> dict[str, object]:
         """The data of `.Labels` and its kin."""
@@ -64,6 +71,21 @@ class Scope:
 
 Value = Callable[[Scope], object]
 """What a piece of a template stands for, once there is a scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shaped:
+    """A value of which something is known when the template is parsed: its text, with OPEN for what is not."""
+
+    run: Value
+    shape: str
+
+    def __call__(self, scope: Scope) -> object:
+        return self.run(scope)
+
+
+def _shape(value: Value) -> str | None:
+    return value.shape if isinstance(value, _Shaped) else None
 
 
 _TOKEN = re.compile(
@@ -96,6 +118,11 @@ class Expression:
             at = match.end()
         self._at = 0
         self._depth = 0
+        self.asked: list[str | None] = []
+        """What is queried, arguments left open; None where it is not known."""
+
+    def __str__(self) -> str:
+        return f"{{{{{self._body}}}}}"
 
     def assigned(self) -> tuple[str | None, bool]:
         """The variable that the action sets, if it is such an action, and whether it is a new one."""
@@ -130,7 +157,12 @@ class Expression:
             name = self._tokens[self._at].text
             self._at += 1
             operands = self._operands()
-            return _call(name, operands if piped is None else [*operands, piped], self._body)
+            return self._call(name, operands if piped is None else [*operands, piped])
+        if self._peek() in ("open", "variable", "field"):
+            value, method = self._method()
+            if method is not None:
+                operands = self._operands()
+                return _called(value, method, operands if piped is None else [*operands, piped])
         operands = self._operands()
         if not operands:
             raise BadTemplate(f"missing value in {{{{{self._body}}}}}")
@@ -138,13 +170,38 @@ class Expression:
             raise BadTemplate(f"a value cannot be called in {{{{{self._body}}}}}")
         return operands[0]
 
+    def _method(self) -> tuple[Value, str | None]:
+        """An operand that ends in a method that takes arguments (`$time.Format`), or nothing taken."""
+        at, asked = self._at, len(self.asked)
+        try:
+            value = self._operand(last=False)
+        except BadTemplate:
+            value = None
+        if value is not None and self._peek() == "field" and self._tokens[self._at].text == ".Format":
+            self._at += 1
+            return value, "Format"
+        self._at = at
+        del self.asked[asked:]
+        return (lambda _: None), None
+
+    def _call(self, name: str, operands: Sequence[Value]) -> Value:
+        value = _call(name, operands, self._body)
+        shapes = [_shape(operand) for operand in operands]
+        if name == "query":
+            self.asked.append(shapes[0])
+        if name == "printf" and shapes[0] is not None and OPEN not in shapes[0]:
+            return _Shaped(value, formatted(shapes[0]))
+        if name == "print":
+            return _Shaped(value, "".join(OPEN if shape is None else shape for shape in shapes))
+        return value
+
     def _operands(self) -> list[Value]:
         found: list[Value] = []
         while self._peek() not in ("", "pipe", "close"):
             found.append(self._operand())
         return found
 
-    def _operand(self) -> Value:
+    def _operand(self, *, last: bool = True) -> Value:
         token = self._tokens[self._at]
         self._at += 1
         if token.kind == "open":
@@ -169,6 +226,8 @@ class Expression:
         else:
             value = _constant(token, self._body)
         while self._at < len(self._tokens) and self._peek() == "field" and not self._tokens[self._at].spaced:
+            if not last and self._tokens[self._at].text == ".Format":
+                break
             value = _field(value, self._tokens[self._at].text[1:])
             self._at += 1
         return value
@@ -179,13 +238,13 @@ class Expression:
             return lambda _: known
         if text == "nil":
             return lambda _: None
-        return _call(text, [], self._body)
+        return self._call(text, [])
 
 
 def _constant(token: _Token, body: str) -> Value:
     if token.kind == "string":
         text = token.text[1:-1] if token.text[0] == "`" else _unescaped(token.text[1:-1])
-        return lambda _: text
+        return _Shaped(lambda _: text, text)
     if token.kind == "number":
         number = _number(token.text)
         return lambda _: number
@@ -254,6 +313,10 @@ _ROOT = {"Labels", "Value", "ExternalLabels", "ExternalURL", "Incomplete"}
 def _field(inner: Value, name: str) -> Value:
     def value(scope: Scope) -> object:
         found = inner(scope)
+        if isinstance(found, Sample) and name in ("Labels", "Value"):
+            return found.labels if name == "Labels" else found.value
+        if isinstance(found, GoTime):
+            return found.field(name)
         if not isinstance(found, dict):
             raise Failed(f"can't evaluate field {name} in {golang.plain(found)}")
         if found.keys() == _ROOT and name not in found:
@@ -261,6 +324,19 @@ def _field(inner: Value, name: str) -> Value:
         return found.get(name, "")
 
     return value
+
+
+def _called(value: Value, method: str, operands: Sequence[Value]) -> Value:
+    """A method with its arguments; times have one."""
+
+    def called(scope: Scope) -> object:
+        found = value(scope)
+        arguments = [operand(scope) for operand in operands]
+        if not isinstance(found, GoTime) or len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise Failed(f"can't call method {method} of {golang.plain(found)[:40]}")
+        return found.format(arguments[0])
+
+    return called
 
 
 # Functions.

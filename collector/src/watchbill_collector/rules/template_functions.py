@@ -12,6 +12,8 @@ import re2
 from watchbill_collector.matching import REGEX_MEMORY_BYTES_MAX
 from watchbill_collector.promql.labelling import expanded
 from watchbill_collector.rules import golang
+from watchbill_collector.rules.template_queries import Sample, Samples
+from watchbill_collector.rules.template_times import GoTime
 
 TEXT_CHARS_MAX = 16_384
 """What one template may grow to; the rest is cut, visibly."""
@@ -26,6 +28,9 @@ class Outside(Protocol):
 
     external_url: str
     now_s: float
+
+    def ask(self, text: str) -> Samples:
+        """What a query answers; raises Failed."""
 
 
 def truth(value: object) -> bool:
@@ -109,16 +114,52 @@ def _replace(_: Outside, args: list[object]) -> str:
 
 def _index(_: Outside, args: list[object]) -> object:
     held, key = args
+    if isinstance(held, tuple):
+        if not isinstance(key, int) or isinstance(key, bool) or not 0 <= key < len(held):
+            raise Failed(f"index out of range: {golang.plain(key)[:40]}")
+        return held[key]
     if not isinstance(held, dict):
-        raise Failed("can only index labels")
+        raise Failed("can only index labels and what a query gave")
     return held.get(_text(key), "")
 
 
 def _length(_: Outside, args: list[object]) -> int:
     held = args[0]
-    if not isinstance(held, dict | str):
+    if not isinstance(held, dict | str | tuple):
         raise Failed("has no length")
     return len(held.encode()) if isinstance(held, str) else len(held)
+
+
+def _samples(value: object) -> Samples:
+    if not isinstance(value, tuple):
+        raise Failed(f"cannot take {golang.plain(value)[:40]!r} as what a query gave")
+    return value
+
+
+def _sample(value: object) -> Sample:
+    if not isinstance(value, Sample):
+        raise Failed(f"cannot take {golang.plain(value)[:40]!r} as a sample")
+    return value
+
+
+def _first(_: Outside, args: list[object]) -> Sample:
+    samples = _samples(args[0])
+    if not samples:
+        raise Failed("first() called on vector with no elements")
+    return samples[0]
+
+
+def _sorted(_: Outside, args: list[object]) -> Samples:
+    name = _text(args[0])
+    return tuple(sorted(_samples(args[1]), key=lambda sample: sample.labels.get(name, "")))
+
+
+def _time(_: Outside, args: list[object]) -> object:
+    seconds = _float(args[0])
+    try:
+        return GoTime.of(seconds)
+    except (OverflowError, ValueError):
+        raise Failed(f"{golang.plain(seconds)} cannot be represented as a time") from None
 
 
 def _print(_: Outside, args: list[object]) -> str:
@@ -185,6 +226,14 @@ FUNCTIONS: dict[str, Function] = {
     "humanizeDuration": _numbers(golang.humanize_duration),
     "humanizePercentage": _numbers(golang.humanize_percentage),
     "humanizeTimestamp": _numbers(golang.humanize_timestamp),
+    "query": (1, 1, lambda scope, args: scope.ask(_text(args[0]))),
+    "first": (1, 1, _first),
+    "label": (2, 2, lambda _, args: _sample(args[1]).labels.get(_text(args[0]), "")),
+    "value": (1, 1, lambda _, args: _sample(args[0]).value),
+    "strvalue": (1, 1, lambda _, args: _sample(args[0]).labels.get("__value__", "")),
+    "sortByLabel": (2, 2, _sorted),
+    "toTime": (1, 1, _time),
+    "urlQueryEscape": _texts(quote_plus),
     "title": _texts(_title),
     "toUpper": _texts(str.upper),
     "toLower": _texts(str.lower),
