@@ -90,6 +90,8 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(1, "watchbill-commit")
         self._began_s = 0.0
         self._blocked_until_s = 0.0
+        self._judged: set[int] = set()
+        """The collector's own ticks that wait to be committed again and are in the head already, by id."""
         self._few = True
         self._early = Bucket(1 / EVERY_S, EARLY_MAX, time.monotonic())
         self._room = PENDING_BYTES_MAX
@@ -211,8 +213,12 @@ class GroupCommit:
         crit_error, bulk_error = errors
         if bulk_error is None:
             counters.commits += 1
-            if group.ticks or group.own:
-                self._appended([*group.ticks, *group.own])
+            own = [ticks for ticks in group.own if id(ticks) not in self._judged]
+            if group.ticks or own:
+                self._appended([*group.ticks, *own])
+            if group.own:
+                self._judged = set()
+                group.own = []  # Done with, should only the critical events have failed.
         for watermark, mark in marks.of.items():
             if (crit_error if watermark.stream is Stream.CRIT else bulk_error) is None:
                 watermark.commit(mark)
@@ -237,6 +243,8 @@ class GroupCommit:
         for agent in agents:
             agent.ledger.forget()
         own = [*group.own, *self._group.own]
+        # What the collector says of itself is judged all the same: it says that its disk is full.
+        self._appended([ticks for ticks in own if id(ticks) not in self._judged])
         self._group = _Group()
         size = 0
         for ticks in reversed(own):
@@ -245,6 +253,7 @@ class GroupCommit:
                 self._counters.samples_lost += ticks.values.size
             else:
                 self._group.own.insert(0, ticks)
+        self._judged = {id(ticks) for ticks in self._group.own}
         self._group.bytes = min(size, OWN_BYTES_MAX)
         self._began_s = self._blocked_until_s - EVERY_S  # The next attempt, if only for our own samples.
         self.full = True

@@ -90,7 +90,7 @@ class Store:
         held = Held(database)
         writer = writer_engine(database)
         try:
-            check_file(database)
+            check_file(database, writer)
             with mapped_errors(database, "connect"), writer.connect():
                 pass  # PostgreSQL: the advisory lock is ours from here on.
             migrate(database)

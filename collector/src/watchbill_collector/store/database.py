@@ -172,17 +172,17 @@ def mapped_errors(database: Database, attempted: str) -> Iterator[None]:
         ) from exc
 
 
-def check_file(database: Database) -> None:
-    """Ask SQLite whether its file is whole. Raises StorageError. PostgreSQL looks after itself."""
+def check_file(database: Database, writer: sa.Engine) -> None:
+    """Ask SQLite whether its file is whole. Raises StorageError. PostgreSQL looks after itself.
+
+    The writer's connection stays open from here on: with the last one that closes SQLite removes its log, and on a full
+    disk somebody else takes the room that was set aside in it.
+    """
     if database.file is None or not database.file.exists():
         return
     if database.file.stat().st_size > QUICK_CHECK_BYTES_MAX:
         return
-    engine = writer_engine(database)
-    try:
-        with mapped_errors(database, "check the file"), engine.connect() as connection:
-            said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-    finally:
-        engine.dispose()
+    with mapped_errors(database, "check the file"), writer.connect() as connection:
+        said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
     if said != "ok":
         raise StorageError(f"{database.shown} is damaged ({said}): restore it from a backup")
