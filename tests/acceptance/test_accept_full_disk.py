@@ -1,4 +1,4 @@
-"""The collector's own disk is full: the page about it goes out, people work on, and the end is told when there is room."""
+"""The collector's own disk is full: the page about it goes out, people work on, and the end is told."""
 
 import contextlib
 import json
