@@ -68,6 +68,9 @@ class BadDocument(Exception):
         self.problem = problem
 
 
+_YAML_TAG = "tag:yaml.org,2002:"
+_TAGS = frozenset(_YAML_TAG + kind for kind in ("str", "map", "seq"))
+"""Tags that change nothing here; what others would make of a value is not worth knowing."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -121,6 +124,9 @@ class _Builder:
         if self._nodes > NODES_MAX:
             raise self._bad(event, f"more than {NODES_MAX} nodes", "a smaller file")
         line = _line(event)
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag not in _TAGS:
+            raise self._bad(event, f"the tag {tag.replace(_YAML_TAG, '!!')}", "YAML without tags")
         if isinstance(event, yaml.AliasEvent):
             found = self._anchors.get(event.anchor or "")
             if found is None:

@@ -162,6 +162,7 @@ class _Reader:
         keys = self._reading.mapping(tree, at, _GROUP_KEYS)
         if keys is None:
             return None
+        keys = _said(keys)
         name = self._reading.text(keys["name"], f"{at}.name") if "name" in keys else None
         if not name:
             if "name" not in keys or name == "":
@@ -171,6 +172,7 @@ class _Reader:
             name = ""
         at = f"group {name}" if name else at
         interval = self._reading.duration(keys.get("interval"), f"{at}: interval", INTERVAL_MS_DEFAULT)
+        interval = interval or INTERVAL_MS_DEFAULT  # As in Prometheus, 0 is the default.
         if "interval" in keys and not INTERVAL_MS_MIN <= interval <= INTERVAL_MS_MAX:
             self._reading.bad(keys["interval"], f"{at}: interval", kind(keys["interval"]), "1s to 1d")
             interval = INTERVAL_MS_DEFAULT
@@ -190,6 +192,7 @@ class _Reader:
         keys = self._reading.mapping(tree, at, _RULE_KEYS)
         if keys is None:
             return None
+        keys = _said(keys)
         both = "record" in keys and "alert" in keys
         if not both and not ("record" in keys or "alert" in keys) and self._reading.complaints > begun:
             return None  # A misspelt key has been named already.
@@ -255,6 +258,11 @@ class _Reader:
             judges_absence(planned.expr),
             asks_absence=asks_absence(planned.expr),
         )
+
+
+def _said(keys: dict[str, Tree]) -> dict[str, Tree]:
+    """The pairs without those that say nothing, which are as if they were not there."""
+    return {key: node for key, node in keys.items() if not (isinstance(node, Scalar) and node.null)}
 
 
 def _called(tree: Tree) -> str:

@@ -180,7 +180,8 @@ class Reading:
         text = None if node is None else self.text(node, at)
         if node is None or text is None:
             return 0
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
+        plain = isinstance(node, Scalar) and node.plain
+        if not (plain and text.isascii() and text.isdigit() and len(text) < 10):
             self.bad(node, at, shown(text), "a whole number, 0 for no limit")
             return 0
         return int(text)
