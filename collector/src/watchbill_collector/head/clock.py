@@ -36,7 +36,8 @@ class Clock:
     parts: list[Part] = field(default_factory=list)
     bindings: list["Binding"] = field(default_factory=list)
     pending: int = 0  # Ticks of this clock in the batch that is being gathered.
-    seen_in: int = -1  # The latest fold in which something came for this clock.
+    seen_in: int = -1  # The latest fold in which something came for this clock,
+    turn: int = -1  # and how many messages came before the latest of them in it.
 
     def interval_ms(self) -> int | None:
         """The mean distance of its ticks so far."""

@@ -48,6 +48,9 @@ BYTES_MAX_DEFAULT = 4 << 30
 STAGED_BYTES_MAX = 256 << 20
 """Messages waiting for `fold`: about ten minutes of a thousand hosts at 15 s."""
 EXPIRE_EVERY_MS = 60_000
+ROUNDS_MAX = 64
+"""So many messages of one clock are written together with those of others in one `fold`; what is beyond goes the long
+way, one by one."""
 
 _UNBOUND = Binding(np.empty(0, np.uint32), np.empty(0, np.int64))
 
@@ -68,6 +71,10 @@ class Watch:
 class _End:
     series: SeriesIds
     time_ms: int
+
+
+_Rounds = list[dict[int, list[Ticks]]]
+"""The n-th message of every clock, by how many ticks it has."""
 
 
 class Head:
@@ -124,30 +131,34 @@ class Head:
         with self.lock:
             self._learn()
             self.rings.lay_out()
-            usual: dict[int, list[Ticks]] = {}
+            rounds: _Rounds = []
             unusual: list[Ticks] = []
             self._folds += 1
             for item in staged:
                 if isinstance(item, Ticks):
-                    self._sort_out(item, usual, unusual)
+                    self._sort_out(item, rounds, unusual)
                 else:
-                    self._place_all(usual, unusual, now_ms)
+                    self._place_all(rounds, unusual, now_ms)
                     self._end(item.series, item.time_ms)
-                    usual, unusual = {}, []
+                    rounds, unusual = [], []
                     self._folds += 1
-            self._place_all(usual, unusual, now_ms)
+            self._place_all(rounds, unusual, now_ms)
             if now_ms - self._expired_ms >= EXPIRE_EVERY_MS:
                 self._expired_ms = now_ms
                 self.rings.expire(now_ms)
 
-    def _sort_out(self, item: Ticks, usual: dict[int, list[Ticks]], unusual: list[Ticks]) -> None:
-        """The first message for a clock may be a usual one; those behind it keep their order."""
+    def _sort_out(self, item: Ticks, rounds: _Rounds, unusual: list[Ticks]) -> None:
+        """The n-th message for a clock goes into the n-th round, where many are written together. Behind an unusual
+        one all others of its clock go the long way too: they keep their order."""
         binding = self.rings.bindings.get(id(item.series))
         if binding is not None and binding.number >= 0:
             clock = binding.shares[0].clock
-            if clock.seen_in != self._folds:
-                clock.seen_in = self._folds
-                ticks = len(item.times_ms)
+            turn = clock.turn + 1 if clock.seen_in == self._folds else 0
+            if turn < ROUNDS_MAX:
+                clock.seen_in, clock.turn = self._folds, turn
+                if turn == len(rounds):
+                    rounds.append({})
+                usual, ticks = rounds[turn], len(item.times_ms)
                 same = usual.get(ticks)
                 if same is None:
                     usual[ticks] = [item]
@@ -156,19 +167,23 @@ class Head:
                 return
         elif binding is not None:
             for share in binding.shares:
-                share.clock.seen_in = self._folds
+                share.clock.seen_in, share.clock.turn = self._folds, ROUNDS_MAX
         else:
             for clock in self.rings.clocks_of(item.series[item.series < len(self.rings.pool_of)]):
-                clock.seen_in = self._folds
+                clock.seen_in, clock.turn = self._folds, ROUNDS_MAX
         unusual.append(item)
 
-    def _place_all(self, usual: dict[int, list[Ticks]], unusual: list[Ticks], now_ms: int) -> None:
-        late: list[Ticks] = []
-        layout = self.rings.lay_out()
-        for ticks, messages in usual.items():
-            if ticks:
-                late += self._place_usual(layout, messages, now_ms)
-        for item in (*late, *unusual):
+    def _place_all(self, rounds: _Rounds, unusual: list[Ticks], now_ms: int) -> None:
+        for usual in rounds:
+            late: list[Ticks] = []
+            layout = self.rings.lay_out()
+            for ticks, messages in usual.items():
+                if ticks:
+                    late += self._place_usual(layout, messages, now_ms)
+            for item in late:
+                self._place(item, now_ms)
+            self._flush()
+        for item in unusual:
             self._place(item, now_ms)
         self._flush()
 
