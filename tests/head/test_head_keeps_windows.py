@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from watchbill.errors import StorageError
-from watchbill_collector.head import Head, Watch, refill
+from watchbill_collector.head import Head, Watch, fleet, refill
 from watchbill_collector.head import head as module
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.storage import Hints
@@ -91,6 +91,22 @@ def test_ten_ticks_fill_what_lay_between_beats() -> None:
         head.append([sender.ticks(range(start, start + 10), range(start, start + 10))])
         head.fold(T0 + (start + 10) * 1000)
     assert _window(head, 40) == [(second, second) for second in range(40)]
+    assert head.stats.refused_late == 0
+
+
+def test_many_messages_of_each_clock_in_one_fold_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUNDS_MAX", 3)
+    monkeypatch.setattr(fleet, "TOGETHER_VALUES", 4)
+    table, head, sender = _head()
+    other = Sender(table, "b")
+    head.append([sender.ticks([0], [0]), other.ticks([0], [0])])
+    head.fold(T0)
+    for second in range(1, 25, 4):
+        head.append([one.ticks(range(second, second + 4), range(second, second + 4)) for one in (sender, other)])
+    head.append([sender.ticks([25], [25])])
+    head.fold(T0 + 26_000)
+    assert _window(head, 26) == [(at, at) for at in range(26)]
+    assert sorted(_latest(head, 26)) == [24, 25]
     assert head.stats.refused_late == 0
 
 
