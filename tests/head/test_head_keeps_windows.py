@@ -102,7 +102,9 @@ def test_many_messages_of_each_clock_in_one_fold_keep_their_order(monkeypatch: p
     head.append([sender.ticks([0], [0]), other.ticks([0], [0])])
     head.fold(T0)
     for second in range(1, 25, 4):
-        head.append([one.ticks(range(second, second + 4), range(second, second + 4)) for one in (sender, other)])
+        head.append(
+            [one.ticks(range(second, second + 4), range(second, second + 4)) for one in (sender, other)]
+        )
     head.append([sender.ticks([25], [25])])
     head.fold(T0 + 26_000)
     assert _window(head, 26) == [(at, at) for at in range(26)]
