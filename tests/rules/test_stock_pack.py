@@ -58,6 +58,8 @@ GAUGES: dict[Key, float] = {
     key("node_systemd_unit_state", name="a.service", state="failed", type="simple"): 0,
     key("node_bonding_slaves", master="bond0"): 2,
     key("node_bonding_active", master="bond0"): 2,
+    key("probe_success", check="web"): 1,
+    key("probe_duration_seconds", check="web"): 0.2,
 }
 RATES: dict[Key, float] = {
     **{key("node_cpu_seconds_total", cpu=str(cpu), mode="idle"): 0.8 for cpu in range(2)},
@@ -85,6 +87,8 @@ RATES: dict[Key, float] = {
     key("node_systemd_service_restart_total", name="a.service"): 0,
     key("watchbill_agent_dropped_samples_total"): 0,
     key("watchbill_agent_collector_refused_total", reason="series"): 0,
+    key("http_requests_total", code="200", method="GET"): 40.0,
+    key("http_requests_total", code="503", method="GET"): 0.01,
 }
 IDLE = {each: 0.05 for each in RATES if each[0] == "node_cpu_seconds_total" and ("mode", "idle") in each[1]}
 
@@ -154,9 +158,15 @@ FAULTS: dict[str, Fault] = {
     "ChannelFailing": Fault({key("watchbill_collector_channel_failing_seconds", channel="ops"): 400.0, key("watchbill_collector_notices_oldest_seconds", channel="ops"): 2_000.0}),
     "NoticesWaiting": _gauge("watchbill_collector_notices_oldest_seconds", 2_000, channel="ops"),
     "NoticesLost": _rate("watchbill_collector_notices_total", 0.01, steps=10, channel="ops", outcome="given_up"),
+    "CheckFailing": _gauge("probe_success", 0, check="web"),
+    "ResponseSlow": _gauge("probe_duration_seconds", 4.5, check="web"),
+    "ErrorRateHigh": _rate("http_requests_total", 2, code="503", method="GET"),
     "AuditDisputed": _gauge("watchbill_collector_audit_witnesses_disagreeing", 1),
 }  # fmt: skip
-BY_TIME = {"HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"}
+BY_TIME = {
+    *("HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"),
+    *("CertificateExpires", "CertificateExpiresSoon"),
+}
 SEVERITIES = {"critical", "major", "minor", "info"}
 HEALTHY = 30
 """Steps of 30 s before the faults begin."""
@@ -190,6 +200,9 @@ def _move(it: Any, number: int) -> None:
         if number >= HEALTHY + REST:
             expires = it.now_ms / 1000 + 5 * 86_400
         values[key("watchbill_agent_certificate_expiry_seconds")] = expires
+        days = {"CertificateExpires": 13.9, "CertificateExpiresSoon": 2.9}.get(host, 60)
+        left = days if HEALTHY <= number < HEALTHY + REST else 60
+        values[key("probe_ssl_earliest_cert_expiry", check="web")] = it.now_ms / 1000 + left * 86_400
         if host == "HostRebooted" and number >= HEALTHY:
             values[key("node_boot_time_seconds")] = it.booted
 
@@ -287,6 +300,9 @@ MARGINS: dict[str, tuple[Fault, ...]] = {
     "AgentLate": tuple(_rate("watchbill_agent_ticks_missed_total", rate) for rate in (0.048, 0.052)),
     "ChannelFailing": tuple(_gauge("watchbill_collector_channel_failing_seconds", value, channel="ops") for value in (295, 305)),
     "NoticesWaiting": tuple(_gauge("watchbill_collector_notices_oldest_seconds", value, channel="ops") for value in (890, 910)),
+    "ResponseSlow": tuple(_gauge("probe_duration_seconds", value, check="web") for value in (2.9, 3.1)),
+    # Of 40 requests a second, one in a hundred is 0.404 with the errors themselves.
+    "ErrorRateHigh": tuple(_rate("http_requests_total", rate, code="503", method="GET") for rate in (0.39, 0.42)),
     "RaidDegraded": tuple(_gauge("node_md_disks", left, device="md0", state="active") for left in (2, 1)),
 }  # fmt: skip
 """Just within and just beyond the threshold of each rule that has one."""
@@ -373,3 +389,30 @@ def test_a_misspelt_name_is_told_rather_than_left_on() -> None:
         "netwrok",
         "hostrebooted",
     ]
+
+
+def test_few_errors_are_no_rate_however_large_their_share(house: Any) -> None:
+    it = house()
+    assert it.book.reload(stock_sources(), it.now_ms) == []
+    fine, failed = (key("http_requests_total", code=code, method="GET") for code in ("200", "500"))
+
+    def move(it: Any, errors_a_step: float) -> None:
+        for values in it.hosts.values():
+            values[fine] = values.get(fine, 0.0) + 1.0
+            values[failed] = values.get(failed, 0.0) + errors_a_step
+
+    it.hosts = {"a": {}}
+    it.run(60, partial(move, errors_a_step=0.9))
+    assert ("ErrorRateHigh", "a") not in it.states()
+    it.run(60, partial(move, errors_a_step=1.1))
+    assert it.states()[("ErrorRateHigh", "a")] == "firing"
+
+
+def test_rules_for_what_nobody_measures_are_silent_and_do_not_warm(house: Any) -> None:
+    it = house()
+    assert it.book.reload(stock_sources(), it.now_ms) == []
+    it.hosts = {"a": {key("node_load1"): 1.0}}
+    it.run(3)
+    checks = next(run for run in it.book.groups() if run.group.name == "checks")
+    assert [run.health.warming for run in checks.runs] == [None] * len(checks.runs)
+    assert it.states() == {}
