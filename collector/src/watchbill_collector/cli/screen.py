@@ -7,6 +7,7 @@ shown; so everything that is printed goes through `clean`.
 import json
 import math
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -17,6 +18,11 @@ from typing import Any, TextIO
 CELL_CHARACTERS_MAX = 120
 
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
+_OURS = frozenset(f"\x1b[{code}m" for code in ("0", *_COLOURS.values()))
+_STEERING = re.compile(
+    "\x1b\\[[0-9]{1,2}m|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, line separators and turns of the reading direction; of colours the whole sequence."""
 STATE_COLOURS = {
     "up": "green",
     "ok": "green",
@@ -56,8 +62,8 @@ class Screen:
         return Screen(sys.stdout, not plain)
 
     def line(self, text: str = "") -> None:
-        """One line, as it is: the caller has cleaned what is foreign in it."""
-        self.out.write(text + "\n")
+        """One line. The caller has cleaned what is foreign in it; should he have forgotten, no terminal obeys it."""
+        self.out.write(_obeyed_by_nobody(text) + "\n")
 
     def json(self, document: Any) -> None:
         """One document. Everything beyond ASCII is escaped, so that no byte of it can steer a terminal."""
@@ -90,6 +96,17 @@ class Screen:
                 for at, cell in enumerate(row)
             ]
             self.line("  ".join(shown).rstrip())
+
+
+def _obeyed_by_nobody(text: str) -> str:
+    """The text with everything spelled out that a terminal would act on, but for the colours that are ours."""
+    return text if text.isascii() and text.isprintable() else _STEERING.sub(_spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return (
+        found[0] if found[0] in _OURS else found[0].encode("unicode_escape", "surrogatepass").decode("ascii")
+    )
 
 
 def clean(text: str, characters_max: int = CELL_CHARACTERS_MAX) -> str:
