@@ -196,6 +196,11 @@ def test_an_alert_has_an_address_with_its_rule_in_both_forms_and_its_chart(colle
         ),
         "the chart is drawn",
     )
+    told = page.locator("section", has=page.get_by_role("heading", name="Who was told"))
+    told.get_by_text("delivered").wait_for()
+    said = told.inner_text()
+    assert "good: is told again while it fires" in said
+    assert "exit code 75, <b>gone</b>" in said
     page.reload()
     page.get_by_role("heading", level=1, name="LoadAny").wait_for()
     page.goto(f"{collector.url}/#/alerts/0000000000000000")

@@ -152,12 +152,12 @@ function Crowd({ crowd, list, narrow }: { crowd: CrowdCount; list: Alert[]; narr
             {open ? "▾" : "▸"} {crowd.count} × <Text of={first.name} max={80} />
           </button>
           <p class="facts">
-            <span>
+            {places.length > 0 && <span>
               on {places.slice(0, NAMES_SHOWN).map((name, position) => (
                 <span key={name}>{position > 0 && ", "}<a href={hostHash(name)}><Text of={name} max={60} /></a></span>
               ))}
               {hostsLeft > 0 && ` and ${hostsLeft} more hosts`}
-            </span>
+            </span>}
             {services.length > 0 && (
               <span>{services.length === 1 && whole ? "service" : "services"} {services.slice(0, NAMES_SHOWN).join(", ")}{!whole && " …"}</span>
             )}
