@@ -1,11 +1,19 @@
 """Rules over real hosts' values: alerts through their life, recordings in order, the series they write."""
 
+import itertools
 import math
 from typing import Any
 
 import pytest
 
-from watchbill_collector.rules import MemoryAlertState, RuleMetrics, Source
+from watchbill_collector.promql.engine import Engine
+from watchbill_collector.promql.memory import MemoryStorage
+from watchbill_collector.rules import MemoryAlertState, RuleMetrics, Source, Surroundings
+from watchbill_collector.rules.alerts import nothing_held
+from watchbill_collector.rules.files import load
+from watchbill_collector.rules.model import RuleSet
+from watchbill_collector.rules.run import evaluated, run_of
+from watchbill_collector.series import SeriesTable
 
 LOAD = ("node_load1", ())
 
@@ -335,3 +343,18 @@ def test_the_numbers_of_rules_and_head_are_there(house: Any, rules_text: Any) ->
     assert found["watchbill_collector_alerts", "firing"] == 1
     assert found["watchbill_collector_head_ticks_total",] == 2
     assert found["watchbill_collector_head_series",] == 1
+
+
+def test_a_rule_that_takes_too_long_fails_and_the_next_one_is_judged(rules_text: Any) -> None:
+    # A clock that goes on by a second whenever somebody looks.
+    clock, table = itertools.count(), SeriesTable()
+    around = Surroundings(table, Engine(), monotonic=lambda: next(clock))
+    long = " + ".join(["vector(1)"] * 20)
+    text = rules_text([f"{{alert: Long, expr: '{long}'}}", "{alert: Short, expr: vector(1)}"])
+    rules, problems = load([Source("t.yml", text.encode())], RuleSet())
+    assert not problems
+    runs = [run_of(rule, around) for rule in rules.rules]
+    for run in runs:
+        evaluated(run, 60_000, 60_000, MemoryStorage(), 0, nothing_held, lambda: 0.0)
+    assert [(run.health.health, run.series) for run in runs] == [("err", 0), ("ok", 1)]
+    assert "timed out" in runs[0].health.last_error

@@ -54,29 +54,44 @@ class RangeCallNode(Node):
     def _in_blocks(
         self, run: Run, windows: Windows, grid: Grid, scalars: tuple[Floats, ...]
     ) -> tuple[Floats, Mask]:
-        """Evaluate a range query some series at a time: temporary arrays stay small, the deadline is seen.
+        """Evaluate a range query some series and steps at a time: temporary arrays stay small, the deadline is seen.
 
         An instant query is left whole: a storage may answer it without touching samples.
         """
         times = grid.times_ms()
         windows.check = lambda: run.budget.check(str(self.expr))
-        block = max(1, _BLOCK_POINTS // grid.count)
         if grid.count == 1:
             return self._function.evaluate(Arguments(windows, times, scalars))
+        block = max(1, _BLOCK_POINTS // grid.count)
         values = np.empty(windows.shape)
         present = np.empty(windows.shape, np.bool_)
-        blocks = [(first, min(first + block, windows.rows)) for first in range(0, windows.rows, block)]
+        every = (0, grid.count)
+        blocks = [
+            ((first, min(first + block, windows.rows)), every) for first in range(0, windows.rows, block)
+        ]
         while blocks:
-            first, behind = blocks.pop()
+            rows, steps = blocks.pop()
             run.budget.check(str(self.expr))
-            part = windows.rows_between(first, behind)
-            if behind - first > 1 and int(part.count().sum()) > _BLOCK_SAMPLES:
-                middle = (first + behind) // 2
-                blocks += [(first, middle), (middle, behind)]
+            part = windows.between(rows, steps)
+            if part.rows * len(part.times_ms) > 1 and int(part.count().sum()) > _BLOCK_SAMPLES:
+                blocks += _halves(rows, steps)
                 continue
-            arguments = Arguments(part, times, scalars)
-            values[first:behind], present[first:behind] = self._function.evaluate(arguments)
+            own = tuple(scalar[slice(*steps)] for scalar in scalars)
+            here = (slice(*rows), slice(*steps))
+            values[here], present[here] = self._function.evaluate(Arguments(part, times[slice(*steps)], own))
         return values, present
+
+
+_Bounds = tuple[int, int]
+
+
+def _halves(rows: _Bounds, steps: _Bounds) -> list[tuple[_Bounds, _Bounds]]:
+    """A block in two: half of its series each, or half of the steps of a single one."""
+    if rows[1] - rows[0] > 1:
+        middle = sum(rows) // 2
+        return [((rows[0], middle), steps), ((middle, rows[1]), steps)]
+    middle = sum(steps) // 2
+    return [(rows, (steps[0], middle)), (rows, (middle, steps[1]))]
 
 
 _BLOCK_POINTS = 1 << 17
@@ -277,7 +292,8 @@ class AbsentNode(Node):
         else:
             present = self._arg.vector(run, grid).present
         absent = ~np.asarray(present.any(axis=0))[None, :]
-        return Vector(self._frame, np.ones(absent.shape), absent)
+        # As Prometheus has it: what the selector pins of type and unit goes with absent_over_time, and not with absent.
+        return Vector(self._frame, np.ones(absent.shape), absent, isinstance(self._arg, RangeSource))
 
 
 def _absent_labels(expr: ast.Expr) -> dict[str, str]:

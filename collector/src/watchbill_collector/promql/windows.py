@@ -160,15 +160,18 @@ class Windows:
         lo = ragged.up_to(self.times_ms - self.range_ms)
         return ragged, lo, hi
 
-    def rows_between(self, first: int, behind: int) -> "Windows":
-        """The windows of some series only: large work is done in blocks that fit the processor's cache."""
+    def between(self, rows: tuple[int, int], steps: tuple[int, int]) -> "Windows":
+        """The windows of some series at some steps only: large work is done in blocks that fit the processor's cache,
+        and between which the query can be ended.
+        """
+        first, behind = rows
 
         def part() -> Ragged:
             ragged = self._source()
             lo, hi = ragged.offsets[first], ragged.offsets[behind]
             return Ragged(ragged.times[lo:hi], ragged.values[lo:hi], ragged.offsets[first : behind + 1] - lo)
 
-        out = Windows(part, behind - first, self.times_ms, self.range_ms)
+        out = Windows(part, behind - first, self.times_ms[slice(*steps)], self.range_ms)
         out.check = self.check
         return out
 

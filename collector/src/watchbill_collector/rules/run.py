@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
+from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.engine import Engine, InstantVector
 from watchbill_collector.promql.errors import ExecutionFailed, PromqlError
 from watchbill_collector.promql.storage import Storage
@@ -35,6 +36,8 @@ from watchbill_collector.series import STALE, SeriesIds, SeriesTable, Ticks
 ALERTS_PER_RULE_MAX = 50_000
 """Label sets that one alerting rule may give; more is a mistake in its expression, and an error of the
 rule."""
+RULE_TIME_S_MAX = 5.0
+"""Time that the expression of one rule may take; then the rule has failed this time, and the others go on."""
 NUMBERS_MAX = 4 * ALERTS_PER_RULE_MAX
 """Label sets that are remembered for one rule; then all but those of its present alerts are forgotten."""
 
@@ -56,6 +59,12 @@ class Surroundings:
     external_labels: Mapping[str, str] = field(default_factory=dict)
     external_url: str = ""
     monotonic: Callable[[], float] | None = None
+
+    def budget(self) -> Budget:
+        """What one evaluation of one rule may use."""
+        if self.monotonic is None:
+            return Budget()
+        return Budget(deadline_s=self.monotonic() + RULE_TIME_S_MAX, monotonic=self.monotonic)
 
 
 @dataclass(slots=True)
@@ -113,7 +122,7 @@ class RecordingRun:
 
     def evaluate(self, query_ms: int, now_ms: int, storage: Storage, limit: int, hold: Hold) -> list[Ticks]:  # noqa: ARG002
         """The samples to write at `now_ms`. Raises PromqlError."""
-        result = self._around.engine.instant(self.rule.plan, query_ms, storage)
+        result = self._around.engine.instant(self.rule.plan, query_ms, storage, self._around.budget())
         vector = result.vector()
         self.health.samples = result.samples
         ids = np.array(self._rows.of(vector.labels), np.uint32)
@@ -160,7 +169,7 @@ class AlertingRun:
     def evaluate(self, query_ms: int, now_ms: int, storage: Storage, limit: int, hold: Hold) -> list[Ticks]:
         """Judge, and give the samples to write at `now_ms`. `changes` are in the verdict. Raises
         PromqlError."""
-        result = self._around.engine.instant(self.rule.plan, query_ms, storage)
+        result = self._around.engine.instant(self.rule.plan, query_ms, storage, self._around.budget())
         self.health.samples = result.samples
         given = self._given(result.vector())
         verdict = decide(
