@@ -47,6 +47,7 @@ async def test_hosts_are_listed_with_all_that_is_known(serve):
         "certificate_expires": "2026-11-21T12:00:00Z",
         "outdated": False,
         "transport": "",
+        "absence": None,
     }
 
 

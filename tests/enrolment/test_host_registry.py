@@ -10,9 +10,11 @@ import pytest
 from watchbill.clock import ManualClock, SystemClock
 from watchbill.errors import StorageError, UsageError
 from watchbill.identity import AgentIdentity, IdentityFile, IdentityRefused, RefusalReason
+from watchbill.leaving import Leaving
 from watchbill_agent.enroll import EnrolRequest
 from watchbill_agent.enroll_child import enrol
 from watchbill_collector.hosts import ChangeKind, HostChange, HostRegistry
+from watchbill_collector.services.departures import retire_decommissioned
 
 Ask = Callable[..., EnrolRequest]
 
@@ -39,8 +41,32 @@ async def test_a_restart_forgets_nothing(site: Any, ask: Ask, tmp_path: Path) ->
     assert [(host.agent_id, labels["job"]) for host, labels in site.hosts.expected()] == [
         (one.agent_id, "node")
     ]
-    site.hosts.left(one.agent_id)
+    site.hosts.left(one.agent_id, Leaving("reboot", 5, 905_000))
     assert site.hosts.expected() == []
+    await site.stop()
+    await site.start()
+    assert site.hosts.leaving(one.agent_id) == Leaving("reboot", 5, 905_000)
+    [(host, labels, leaving)] = site.hosts.promised()
+    assert (host.agent_id, labels["job"], leaving.back_by_ms) == (one.agent_id, "node", 905_000)
+    site.hosts.seen(one.agent_id, {"instance": "web01", "job": "node"})
+    assert (site.hosts.leaving(one.agent_id), site.hosts.promised()) == (None, [])
+
+
+async def test_only_a_host_that_comes_and_goes_counts_as_decommissioned(
+    site: Any, ask: Ask, tmp_path: Path
+) -> None:
+    stays = await _agent(site, ask, tmp_path / "a")
+    goes = await _agent(site, ask, tmp_path / "b", "web02", ephemeral=True)
+    for one in (stays, goes):
+        site.hosts.seen(one.agent_id, {"instance": "x"})
+        site.hosts.left(one.agent_id, Leaving("decommission", 5))
+    assert await retire_decommissioned(site.hosts) == 1
+    assert await retire_decommissioned(site.hosts) == 0
+    assert site.hosts.standing(stays.agent_id) is None
+    assert site.hosts.standing(goes.agent_id) is RefusalReason.RETIRED
+    [event] = [one for one in site.events() if one.verb == "host.retired"]
+    assert (event.actor, event.target) == ("host:web02", "web02")
+    assert '"reason":"decommission"' in event.detail
 
 
 async def test_a_rename_takes_effect_at_once_and_is_told(site: Any, ask: Ask, tmp_path: Path) -> None:

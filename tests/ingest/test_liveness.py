@@ -83,6 +83,42 @@ def test_an_announced_stop_ends_the_series() -> None:
     assert watch.heard() == []
 
 
+def test_a_host_that_does_not_come_back_when_it_said_is_down_from_then_on() -> None:
+    watch = Watch()
+    watch.liveness.begin("a", LABELS, 10_000, 0, 0)
+    watch.liveness.end("a", 1000)
+    watch.liveness.promised("a", LABELS, 901_000)
+    watch.heard()
+    watch.liveness.look(900, 900_999)
+    assert watch.heard() == []
+    watch.liveness.look(901, 901_000)
+    assert watch.heard()[0] == ("web01", 0.0)
+    assert watch.liveness.pulse("a").since_ms == 901_000  # type: ignore[union-attr]
+    watch.liveness.begin("a", LABELS, 10_000, 950, 950_000)
+    assert watch.heard()[-1] == ("web01", 1.0)
+    watch.liveness.look(951, 951_000)
+    assert ("web01", 0.0) not in watch.heard()
+
+
+def test_a_host_that_comes_back_in_time_or_is_retired_is_not_missed() -> None:
+    watch = Watch()
+    watch.liveness.promised("a", LABELS, 60_000)
+    watch.liveness.begin("a", LABELS, 1_000_000, 30, 30_000)
+    watch.liveness.promised("b", {"instance": "web02"}, 60_000)
+    watch.liveness.end("b", 40_000)
+    watch.liveness.look(100, 100_000)
+    assert {value for _, value in watch.heard()} == {1.0}
+
+
+def test_a_promise_that_ran_out_while_no_collector_ran_leaves_the_time_to_connect() -> None:
+    watch = Watch()
+    watch.liveness.promised("a", LABELS, 1000, not_before_s=100.0)
+    watch.liveness.look(99, 1_000_000)
+    assert watch.heard() == []
+    watch.liveness.look(100, 1_001_000)
+    assert watch.heard()[0] == ("web01", 0.0)
+
+
 def test_a_host_that_was_there_before_a_restart_is_down_after_the_grace_and_not_before() -> None:
     watch = Watch()
     watch.liveness.expect([("a", LABELS)], 10_000, 0)

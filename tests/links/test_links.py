@@ -105,6 +105,23 @@ async def test_the_collector_closes_with_a_word(bench: Bench) -> None:
     assert bench.ingest.sessions == 0
 
 
+async def test_a_goodbye_is_kept_with_its_reason_and_a_cut_is_not_announced(bench: Bench) -> None:
+    agent = await bench.linked()
+    await agent.link.send(encode_bye("reboot", 60_000))
+    await agent.hear_kind(End)
+    await ended(agent)
+    kept = bench.admission.leavings[agent.agent_id]
+    assert (kept.reason, kept.back_by_ms - kept.left_ms) == ("reboot", 60_000)
+    assert abs(kept.left_ms - bench.clock.wall_ms()) < 60_000
+    other = await bench.linked("web02")
+    bench.cut()
+    await until(lambda: bench.ingest.sessions == 0, "the end of the session")
+    assert other.agent_id not in bench.admission.leavings
+    facts = bench.ingest.facts(other.agent_id)
+    assert facts is not None
+    assert facts.lost_ms > 0
+
+
 async def test_a_collector_that_stops_says_so(bench: Bench) -> None:
     agent = await bench.linked()
     await bench.ingest.close()

@@ -1,6 +1,7 @@
 """Tokens, users, sessions and certificates as rows: the same on SQLite and PostgreSQL."""
 
 from watchbill.clock import ManualClock
+from watchbill.leaving import Leaving
 from watchbill_collector.enrolment.tokens import EnrolmentOrder, EnrolmentTokens
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.store import Store
@@ -88,14 +89,16 @@ def test_certificates_keys_uses_and_presence_are_found_again(store: Store) -> No
     store.write_blocking(lambda c: host_rows.add_host(c, _host()))
     store.write_blocking(lambda c: host_rows.add_certificate(c, "main", _certificate("1", b"a", 100)))
     store.write_blocking(lambda c: host_rows.add_certificate(c, "main", _certificate("2", b"b", 200)))
-    store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, {"job": "node"}, 1))
-    store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, {"job": "web"}, 2))
+    there = host_rows.Presence
+    store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, there({"job": "node"}), 1))
+    store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, there({"job": "web"}), 2))
     assert [one.serial for one in store.read(lambda c: host_rows.certificates_of(c, AGENT, 9))] == ["2", "1"]
     assert store.read(lambda c: host_rows.owner_of_key(c, b"a" * 32)) == AGENT
     assert store.read(lambda c: host_rows.owner_of_key(c, b"z" * 32)) is None
     assert store.read(lambda c: host_rows.last_expiries(c, "main")) == {AGENT: 200}
-    assert store.read(lambda c: host_rows.all_present(c, "main")) == {AGENT: {"job": "web"}}
+    assert store.read(lambda c: host_rows.all_present(c, "main")) == {AGENT: there({"job": "web"})}
     assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 150)) == 1
-    store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, None, 3))
-    assert store.read(lambda c: host_rows.all_present(c, "main")) == {}
+    gone = there({"job": "web"}, Leaving("reboot", 3, 900_003))
+    store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, gone, 5))
+    assert store.read(lambda c: host_rows.all_present(c, "main")) == {AGENT: gone}
     assert store.read(lambda c: token_rows.find_use(c, "none", b"a")) is None

@@ -75,6 +75,7 @@ export interface Host {
   agent_version: string | null;
   clock_skew_s: number | null;
   labels: Labels;
+  absence: { kind: "announced" | "overdue" | "unexpected"; reason: string; since: string | null; back_by: string | null } | null;
 }
 
 export interface Alert {

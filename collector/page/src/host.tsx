@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import { AskedAlerts } from "./alerts";
 import { Chart, type ChartSpec, Ranges } from "./chart";
 import { since } from "./format";
+import { Absence } from "./hosts";
 import { hosts, link, now } from "./state";
 import { LabelList, Text } from "./text";
 
@@ -58,6 +59,7 @@ export function HostPage({ instance }: { instance: string }) {
       <div class="title">
         <h1><Text of={instance} /></h1>
         {host && <span class={`state ${host.state}`}>{host.state}</span>}
+        {host && <Absence host={host} />}
         {host && (
           <span class="facts">
             for {since(host.since, now.value)} · {host.series} series · agent {host.agent_version || "unknown"}

@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { alertHash, hostHash } from "./alerts";
 import type { Host } from "./api";
-import { percent, short, since } from "./format";
+import { moment, percent, short, since } from "./format";
 import { hosts, link, now, rank, severityOf, usage, worst } from "./state";
 import { Text } from "./text";
 
@@ -25,6 +25,20 @@ function Meter({ value, word }: { value: number | undefined; word: string }) {
   );
 }
 
+/** Why a host is not there, when that is known. */
+export function Absence({ host }: { host: Host }) {
+  const absence = host.absence;
+  if (!absence) return null;
+  if (absence.kind === "unexpected") return <span class="facts"> · {host.state === "up" ? "link lost" : "unexpected"}</span>;
+  const by = absence.back_by && moment(absence.back_by, now.value);
+  return (
+    <span class="facts">
+      {" · "}<Text of={absence.reason} max={40} />
+      {by && (absence.kind === "overdue" ? `, overdue since ${by}` : `, back by ${by}`)}
+    </span>
+  );
+}
+
 function Row({ host }: { host: Host }) {
   const used = usage.value.get(host.name);
   const alert = worst.value.get(host.name);
@@ -36,6 +50,7 @@ function Row({ host }: { host: Host }) {
       <td>
         <span class={`state ${host.state}`}>{host.state}</span>
         {host.state !== "up" && <span class="facts"> for {since(host.since, now.value)}</span>}
+        <Absence host={host} />
       </td>
       <Meter value={used?.cpu} word="CPU" />
       <Meter value={used?.memory} word="Memory" />

@@ -25,6 +25,7 @@ from watchbill.config import Homes
 from watchbill.errors import ConfigError, Permanent, Problem, StorageError
 from watchbill.files import make_directory
 from watchbill.identity import RefusalReason
+from watchbill.leaving import DECOMMISSION
 from watchbill.logs import fields
 from watchbill.protocol.frames import AuditHead, Stream
 from watchbill.v1 import link_pb2 as pb
@@ -43,8 +44,10 @@ from watchbill_collector.configured import (
     store_password,
 )
 from watchbill_collector.servicebook import Belonging, read_services
+from watchbill_collector.services.departures import retire_decommissioned
 
 if TYPE_CHECKING:
+    from watchbill.leaving import Leaving
     from watchbill_collector.audit import Head as OwnHead
     from watchbill_collector.hosts import HostChange
     from watchbill_collector.rules import AlertChange
@@ -227,6 +230,7 @@ class _Collector:
         self._testimonies: dict[str, Sequence[AuditHead]] = {}
         self._ingest.audit_head = self._told_head
         self._ingest.witness = self._shown
+        self._ingest.left = self._host_left
         self._ingest.restore([*self._history.marks(), *crit.marks()])
         self._stack.callback(self._registry.subscribe(self._host_changed))
         self._book = Rulebook(
@@ -597,6 +601,7 @@ class _Collector:
                 self._ingest.revoke(host.agent_id)
         self._auditing.tidy()
         await asyncio.to_thread(self._auditing.sign)
+        await retire_decommissioned(self._registry)
         with contextlib.suppress(StorageError):
             await self._enrolment.tidy()
 
@@ -611,6 +616,12 @@ class _Collector:
         """The rules' thread ended: without it this is no collector. The service manager starts it again."""
         log.critical("the rules' thread failed", exc_info=error)
         self._on_loop(self._house.spawn, "rules", _raise(error))
+
+    def _host_left(self, agent_id: str, leaving: "Leaving") -> None:
+        name = self._ingest.name_of(agent_id)
+        self._bus.publish("host", {"host": name, "agent_id": agent_id, "change": "left"})
+        if leaving.reason == DECOMMISSION:
+            self._house.spawn("decommission", retire_decommissioned(self._registry))
 
     def _host_changed(self, change: "HostChange") -> None:
         self._on_loop(self._take_host_change, change)

@@ -19,12 +19,14 @@ import sqlalchemy as sa
 from watchbill.clock import Clock
 from watchbill.errors import Busy, StorageError, UsageError
 from watchbill.identity import INSTANCE_PATTERN, IdentityRefused, RefusalReason
+from watchbill.leaving import DECOMMISSION, Leaving
 from watchbill_collector.pki.peer import read_peer
 from watchbill_collector.store import Store, events
 from watchbill_collector.store.events import Event
 from watchbill_collector.store.hosts import (
     Host,
     HostState,
+    Presence,
     all_hosts,
     all_present,
     last_expiries,
@@ -196,32 +198,52 @@ class HostRegistry:
         after, so that after a restart of the collector a host that was there counts as down, not as
         unknown.
         """
-        if self._present.get(agent_id) != labels:
-            self._set_present(agent_id, dict(labels))
+        self._set_present(agent_id, Presence(dict(labels)))
 
-    def left(self, agent_id: str) -> None:
-        """The host announced its stop: it is neither up nor down. Returns at once."""
-        if agent_id in self._present:
-            self._set_present(agent_id, None)
+    def left(self, agent_id: str, leaving: Leaving) -> None:
+        """The host announced its stop: it is neither up nor down, unless it stays away for longer than it
+        promised. Returns at once.
+        """
+        before = self._present.get(agent_id)
+        if before is not None:
+            self._set_present(agent_id, Presence(before.labels, leaving))
+
+    def leaving(self, agent_id: str) -> Leaving | None:
+        """How a host said goodbye; None while it has not."""
+        presence = self._present.get(agent_id)
+        return None if presence is None else presence.leaving
 
     def expected(self) -> list[tuple[Host, Mapping[str, str]]]:
         """Active hosts that came and did not say goodbye, with the labels of their series."""
+        return [(host, presence.labels) for host, presence in self._came() if presence.leaving is None]
+
+    def promised(self) -> list[tuple[Host, Mapping[str, str], Leaving]]:
+        """Active hosts that said goodbye and that they would be back."""
         return [
-            (self._hosts[agent_id], labels)
-            for agent_id, labels in list(self._present.items())
-            if self._hosts[agent_id].state is HostState.ACTIVE
+            (host, presence.labels, presence.leaving)
+            for host, presence in self._came()
+            if presence.leaving is not None and presence.leaving.back_by_ms
         ]
 
-    def _set_present(self, agent_id: str, labels: dict[str, str] | None) -> None:
-        if agent_id not in self._hosts:
+    def decommissioned(self) -> list[Host]:
+        """Active hosts that were made to come and go, and said that they are gone for good."""
+        return [
+            host
+            for host, presence in self._came()
+            if host.ephemeral and presence.leaving is not None and presence.leaving.reason == DECOMMISSION
+        ]
+
+    def _came(self) -> list[tuple[Host, Presence]]:
+        came = [(self._hosts[agent_id], presence) for agent_id, presence in list(self._present.items())]
+        return [(host, presence) for host, presence in came if host.state is HostState.ACTIVE]
+
+    def _set_present(self, agent_id: str, presence: Presence) -> None:
+        if agent_id not in self._hosts or self._present.get(agent_id) == presence:
             return
-        if labels is None:
-            del self._present[agent_id]
-        else:
-            self._present[agent_id] = labels
+        self._present[agent_id] = presence
         now_ms = self._clock.wall_ms()
         try:
-            written = self._store.submit(lambda c: put_present(c, self.site, agent_id, labels, now_ms))
+            written = self._store.submit(lambda c: put_present(c, self.site, agent_id, presence, now_ms))
         except (Busy, StorageError):
             # Only the answer after a restart suffers: this host would be unknown then until it comes again.
             self.presence_not_written += 1

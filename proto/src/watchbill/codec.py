@@ -386,9 +386,9 @@ def encode_beat(
     return pb.Up(beat=beat).SerializeToString()
 
 
-def encode_bye(reason: str) -> bytes:
-    """An Up message that announces a stop."""
-    return pb.Up(bye=pb.Bye(reason=reason)).SerializeToString()
+def encode_bye(reason: str, back_within_ms: int = 0) -> bytes:
+    """An Up message that announces a stop, and within how long the host means to be back; 0: as its reason says."""
+    return pb.Up(bye=pb.Bye(reason=reason, back_within_ms=back_within_ms)).SerializeToString()
 
 
 # ---------------------------------------------------------------- collector to agent

@@ -348,12 +348,33 @@ class GapSummary:
     unknown: int = 0
 
 
+class AbsenceKind(Enum):
+    """ANNOUNCED: the host said that it goes. OVERDUE: it did, and should be back. UNEXPECTED: it said nothing."""
+
+    ANNOUNCED = "announced"
+    OVERDUE = "overdue"
+    UNEXPECTED = "unexpected"
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Why a host is not there. `reason` is the word it left with, empty when it left without one; `back_by` when it
+    means to be back, if it said so.
+    """
+
+    kind: AbsenceKind
+    reason: str
+    since: datetime | None
+    back_by: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One host as the collector knows it. `name` is its `instance` label.
 
     `since` is when the state began. `clock_skew_s` is the host's wall clock minus the collector's.
     `outdated`: its agent is older than the collector. `transport` is how it came last: "grpc" or "mqtt".
+    `absence` is there while the host is not, or has lost its link.
     """
 
     name: str
@@ -371,6 +392,7 @@ class Host:
     certificate_expires: datetime | None
     outdated: bool = False
     transport: str = ""
+    absence: Absence | None = None
 
 
 class HostsService(Protocol):

@@ -6,7 +6,7 @@ import click
 
 from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.options import Session, seconds, sure, talks
-from watchbill_collector.cli.screen import ago, clean, labels_text, number, span
+from watchbill_collector.cli.screen import ago, clean, clock, labels_text, number, span
 
 HEAD = ("HOST", "STATE", "FOR", "SEEN", "AGENT", "EVERY", "SERIES", "SKEW", "GAPS", "CERTIFICATE")
 NUMBERS = (2, 3, 5, 6, 7, 8, 9)
@@ -52,7 +52,7 @@ def _row(host: dict[str, Any]) -> tuple[str, ...]:
     interval = host["interval_s"]
     return (
         host["name"],
-        host["state"],
+        _standing(host),
         ago(host["since"]),
         ago(host["last_seen"]),
         (host["agent_version"] or "-") + (" (old)" if host["outdated"] else ""),
@@ -62,6 +62,20 @@ def _row(host: dict[str, Any]) -> tuple[str, ...]:
         str(host["gaps"]["ranges"]),
         ago(host["certificate_expires"]),
     )
+
+
+def _standing(host: dict[str, Any]) -> str:
+    """The state, and why the host is not there."""
+    absence, state = host.get("absence"), str(host["state"])
+    if not absence:
+        return state
+    if absence["kind"] == "unexpected":
+        words = "link lost" if state == "up" else "unexpected"
+        return f"{state}: {words} since {clock(absence['since'])}"
+    back_by = absence["back_by"]
+    if absence["kind"] == "overdue":
+        return f"{state}: {absence['reason']}, overdue since {clock(back_by)}"
+    return f"{state}: {absence['reason']}" + (f", back by {clock(back_by)}" if back_by else "")
 
 
 @hosts.command()
@@ -77,7 +91,10 @@ def show(session: Session, name: str) -> None:
     gaps = host["gaps"]
     for key, value in (
         ("host", clean(host["name"])),
-        ("state", f"{screen.state(host['state'])} for {ago(host['since'])}"),
+        (
+            "state",
+            f"{screen.state(_standing(host))}{',' * bool(host.get('absence'))} for {ago(host['since'])}",
+        ),
         ("seen", f"{ago(host['last_seen'])} ago" if host["last_seen"] else "never"),
         (
             "agent",

@@ -76,8 +76,8 @@ class Screen:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
     def state(self, state: str) -> str:
-        """A state in its colour."""
-        return self.painted(clean(state), STATE_COLOURS.get(state, ""))
+        """A state in its colour; what follows a colon says more of it."""
+        return self.painted(clean(state), STATE_COLOURS.get(state.partition(":")[0], ""))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
         """Aligned columns; those whose numbers are in `right` are aligned to the right. States get their
@@ -92,7 +92,9 @@ class Screen:
         self.line(self.painted("  ".join(titles).rstrip(), "bold"))
         for row in cells:
             shown = [
-                self.painted(_padded(cell, widths[at], at in right), STATE_COLOURS.get(cell, ""))
+                self.painted(
+                    _padded(cell, widths[at], at in right), STATE_COLOURS.get(cell.partition(":")[0], "")
+                )
                 for at, cell in enumerate(row)
             ]
             self.line("  ".join(shown).rstrip())
@@ -145,6 +147,15 @@ def moment(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text)
     except ValueError:
         return None
+
+
+def clock(text: str | None) -> str:
+    """A moment by the clock of this place, with its date unless that is today."""
+    if not text:
+        return "-"
+    moment = datetime.fromisoformat(text).astimezone()
+    today = datetime.now(UTC).astimezone().date() == moment.date()
+    return moment.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
 
 
 def ago(text: str | None, now: datetime | None = None) -> str:

@@ -5,7 +5,7 @@ which clock offset its boots have. A few kilobytes each; a session comes and goe
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,8 @@ class AgentFacts:
     """What is known of an agent now, for people. `up` is None before the first contact and after a goodbye.
 
     Times are UTC ms, 0 where there is none: `since_ms` when `up` changed last, `heard_ms` its last message.
-    `transport` is how its last session came: "grpc" or "mqtt", empty before the first.
+    `transport` is how its last session came: "grpc" or "mqtt", empty before the first. `lost_ms` is when its last
+    session broke or was ended without a goodbye, 0 while there is one.
     """
 
     connected: bool
@@ -85,6 +86,7 @@ class AgentFacts:
     skew_s: float
     last_tick_ms: int
     transport: str
+    lost_ms: int
 
 
 class Agent:
@@ -105,8 +107,10 @@ class Agent:
         "instance",
         "interval_ms",
         "job",
+        "labels",
         "last_tick_ms",
         "ledger",
+        "lost_ms",
         "ours_ms",
         "run_id",
         "session",
@@ -119,6 +123,8 @@ class Agent:
         self.agent_id = agent_id
         self.instance = ""
         self.job = ""
+        self.labels: Mapping[str, str] = {}
+        self.lost_ms = 0
         self.agent_version = ""
         self.interval_ms = 0
         self.transport = ""

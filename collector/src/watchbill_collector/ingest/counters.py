@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from watchbill.leaving import WORDS
+
 REFUSAL_KEYS_MAX = 10_000
 """Pairs of host and reason counted apart; what comes beyond is counted under an empty host name."""
 
@@ -34,7 +36,7 @@ _COUNTERS = {
 class IngestCounters:
     """Counters of one collector process."""
 
-    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "refusals")
+    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "leavings", "refusals")
 
     def __init__(self) -> None:
         self.messages = 0
@@ -59,6 +61,7 @@ class IngestCounters:
         self.dictionaries_decoded = 0
         self.refusals: dict[tuple[str, str], int] = {}
         self.cuts: dict[str, int] = {}
+        self.leavings: dict[str, int] = {}
         self._gauges: Callable[[], dict[str, float]] = dict
         self._skews: Callable[[], Iterable[tuple[str, float]]] = list
 
@@ -74,6 +77,12 @@ class IngestCounters:
         if agent not in self.cuts and len(self.cuts) >= REFUSAL_KEYS_MAX:
             agent = ""
         self.cuts[agent] = self.cuts.get(agent, 0) + 1
+
+    def left(self, reason: str) -> None:
+        """A host said goodbye, with this word."""
+        if reason not in WORDS:
+            reason = "other"
+        self.leavings[reason] = self.leavings.get(reason, 0) + 1
 
     def refused_in_all(self, reason: str) -> int:
         """How often something was refused for this reason, whoever sent it."""
@@ -108,6 +117,14 @@ class IngestCounters:
         for agent, count in list(self.cuts.items()):
             cuts.add_metric((agent,), float(count))
         yield cuts
+        leavings = CounterMetricFamily(
+            "watchbill_collector_goodbyes",
+            "Sessions that ended with a goodbye, by the reason that the agent gave.",
+            labels=("reason",),
+        )
+        for reason, count in list(self.leavings.items()):
+            leavings.add_metric((reason,), float(count))
+        yield leavings
         for name, value in self._gauges().items():
             yield GaugeMetricFamily(
                 f"watchbill_collector_ingest_{name}", f"Ingest: {name.replace('_', ' ')}.", value

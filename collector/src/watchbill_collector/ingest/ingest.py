@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from watchbill.clock import Clock
+from watchbill.leaving import Leaving, taken
 from watchbill.limits import (
     ACK_INTERVAL_MS,
     ACK_MESSAGES_MAX,
@@ -127,6 +128,8 @@ class Ingest:
         """The newest row of the audit, told with acknowledgements. Asked for each of them: it must cost nothing."""
         self.witness: Callable[[str, Sequence[AuditHead]], None] = lambda *_: None
         """Takes what an agent shows of what it was told. Must not block."""
+        self.left: Callable[[str, Leaving], None] = lambda *_: None
+        """Told of every host that said goodbye. Must not block."""
         self._surplus: dict[tuple[str, bytes, int], Mark] = {}
         self._renew_settings()
         self.counters.watch(self._gauges, self._skews)
@@ -146,7 +149,12 @@ class Ingest:
     def start(self) -> None:
         """Begin to look after sessions and hosts."""
         expected = [(host.agent_id, labels) for host, labels in self._admission.expected()]
-        self.liveness.expect(expected, self.options.beat_interval_ms, self.clock.monotonic_s())
+        now_s = self.clock.monotonic_s()
+        self.liveness.expect(expected, self.options.beat_interval_ms, now_s)
+        for host, labels, leaving in self._admission.promised():
+            # Who should have been back while no collector ran gets the time that all others get.
+            not_before_s = now_s + grace_s(self.options.beat_interval_ms)
+            self.liveness.promised(host.agent_id, labels, leaving.back_by_ms, not_before_s)
         self._look()
 
     async def close(self) -> None:
@@ -210,6 +218,7 @@ class Ingest:
             skew_s=agent.skew_s if agent is not None else 0.0,
             last_tick_ms=agent.last_tick_ms if agent is not None else 0,
             transport=agent.transport if agent is not None else "",
+            lost_ms=agent.lost_ms if agent is not None else 0,
         )
 
     def revoke(self, agent_id: str) -> None:
@@ -303,6 +312,7 @@ class Ingest:
         self._replace(agent)
         labels, fault = good_labels(hello.labels)
         labels = {**labels, JOB_LABEL: hello.job, **host.labels, INSTANCE_LABEL: host.instance}
+        agent.labels, agent.lost_ms = labels, 0
         agent.instance, agent.job = host.instance, labels[JOB_LABEL]
         agent.agent_version, agent.interval_ms = hello.agent_version[:64], hello.interval_ms
         agent.transport = session.transport
@@ -435,10 +445,17 @@ class Ingest:
             self._leave(session)
 
     def _leave(self, session: Session) -> None:
+        agent, farewell = session.agent, session.bye
+        assert farewell is not None, "only who says goodbye leaves"
         session.acknowledge(self.clock.monotonic_s())
-        self._end_series(session.agent.agent_id)
-        self._admission.left(session.agent.agent_id)
+        self._end_series(agent.agent_id)
+        leaving = taken(farewell, self.now_ms)
+        self._admission.left(agent.agent_id, leaving)
+        if leaving.back_by_ms:
+            self.liveness.promised(agent.agent_id, agent.labels, leaving.back_by_ms)
         session.end(EndReason.SHUTDOWN, "goodbye", 0.0)
+        self.counters.left(leaving.reason)
+        self.left(agent.agent_id, leaving)
 
     def gone(self, session: Session) -> None:
         """A session is over, from either side."""
@@ -449,6 +466,8 @@ class Ingest:
             session.agent.connections -= 1
         if session.agent.session is session:
             session.agent.session = None
+            if session.bye is None:
+                session.agent.lost_ms = self.clock.wall_ms()
 
     def _end_host(self, agent_id: str, reason: EndReason, detail: str) -> None:
         for session in [one for one in self._sessions if one.agent.agent_id == agent_id]:

@@ -1,5 +1,6 @@
 """`up`: 1 for a host that is heard and fresh, 0 after it was silent for three beats (and at least 15 s),
-nothing before the first contact and after an announced stop.
+nothing before the first contact and after an announced stop. A host that said when it would be back and is
+not is 0 from then on.
 
 All hosts' samples are made together every EMIT_EVERY_S, and one at once when a host changes. After a restart
 of the collector, hosts that were there before get the same grace from the start, and then are 0: a host that
@@ -36,6 +37,15 @@ class Pulse:
     since_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """A host that is to be back: its series, and from when it is missed, by the wall and not before monotonic."""
+
+    series: SeriesIds
+    back_by_ms: int
+    not_before_s: float
+
+
 class Liveness:
     """Who is up. `emit` takes the samples that are made."""
 
@@ -43,6 +53,7 @@ class Liveness:
         self._table = table
         self._emit = emit
         self._pulses: dict[str, Pulse] = {}
+        self._promises: dict[str, _Promise] = {}
         self._series: SeriesIds | None = None
         self._next_s = 0.0
 
@@ -66,11 +77,18 @@ class Liveness:
                 self._pulses[agent_id] = Pulse(self._of(labels), now_s, grace_s(beat_interval_ms))
         self._series = None
 
+    def promised(
+        self, agent_id: str, labels: Mapping[str, str], back_by_ms: int, not_before_s: float = 0.0
+    ) -> None:
+        """A host that said goodbye means to be back by then: later than that it is down."""
+        self._promises[agent_id] = _Promise(self._of(labels), back_by_ms, not_before_s)
+
     def begin(
         self, agent_id: str, labels: Mapping[str, str], beat_interval_ms: int, now_s: float, now_ms: int
     ) -> Pulse:
         """A session of a host began: it is up. The pulse is told of every message by setting `heard_s`."""
         series = self._of(labels)
+        self._promises.pop(agent_id, None)
         pulse = self._pulses.get(agent_id)
         if pulse is not None and pulse.series[0] != series[0]:
             self.end(agent_id, now_ms)
@@ -85,6 +103,7 @@ class Liveness:
 
     def end(self, agent_id: str, now_ms: int) -> None:
         """Nothing more is said of a host: it announced its stop, or was taken out of service."""
+        self._promises.pop(agent_id, None)
         pulse = self._pulses.pop(agent_id, None)
         if pulse is None:
             return
@@ -93,7 +112,9 @@ class Liveness:
             self._emit([_ticks(pulse.series, now_ms, stale_values(1))])
 
     def look(self, now_s: float, now_ms: int) -> None:
-        """Notice who fell silent or was heard again, and make everybody's sample when it is time."""
+        """Notice who fell silent, was heard again or did not come back, and make everybody's sample when it is
+        time."""
+        self._miss(now_s, now_ms)
         for pulse in self._pulses.values():
             fresh = now_s - pulse.heard_s <= pulse.grace_s
             if fresh is not pulse.up and not (fresh and pulse.up is None):
@@ -101,6 +122,17 @@ class Liveness:
         if now_s >= self._next_s:
             self._next_s = max(self._next_s + EMIT_EVERY_S, now_s + EMIT_EVERY_S / 2)
             self._say_all(now_ms)
+
+    def _miss(self, now_s: float, now_ms: int) -> None:
+        """Who should have been back by now is down."""
+        missed = [
+            agent_id
+            for agent_id, promise in self._promises.items()
+            if now_ms >= promise.back_by_ms and now_s >= promise.not_before_s
+        ]
+        for agent_id in missed:
+            promise = self._promises.pop(agent_id)
+            self._pulses[agent_id] = Pulse(promise.series, now_s - 1.0, 0.0)
 
     def _say(self, pulse: Pulse, *, up: bool, now_ms: int) -> None:
         if pulse.up is up:

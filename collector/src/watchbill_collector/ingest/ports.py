@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Protocol
 
 from watchbill.errors import StorageError  # noqa: TC001 - The twins' attribute has its type at run time.
+from watchbill.leaving import Leaving
 from watchbill_collector.history.values import GapRow, Mark
 from watchbill_collector.series import Ticks
 
@@ -83,11 +84,14 @@ class Admission(Protocol):
         """A session began; the host's series carry these labels. Remembered, so that a host that was there
         before a restart of the collector counts as down, not as unknown."""
 
-    def left(self, agent_id: str) -> None:
-        """The host announced its stop: it is neither up nor down."""
+    def left(self, agent_id: str, leaving: Leaving) -> None:
+        """The host announced its stop: it is neither up nor down, until it should have been back."""
 
     def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
         """Active hosts that were seen and did not say goodbye, with the labels of their series."""
+
+    def promised(self) -> Sequence[tuple[Host, Mapping[str, str], Leaving]]:
+        """Active hosts that said goodbye and that they would be back."""
 
 
 # ---------------------------------------------------------------- twins
@@ -138,6 +142,7 @@ class MemoryAdmission:
     def __init__(self, hosts: Sequence[Host] = ()) -> None:
         self.hosts = {host.agent_id: host for host in hosts}
         self.labels: dict[str, Mapping[str, str]] = {}
+        self.leavings: dict[str, Leaving] = {}
 
     def host(self, agent_id: str) -> Host | None:
         """The host with this identity."""
@@ -146,15 +151,24 @@ class MemoryAdmission:
     def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
         """Remember that it was here."""
         self.labels[agent_id] = dict(labels)
+        self.leavings.pop(agent_id, None)
 
-    def left(self, agent_id: str) -> None:
-        """Forget that it was here."""
-        self.labels.pop(agent_id, None)
+    def left(self, agent_id: str, leaving: Leaving) -> None:
+        """Remember how it went."""
+        self.leavings[agent_id] = leaving
 
     def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
         """Hosts that were here and did not say goodbye."""
+        return [(host, labels) for host, labels in self._came() if host.agent_id not in self.leavings]
+
+    def promised(self) -> Sequence[tuple[Host, Mapping[str, str], Leaving]]:
+        """Hosts that said when they would be back."""
         return [
-            (self.hosts[agent_id], labels)
-            for agent_id, labels in self.labels.items()
-            if agent_id in self.hosts and self.hosts[agent_id].standing is Standing.ACTIVE
+            (host, labels, self.leavings[host.agent_id])
+            for host, labels in self._came()
+            if host.agent_id in self.leavings and self.leavings[host.agent_id].back_by_ms
         ]
+
+    def _came(self) -> list[tuple[Host, Mapping[str, str]]]:
+        known = [(self.hosts[key], labels) for key, labels in self.labels.items() if key in self.hosts]
+        return [(host, labels) for host, labels in known if host.standing is Standing.ACTIVE]

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from watchbill.codec import decode_hello, encode_down
 from watchbill.errors import Unreadable
+from watchbill.leaving import Farewell
 from watchbill.limits import (
     AGE_MS_MAX,
     BATCH_RECORDS_MAX,
@@ -144,7 +145,7 @@ class Session:
         self.agent = agent
         self.began_s = self.heard_s = now_s
         self.ended = False
-        self.bye: str | None = None
+        self.bye: Farewell | None = None
         self.pulse: Pulse | None = None
         self.run_id = b""
         self.spool_id = b""
@@ -496,7 +497,7 @@ class Session:
             ingest.live([ticks])
 
     def _bye(self, bye: pb.Bye) -> None:
-        self.bye = bye.reason[:200]
+        self.bye = Farewell(bye.reason, bye.back_within_ms)
         self._ingest.goodbye(self)
 
     # ------------------------------------------------------------ what goes

@@ -5,7 +5,17 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from watchbill import __version__
 from watchbill.errors import Refused, UsageError
-from watchbill_collector.api.ports import Caller, GapSummary, Host, HostState, NoSuch, at
+from watchbill.leaving import Leaving
+from watchbill_collector.api.ports import (
+    Absence,
+    AbsenceKind,
+    Caller,
+    GapSummary,
+    Host,
+    HostState,
+    NoSuch,
+    at,
+)
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.services.accounts import AccountsService
@@ -77,6 +87,10 @@ class FleetService:
     def shown(self, row: HostRow, gaps: GapSummary) -> Host:
         """A host as the API shows it."""
         facts = self._ingest.facts(row.agent_id)
+        leaving = self._registry.leaving(row.agent_id)
+        heard_ms = facts.heard_ms if facts is not None else 0
+        if leaving is not None:
+            heard_ms = leaving.left_ms
         state, since_ms = _STATES.get(row.state), row.changed_ms
         if state is None:
             pulse = self._ingest.liveness.pulse(row.agent_id)
@@ -84,6 +98,8 @@ class FleetService:
                 state, since_ms = (HostState.UP if facts.up else HostState.DOWN), facts.since_ms
             elif pulse is not None:
                 state = HostState.UNKNOWN
+            elif leaving is not None:
+                state, since_ms = HostState.STOPPED, leaving.left_ms
             else:
                 state = HostState.STOPPED if self._delivered(row.agent_id) else HostState.NEVER
         version = facts.agent_version if facts is not None and facts.agent_version else row.agent_version
@@ -94,7 +110,7 @@ class FleetService:
             site=row.site,
             state=state,
             since=at(since_ms) if since_ms else None,
-            last_seen=at(facts.heard_ms) if facts is not None and facts.heard_ms else None,
+            last_seen=at(heard_ms) if heard_ms else None,
             agent_version=version,
             interval_s=facts.interval_ms / 1000 if facts is not None and facts.interval_ms else None,
             series=facts.series if facts is not None else 0,
@@ -104,6 +120,7 @@ class FleetService:
             certificate_expires=at(expires_ms) if expires_ms else None,
             outdated=_older(version, __version__),
             transport=facts.transport if facts is not None else "",
+            absence=_absence(state, leaving, since_ms, heard_ms, facts.lost_ms if facts is not None else 0),
         )
 
 
@@ -112,6 +129,21 @@ _STATES = {
     RowState.RETIRED: HostState.RETIRED,
     RowState.REVOKED: HostState.REVOKED,
 }
+
+
+def _absence(
+    state: HostState, leaving: Leaving | None, since_ms: int, heard_ms: int, lost_ms: int
+) -> Absence | None:
+    """Why a host in this state is not there; None while it is, and where nobody can say."""
+    if leaving is not None and state in (HostState.STOPPED, HostState.DOWN):
+        kind = AbsenceKind.ANNOUNCED if state is HostState.STOPPED else AbsenceKind.OVERDUE
+        back_by = at(leaving.back_by_ms) if leaving.back_by_ms else None
+        return Absence(kind, leaving.reason, at(leaving.left_ms), back_by)
+    if state is HostState.DOWN:
+        return Absence(AbsenceKind.UNEXPECTED, "", at(lost_ms or heard_ms or since_ms))
+    if state is HostState.UP and lost_ms:
+        return Absence(AbsenceKind.UNEXPECTED, "", at(lost_ms))
+    return None
 
 
 def _older(version: str, than: str) -> bool:

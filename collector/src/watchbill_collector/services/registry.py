@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from watchbill.clock import Clock
 from watchbill.identity import RefusalReason
+from watchbill.leaving import Leaving
 from watchbill.protocol.frames import Stream
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Standing
@@ -45,13 +46,17 @@ class RegistryAdmission:
         """A session began."""
         self._registry.seen(agent_id, labels)
 
-    def left(self, agent_id: str) -> None:
+    def left(self, agent_id: str, leaving: Leaving) -> None:
         """The host announced its stop."""
-        self._registry.left(agent_id)
+        self._registry.left(agent_id, leaving)
 
     def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
         """Active hosts that came and did not say goodbye."""
         return [(_host(row), labels) for row, labels in self._registry.expected()]
+
+    def promised(self) -> Sequence[tuple[Host, Mapping[str, str], Leaving]]:
+        """Active hosts that said goodbye and that they would be back."""
+        return [(_host(row), labels, leaving) for row, labels, leaving in self._registry.promised()]
 
 
 def _host(row: HostRow) -> Host:

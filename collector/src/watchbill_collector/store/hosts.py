@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from watchbill.leaving import Leaving
 from watchbill_collector.store.schema import CERTIFICATES, HOSTS, PRESENCE
 from watchbill_collector.store.text import canonical_json
 
@@ -134,20 +135,40 @@ def drop_certificates(connection: sa.Connection, ended_before_ms: int) -> int:
     ).rowcount
 
 
-def all_present(connection: sa.Connection, site: str) -> dict[str, dict[str, str]]:
-    """agent_id -> the labels of its series, of every host that came and has not said goodbye."""
-    query = sa.select(PRESENCE.c.agent_id, PRESENCE.c.labels).where(PRESENCE.c.site == site)
-    return {row[0]: json.loads(row[1]) for row in connection.execute(query)}
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A host that came. `labels` are those of its series; `leaving` is how it said goodbye, None while it has not."""
+
+    labels: Mapping[str, str]
+    leaving: Leaving | None = None
 
 
-def put_present(
-    connection: sa.Connection, site: str, agent_id: str, labels: Mapping[str, str] | None, now_ms: int
-) -> None:
-    """Remember that a host is there, under these labels; None: it said goodbye."""
+def all_present(connection: sa.Connection, site: str) -> dict[str, Presence]:
+    """agent_id -> how it is there, of every host that ever came."""
+    table = PRESENCE.c
+    query = sa.select(table.agent_id, table.labels, table.since_ms, table.left_reason, table.back_by_ms)
+    return {
+        row.agent_id: Presence(
+            json.loads(row.labels),
+            Leaving(row.left_reason, row.since_ms, row.back_by_ms) if row.left_reason else None,
+        )
+        for row in connection.execute(query.where(table.site == site))
+    }
+
+
+def put_present(connection: sa.Connection, site: str, agent_id: str, presence: Presence, now_ms: int) -> None:
+    """Remember how a host is there, since now."""
+    leaving = presence.leaving
+    values = {
+        "agent_id": agent_id,
+        "site": site,
+        "labels": canonical_json(presence.labels),
+        "since_ms": now_ms if leaving is None else leaving.left_ms,
+        "left_reason": "" if leaving is None else leaving.reason,
+        "back_by_ms": 0 if leaving is None else leaving.back_by_ms,
+    }
     connection.execute(PRESENCE.delete().where(PRESENCE.c.agent_id == agent_id))
-    if labels is not None:
-        values = {"agent_id": agent_id, "site": site, "labels": canonical_json(labels), "since_ms": now_ms}
-        connection.execute(PRESENCE.insert().values(**values))
+    connection.execute(PRESENCE.insert().values(**values))
 
 
 def _host(row: sa.RowMapping) -> Host:

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -83,6 +83,8 @@ PRESENCE = sa.Table(
     _site(),
     sa.Column("labels", sa.Text, nullable=False),  # What its series carry.
     sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Column("left_reason", sa.Text, nullable=False, server_default=""),  # Empty: it is there.
+    sa.Column("back_by_ms", sa.BigInteger, nullable=False, server_default="0"),  # 0: it promised nothing.
 )
 
 CERTIFICATES = sa.Table(

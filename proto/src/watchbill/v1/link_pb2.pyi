@@ -989,19 +989,25 @@ Global___Beat: _TypeAlias = Beat  # noqa: Y015
 
 @_typing.final
 class Bye(_message.Message):
+    """An announced stop: the host's series end, up vanishes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    BACK_WITHIN_MS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """An announced stop: the host's series end, up vanishes."""
+    """stop, restart, upgrade, reboot, poweroff, suspend or decommission; a word that is not known is shown as it is."""
+    back_within_ms: _builtins.int
+    """The host means to be back within this; from then on it counts as down. 0: as long as its reason usually takes."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        back_within_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_within_ms", b"back_within_ms", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
