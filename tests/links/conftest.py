@@ -449,7 +449,8 @@ class MqttBench(Bench):
 
     def transport(self, agent_id: str, **changes: Any) -> MqttTransport:
         identity = self.keys.identity(agent_id, 7443)
-        return MqttTransport(lambda: identity, self.options(**changes), self.clock)
+        options = self.options(**changes)
+        return MqttTransport(lambda: identity, lambda: options, self.clock)
 
     async def stranger(self, name: str = "stranger") -> "Connection":
         """Somebody whom the broker lets do everything."""

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from watchbill_collector.audit import Head as OwnHead
     from watchbill_collector.hosts import HostChange
     from watchbill_collector.rules import AlertChange
+    from watchbill_collector.services.mqtt import MqttService
 
 log = logging.getLogger("watchbill.collector")
 
@@ -94,6 +95,7 @@ class Ports:
     stream: int
     enroll: int
     http: int
+    mqtt: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -120,6 +122,7 @@ class _Collector:
         self._state = homes.var
         self._host_name = config.address or socket.gethostname()
         self._judging = False
+        self._mqtt: MqttService | None = None
         self._external_url = external_url(config, self._host_name)
 
     async def start(self) -> Ports:
@@ -320,8 +323,9 @@ class _Collector:
     async def _listen(self) -> Ports:
         stream = await self._listen_for_agents()
         enroll = await self._listen_for_hosts(stream)
-        http = await self._listen_for_people(stream, enroll)
-        return Ports(stream, enroll, http)
+        mqtt = await self._listen_at_the_broker(stream, enroll)
+        http = await self._listen_for_people(stream, enroll, mqtt)
+        return Ports(stream, enroll, http, mqtt)
 
     async def _listen_for_agents(self) -> int:
         import grpc
@@ -383,7 +387,37 @@ class _Collector:
         self._stack.push_async_callback(server.stop)
         return server.port
 
-    async def _listen_for_people(self, stream_port: int, enroll_port: int) -> int:
+    async def _listen_at_the_broker(self, stream_port: int, enroll_port: int) -> int:
+        """Agents that come by MQTT; returns the embedded broker's port, 0 without one."""
+        config = self._config
+        if not config.mqtt.broker:
+            return 0
+        from watchbill_collector.services.mqtt import MqttService, Parts
+
+        host = bracketed(self._host_name)
+        self._mqtt = service = MqttService(
+            Parts(
+                config.mqtt,
+                config.site,
+                self._host_name,
+                self._state,
+                config.grpc.agents_max,
+                self._pki,
+                self._ingest,
+                self._registry,
+                self._enrolment,
+                f"{host}:{stream_port}",
+                f"{host}:{enroll_port}",
+                self._clock,
+            )
+        )
+        self._stack.push_async_callback(service.stop)
+        # Sessions are told goodbye before the broker goes.
+        self._stack.push_async_callback(self._ingest.close)
+        await service.start(self._house)
+        return config.mqtt.listen.port if service.embedded is not None else 0
+
+    async def _listen_for_people(self, stream_port: int, enroll_port: int, mqtt_port: int) -> int:
         from watchbill_collector.api.application import create_application
         from watchbill_collector.api.counters import HttpCounters
         from watchbill_collector.api.house import House, HttpOptions, Services
@@ -417,6 +451,8 @@ class _Collector:
         registry.register(
             DispatchMetrics(self._dispatching.dispatcher, self._dispatching.watchdog, self._clock)
         )
+        if self._mqtt is not None:
+            registry.register(self._mqtt)
         registry.register(AuditMetrics(self._auditing, self._audit, self._witnesses))
         accounts = AccountsService(self._history, self._registry)
         self._condition = ConditionService(
@@ -503,6 +539,7 @@ class _Collector:
             PortStatus("agents", f"{config.grpc.listen.host}:{stream_port}", tls=True),
             PortStatus("enrolment", f"{config.grpc.enroll_listen.host}:{enroll_port}", tls=True),
             PortStatus("http", f"{http.listen.host}:{server.port}", tls=tls is not None),
+            *((PortStatus("mqtt", str(config.mqtt.listen), tls=True),) if mqtt_port else ()),
         )
         return server.port
 
@@ -593,7 +630,8 @@ class _Collector:
         """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired; signing the
         audit.
         """
-        self._pki.server.refresh(self._names, self._clock.wall_ms())
+        if self._pki.server.refresh(self._names, self._clock.wall_ms()) and self._mqtt is not None:
+            self._mqtt.certificate_renewed()
         for host in self._registry.hosts():
             if self._registry.standing(host.agent_id) is RefusalReason.EXPIRED and self._ingest.connected(
                 host.agent_id
@@ -639,6 +677,8 @@ class _Collector:
             self._ingest.forget(agent_id)
         elif change.kind is ChangeKind.RENAMED:
             self._ingest.renamed(agent_id)
+        if self._mqtt is not None:
+            self._mqtt.host_changed(change)
         self._bus.publish(
             "host", {"host": change.after.instance, "agent_id": agent_id, "change": change.kind.value}
         )
@@ -691,6 +731,7 @@ class _Collector:
                 "store",
                 "query",
                 "certificates",
+                "mqtt",
                 "retention",
                 "watchdog",
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from watchbill.config import Address, ByteSize, Duration, Homes, Problem, Table, Wrong, load, option
+from watchbill.topics import PREFIX_DEFAULT, parse_mqtt_url, prefix_wanted
 from watchbill_collector.dispatch.settings import Digest, Watchdog
 
 DAY_S = 86_400
@@ -153,6 +154,72 @@ class Rules:
     )
 
 
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mqtt:
+    """Agents that come through an MQTT broker, beside those that come by gRPC."""
+
+    broker: str = option(
+        "",
+        help='"embedded": a mosquitto of the collector\'s own; or where yours is; off without.',
+        example='"mqtts://broker.example:8883"',
+    )
+    listen: Address = option(
+        Address("0.0.0.0", 8883),  # noqa: S104  Agents come from elsewhere; they need a certificate.
+        help="The embedded broker's port for agents: TLS 1.3 with their certificates.",
+    )
+    enroll_listen: Address = option(
+        Address("0.0.0.0", 8884),  # noqa: S104  Hosts come from elsewhere; they need a token.
+        help="The embedded broker's port for enrolment: TLS 1.3, without a client certificate.",
+    )
+    ca: str = option("", help="PEM file with the authorities of your broker; this system's without it.")
+    user: str = option("", help="The collector's name at your broker.")
+    password_file: Path | None = option(None, help="File with the password.")
+    certificate: Path | None = option(
+        None, help="PEM file with a certificate for your broker, instead of a name."
+    )
+    key: Path | None = option(None, help="PEM file with its private key.")
+    topic_prefix: str = option(PREFIX_DEFAULT, check=prefix_wanted, help="What all topics begin with.")
+    agents_url: str = option(
+        "", help="Where agents reach your broker, for tokens, when it is not the address above."
+    )
+
+    def check(self) -> Iterator[Wrong]:
+        """One broker or the other, and no secret in the open."""
+        if self.broker == EMBEDDED:
+            yield from self._embedded()
+        elif self.broker and parse_mqtt_url(self.broker) is None:
+            yield Wrong("broker", _shown(self.broker), '"embedded" or "mqtts://HOST:PORT"; "" for none')
+        if self.agents_url and parse_mqtt_url(self.agents_url) is None:
+            yield Wrong("agents_url", _shown(self.agents_url), '"mqtts://HOST:PORT"')
+        if bool(self.user) != (self.password_file is not None):
+            missing = "password_file" if self.user else "user"
+            yield Wrong(missing, "nothing", "both user and password_file, or neither")
+        if (self.certificate is None) != (self.key is None):
+            yield Wrong(
+                "certificate" if self.certificate is None else "key", "nothing", "both certificate and key"
+            )
+
+    def _embedded(self) -> Iterator[Wrong]:
+        from watchbill_collector.ingest.mosquitto import find
+
+        if find() is None:
+            yield Wrong(
+                "broker",
+                '"embedded", and no mosquitto is on this machine',
+                "apt-get install mosquitto first, or a broker of your own",
+            )
+        for key in ("listen", "enroll_listen"):
+            if getattr(self, key).port == 0:
+                yield Wrong(key, "port 0", "a fixed port: agents and tokens name it")
+
+
+def _shown(url: str) -> str:
+    return f'"{url[:80]}"' if "@" not in url and url.isprintable() else "an address with a secret in it"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificates:
     """What the collector's own authority issues to agents."""
@@ -183,6 +250,7 @@ class CollectorConfig:
     query: Query = option(Query())
     rules: Rules = option(Rules())
     certificates: Certificates = option(Certificates())
+    mqtt: Mqtt = option(Mqtt())
     channel: list[Table] = option([], help="Where notifications go; docs/notifications.md has every kind.")
     route: list[Table] = option([], help="Which alerts go to which channel; docs/notifications.md.")
     maintenance: list[Table] = option([], help="Times that come round, in which alerts tell nobody.")

@@ -85,6 +85,7 @@ _REFUSALS: Final = {
     HostState.REVOKED: RefusalReason.REVOKED,
     HostState.FORGOTTEN: RefusalReason.REVOKED,
 }
+_SHUT_OUT: Final = frozenset({HostState.RETIRED, HostState.REVOKED, HostState.FORGOTTEN})
 _WHY: Final = {
     RefusalReason.UNKNOWN_AGENT: "no host was enrolled here under that identity; enrol it again",
     RefusalReason.PENDING: "an administrator has not approved this host yet",
@@ -190,6 +191,15 @@ class HostRegistry:
     def valid_until_ms(self, agent_id: str) -> int | None:
         """When the last certificate of a host ends, UTC ms."""
         return self._valid_until_ms.get(agent_id)
+
+    def shut_out(self) -> list[str]:
+        """Who may not connect any more and still holds a valid certificate: revoked, retired, forgotten."""
+        now_ms = self._clock.wall_ms()
+        return sorted(
+            host.agent_id
+            for host in list(self._hosts.values())
+            if host.state in _SHUT_OUT and now_ms < self._valid_until_ms.get(host.agent_id, 0)
+        )
 
     # ------------------------------------------------------------ who is there
 

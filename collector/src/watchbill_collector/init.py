@@ -50,6 +50,11 @@ class Pki:
     server: ServerCertificate
     audit: AuditKey
 
+    @property
+    def authority_file(self) -> Path:
+        """The authority's certificate, public."""
+        return self.server.path.with_name(CA_FILE)
+
 
 def initialise(
     state: Path,

@@ -176,7 +176,7 @@ def parse_token(text: str) -> EnrolmentToken:
         endpoint = body[TOKEN_SECRET_BYTES + SHA256_BYTES :].decode("ascii")
     except UnicodeDecodeError as exc:
         raise Unreadable("the enrolment token names no usable address") from exc
-    parse_endpoint(endpoint)
+    check_door(endpoint)
     return EnrolmentToken(
         token_id,
         body[:TOKEN_SECRET_BYTES],
@@ -215,6 +215,16 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint(host, int(port))
 
 
+def check_door(text: str) -> None:
+    """Where enrolment is asked for: host:port, or a broker (`watchbill.door`, which judges the rest). Raises
+    Unreadable.
+    """
+    if not text.startswith("mqtts://"):
+        parse_endpoint(text)
+    elif len(text) > ENDPOINT_BYTES_MAX or not text.isprintable():
+        raise Unreadable("the address of the broker is too long, or none")
+
+
 # ---------------------------------------------------------------- the file
 
 
@@ -223,7 +233,9 @@ class AgentIdentity:
     """What a host holds after enrolment. Times are UTC milliseconds by the collector's clock.
 
     `chain_pem` is the certificate, leaf first; `trust_pem` the authorities to believe. `labels` were bound by
-    the operator. `renewals` counts certificates since enrolment: the key changes with every second one.
+    the operator; `enrol_endpoint` is host:port, or a broker's; `mqtt_url` is where the collector said that agents
+    speak MQTT, of a host that was enrolled that way.
+    `renewals` counts certificates since enrolment: the key changes with every second one.
     """
 
     agent_id: str
@@ -243,6 +255,7 @@ class AgentIdentity:
     token_id: str
     enrolled_ms: int
     renewals: int = 0
+    mqtt_url: str = ""
     version: int = IDENTITY_VERSION
 
     @property
@@ -315,5 +328,5 @@ def decode_identity(content: bytes, source: str) -> AgentIdentity:
     if identity.not_after_ms <= identity.not_before_ms or len(identity.envelope_seed) != ENVELOPE_SEED_BYTES:
         raise Unreadable(f"{source} is damaged; enrol this host again")
     parse_endpoint(identity.stream_endpoint)
-    parse_endpoint(identity.enrol_endpoint)
+    check_door(identity.enrol_endpoint)
     return identity

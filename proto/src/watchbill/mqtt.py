@@ -125,6 +125,19 @@ class _Client(aiomqtt.Client):
         self.owner.welcomed(client, reason_code, properties)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if not self._connected.done():
+            # aiomqtt would wait for an answer that cannot come any more.
+            self._connected.set_exception(aiomqtt.MqttCodeError(reason_code, "closed without an answer"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
@@ -258,6 +271,10 @@ class Connection:
             return BrokerDown("tls", f"no TLS with the broker {self._broker}: {words}")
         if isinstance(cause, Refused):
             return BrokerRefused("proxy", str(cause))
+        if cause is None and isinstance(error, aiomqtt.MqttCodeError):
+            # With TLS 1.3 a client whose certificate is refused learns no more than this.
+            words = "closed the connection without an answer; does it take this certificate?"
+            return BrokerDown("unreachable", f"the broker {self._broker} {words}")
         if isinstance(cause, TimeoutError):
             return BrokerDown("timeout", f"the broker {self._broker} did not answer in time")
         return BrokerDown("unreachable", f"the broker {self._broker}: {cause or error}")

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Final
 
 from watchbill.errors import Unreadable
-from watchbill.identity import SITE_PATTERN, is_agent_id
+from watchbill.identity import SITE_PATTERN, Endpoint, is_agent_id, parse_endpoint
 
 PREFIX_DEFAULT: Final = "watchbill/1"
 PREFIX_BYTES_MAX: Final = 128
@@ -57,6 +57,42 @@ def prefix_wanted(prefix: str) -> str | None:
     if len(prefix) <= PREFIX_BYTES_MAX and _PREFIX.fullmatch(prefix):
         return None
     return f'levels of letters, digits and _.-, such as "{PREFIX_DEFAULT}", at most {PREFIX_BYTES_MAX} characters'
+
+
+MQTTS: Final = "mqtts://"
+MQTT_PORT: Final = 8883
+
+
+@dataclass(frozen=True, slots=True)
+class MqttUrl:
+    """A broker's address: `mqtts://host[:port][/prefix]`; there is no other scheme, and no user in it."""
+
+    host: str
+    port: int
+    prefix: str = PREFIX_DEFAULT
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Host and port."""
+        return Endpoint(self.host, self.port)
+
+    def __str__(self) -> str:
+        at = f"{MQTTS}{self.endpoint}"
+        return at if self.prefix == PREFIX_DEFAULT else f"{at}/{self.prefix}"
+
+
+def parse_mqtt_url(text: str) -> MqttUrl | None:
+    """Read one; None for what is none. A path is the topics' prefix."""
+    if not text.startswith(MQTTS):
+        return None
+    where, _, prefix = text.removeprefix(MQTTS).partition("/")
+    bare = where.rpartition(":")[2].endswith("]") or ":" not in where
+    try:
+        endpoint = parse_endpoint(f"{where}:{MQTT_PORT}" if bare else where)
+    except Unreadable:
+        return None
+    prefix = prefix or PREFIX_DEFAULT
+    return None if prefix_wanted(prefix) else MqttUrl(endpoint.host, endpoint.port, prefix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -429,7 +429,7 @@ class EnrolmentOrder:
 
     `names`: one single-use token for each. `match`: one token for up to `uses` hosts whose names match the
     pattern. `ttl_s` None is the collector's default. `cidr` limits where from. `labels` are bound to the
-    identity.
+    identity. With `mqtt` the hosts ask through the broker.
     """
 
     names: tuple[str, ...] = ()
@@ -441,6 +441,7 @@ class EnrolmentOrder:
     ephemeral: bool = False
     approve: bool = False
     replace: bool = False
+    mqtt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ def enroll() -> None:
 @click.option("--ephemeral", is_flag=True, help="The host retires by itself when it stays away.")
 @click.option("--approve", is_flag=True, help="An administrator has to let each host in.")
 @click.option("--replace", is_flag=True, help="Continue the series of a host that had this name.")
+@click.option(
+    "--mqtt", is_flag=True, help="The host asks through the broker: it need not reach the collector."
+)
 @talks
 def create(
     session: Session,
@@ -45,6 +48,7 @@ def create(
     ephemeral: bool,
     approve: bool,
     replace: bool,
+    mqtt: bool,
 ) -> None:
     """Make tokens, and print one line to paste on each host.
 
@@ -63,6 +67,7 @@ def create(
         "ephemeral": ephemeral,
         "approve": approve,
         "replace": replace,
+        "mqtt": mqtt,
     }
     if match is not None:
         order |= {"match": match, "uses": uses or 1}

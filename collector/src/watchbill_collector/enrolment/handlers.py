@@ -49,14 +49,32 @@ _STATUS: Final = {
 class EnrolmentService(link_pb2_grpc.LinkServicer):
     """What 7444 answers; there are no streams here."""
 
-    def __init__(self, desk: EnrolmentDesk, renewals: RenewalDesk, site: str, stream_endpoint: str) -> None:
+    def __init__(
+        self,
+        desk: EnrolmentDesk,
+        renewals: RenewalDesk,
+        site: str,
+        stream_endpoint: str,
+        *,
+        enrol_endpoint: str = "",
+        mqtt_url: str = "",
+    ) -> None:
         self._desk = desk
         self._renewals = renewals
         self._site = site
         self._stream_endpoint = stream_endpoint
+        self._enrol_endpoint = enrol_endpoint
+        self._mqtt_url = mqtt_url
 
     async def Enroll(self, request: pb.EnrollRequest, context: Context) -> pb.EnrollReply:  # noqa: N802 - The name in link.proto.
         """A host that holds a token becomes an agent."""
+        try:
+            return await self.enroll(request, peer_address(context))
+        except (IdentityRefused, Busy, StorageError) as exc:
+            await refuse(context, exc)
+
+    async def enroll(self, request: pb.EnrollRequest, address: str) -> pb.EnrollReply:
+        """The same, however it was asked. Raises IdentityRefused, Busy, StorageError."""
         asked = Application(
             token_id=request.token_id,
             token_secret=_secret(request.token_secret),
@@ -67,10 +85,7 @@ class EnrolmentService(link_pb2_grpc.LinkServicer):
             instance=request.instance,
             agent_version=request.agent_version,
         )
-        try:
-            answer = await self._desk.enrol(asked, peer_address(context))
-        except (IdentityRefused, Busy, StorageError) as exc:
-            await refuse(context, exc)
+        answer = await self._desk.enrol(asked, address)
         reply = pb.EnrollReply(agent_id=answer.host.agent_id, instance=answer.host.instance, site=self._site)
         if isinstance(answer, Waiting):
             reply.pending = True
@@ -82,16 +97,22 @@ class EnrolmentService(link_pb2_grpc.LinkServicer):
         reply.labels.update(answer.host.labels)
         reply.collector_envelope_key = self._desk.envelope_key
         reply.command_key = self._desk.command_key
+        reply.mqtt_url = self._mqtt_url
+        reply.enrol_endpoint = self._enrol_endpoint
         return reply
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewReply:  # noqa: N802 - The name in link.proto.
         """An agent whose certificate has expired gets the next one."""
-        asked = Renewal(request.agent_id, request.csr, request.wall_ms, request.proof)
         try:
-            answer = await self._renewals.recover(asked, peer_address(context))
+            return await self.recover(request, peer_address(context))
         except (IdentityRefused, Busy, StorageError) as exc:
             await refuse(context, exc)
-        return _renewed(answer, self._desk.trust_bundle)
+
+    async def recover(self, request: pb.RenewRequest, address: str) -> pb.RenewReply:
+        """The same, however it was asked. Raises IdentityRefused, Busy, StorageError."""
+        asked = Renewal(request.agent_id, request.csr, request.wall_ms, request.proof)
+        answer = await self._renewals.recover(asked, address)
+        return renewed(answer, self._desk.trust_bundle)
 
     async def Stream(  # noqa: N802 - The name in link.proto.
         self,
@@ -119,10 +140,11 @@ class LiveRenewal:
             answer = await self._renewals.renew(admitted, asked, peer_address(context))
         except (IdentityRefused, Busy, StorageError) as exc:
             await refuse(context, exc)
-        return _renewed(answer, self._desk.trust_bundle)
+        return renewed(answer, self._desk.trust_bundle)
 
 
-def _renewed(answer: Granted, trust_bundle: list[bytes]) -> pb.RenewReply:
+def renewed(answer: Granted, trust_bundle: list[bytes]) -> pb.RenewReply:
+    """A granted renewal as it is answered."""
     return pb.RenewReply(certificate_chain=[answer.certificate], trust_bundle=trust_bundle)
 
 
@@ -197,22 +219,22 @@ def peer_certificate(context: Context) -> bytes:
     return found[0]
 
 
+def refusal(error: IdentityRefused | Busy | StorageError) -> tuple[str, str, float | None]:
+    """A refusal's reason in one word, its sentence for people, and when to try again."""
+    if isinstance(error, IdentityRefused):
+        return error.reason.value, str(error), error.retry_after_s
+    if isinstance(error, Busy):
+        return "busy", str(error), error.retry_after_s
+    # What is wrong with our disk is not for strangers.
+    return "storage", "the collector cannot write to its store", None
+
+
 async def refuse(context: Context, error: IdentityRefused | Busy | StorageError) -> NoReturn:
     """End a call with the status, reason and retry time that belong to `error`."""
-    retry_after_s: float | None = None
+    status = grpc.StatusCode.UNAVAILABLE
     if isinstance(error, IdentityRefused):
         status = _STATUS.get(error.reason, grpc.StatusCode.PERMISSION_DENIED)
-        reason, message, retry_after_s = error.reason.value, str(error), error.retry_after_s
-    elif isinstance(error, Busy):
-        status, reason, message = grpc.StatusCode.UNAVAILABLE, "busy", str(error)
-        retry_after_s = error.retry_after_s
-    else:
-        # What is wrong with our disk is not for strangers.
-        status, reason, message = (
-            grpc.StatusCode.UNAVAILABLE,
-            "storage",
-            "the collector cannot write to its store",
-        )
+    reason, message, retry_after_s = refusal(error)
     trailing = [(REASON_KEY, reason)]
     if retry_after_s is not None:
         trailing.append((RETRY_KEY, str(round(retry_after_s * 1000))))

@@ -43,7 +43,8 @@ class EnrolmentOrder:
     """What an administrator asks for: `names` (a single-use token each) or `match` with `uses`.
 
     `cidr` limits where from; `labels` are bound to the identity; `ephemeral` hosts vanish when they end; with
-    `approve` a person has to look at each; `replace` lets a host take a name that is taken, and its series.
+    `approve` a person has to look at each; `replace` lets a host take a name that is taken, and its series;
+    with `mqtt` the host asks through the broker.
     """
 
     names: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class EnrolmentOrder:
     ephemeral: bool = False
     approve: bool = False
     replace: bool = False
+    mqtt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class EnrolmentTokens:
         self._hosts = hosts
         self._ca_sha256 = ca_sha256
         self._endpoint = endpoint
+        self.mqtt_door = ""
+        """Where hosts ask through a broker, as `watchbill.door` has it; empty: nowhere."""
         found = store.read(lambda c: rows.all_enrolments(c, store.site))
         self._tokens = {one.enrolment_id: one for one in found}
 
@@ -122,6 +126,10 @@ class EnrolmentTokens:
     async def create(self, order: EnrolmentOrder, *, actor: str, source: str = "") -> Sequence[IssuedToken]:
         """Make the tokens of an order, all or none. Raises UsageError saying what is wrong with it."""
         check_order(order)
+        if order.mqtt and not self.mqtt_door:
+            raise UsageError("--mqtt: this collector takes no agents by MQTT: set broker in [mqtt]")
+        if order.mqtt and order.cidr:
+            raise UsageError("--cidr: a broker does not say where a host is; leave it out with --mqtt")
         made: list[tuple[Enrolment, bytes]] = []
 
         def work(connection: sa.Connection) -> None:
@@ -133,7 +141,8 @@ class EnrolmentTokens:
                 self._record(connection, "enrolment.create", enrolment, actor, source)
 
         await self._store.write(work, lambda _: self.keep([one for one, _ in made]))
-        return [self._issued(enrolment, secret) for enrolment, secret in made]
+        endpoint = self.mqtt_door if order.mqtt else self._endpoint
+        return [self._issued(enrolment, secret, endpoint) for enrolment, secret in made]
 
     async def withdraw(self, enrolment_id: str, *, actor: str, source: str = "") -> TokenView:
         """Make a token worthless; hosts it let in stay. Raises UsageError when there is none."""
@@ -200,8 +209,8 @@ class EnrolmentTokens:
         )
         return enrolment, secret
 
-    def _issued(self, enrolment: Enrolment, secret: bytes) -> IssuedToken:
-        text = EnrolmentToken(enrolment.enrolment_id, secret, self._ca_sha256, self._endpoint).encode()
+    def _issued(self, enrolment: Enrolment, secret: bytes, endpoint: str) -> IssuedToken:
+        text = EnrolmentToken(enrolment.enrolment_id, secret, self._ca_sha256, endpoint).encode()
         # printf is the shell's own: the token is in no process's arguments.
         command = f"printf %s '{text}' | sudo watchbill-agent enroll --token-file -"
         return IssuedToken(TokenView(enrolment, self.state(enrolment)), text, command)

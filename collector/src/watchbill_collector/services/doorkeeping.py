@@ -29,6 +29,7 @@ class DoorService:
                 ephemeral=order.ephemeral,
                 approve=order.approve,
                 replace=order.replace,
+                mqtt=order.mqtt,
             ),
             actor=by.name,
         )

@@ -193,6 +193,9 @@ class Reader:
         if origin is dict:
             return self._dictionary(hint, value, path, notes)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint) and not issubclass(hint, FromConfig):
+            shorthand = getattr(hint, "shorthand", "")
+            if shorthand and isinstance(value, str):
+                value = {shorthand: value}  # `mqtt = "..."` for a table that has little more to say.
             return self.table(hint, value, path) if isinstance(value, dict) else _refuse(hint, notes)
         if hint is Table:
             return Table(value, path, self._origins) if isinstance(value, dict) else _refuse(hint, notes)

@@ -64,6 +64,7 @@ class Pacer:
     last_records_s: float = 0.0
     records_every_s: float = 0.0
     paused_until_s: float = 0.0
+    beat_interval_ms_max: int = BEAT_INTERVAL_MS_MAX
 
     def grid_in(self, now_s: float) -> float:
         """Seconds until the next point of the grid, 0 without one."""
@@ -85,7 +86,8 @@ class Pacer:
 
         When records are expected within half a beat interval after it would be due, they do its work.
         """
-        interval_s = min(self.settings.beat_interval_ms or BEAT_INTERVAL_MS_MAX, BEAT_INTERVAL_MS_MAX) / 1000
+        most_ms = self.beat_interval_ms_max
+        interval_s = min(self.settings.beat_interval_ms or most_ms, most_ms) / 1000
         due_s = self.last_sent_s + interval_s
         expected_s = self.last_records_s + self.records_every_s + RECORDS_SLACK_S
         if due_s < expected_s <= due_s + interval_s / 2 + RECORDS_SLACK_S:
