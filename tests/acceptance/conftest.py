@@ -36,6 +36,18 @@ def until() -> Any:
 
 
 @pytest.fixture(scope="session")
+def house_type() -> Any:
+    """For a house that lasts as long as its test wants."""
+    return _loaded().House
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Any:
+    """Ports that nobody has; see house.py."""
+    return _loaded().free_ports
+
+
+@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where an initialised collector is kept, to be copied."""
     return tmp_path_factory.mktemp("template")

@@ -40,6 +40,8 @@ from watchbill_agent.selfstats import Facts, SelfStats, started_s
 from watchbill_agent.sender import About, Sender
 from watchbill_agent.spool import Draft, MemorySpool
 from watchbill_agent.status import SOCKET_NAME, StatusSocket
+from watchbill_agent.transports import Transport
+from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,7 @@ class Agent:
         self.sampling.selfstats = SelfStats(self.facts, self.sampling.punctuality, self.started_s)
 
     def _load_identity(self) -> AgentIdentity | None:
-        identity = IdentityFile(self.homes.var).load()
+        identity = IdentityFile(self.config.identity_home(self.homes)).load()
         if identity is None and self.config.prometheus.listen is None:
             raise UsageError(
                 f"this host is not enrolled ({self.homes.var} has no identity): "
@@ -200,14 +202,7 @@ class Agent:
             log.warning("not enrolled: only the metrics page is served")
             return
         require_fast_protobuf()
-        from watchbill_agent.transports.over_grpc import GrpcTransport
-
-        transport = GrpcTransport(
-            self._current_identity,
-            self.clock,
-            endpoint=str(self.config.collector) if self.config.collector is not None else "",
-            proxy=self.config.proxy,
-        )
+        transport = self._transport()
         jitter = random.Random()  # noqa: S311 - Waits are spread with it, nothing is kept secret.
         sender = Sender(
             transport,
@@ -220,18 +215,37 @@ class Agent:
             heads=self.heads,
         )
         renewer = Renewer(
-            self.homes.var,
+            self.config.identity_home(self.homes),
             self.clock,
             self._renewed,
             proxy=self.config.proxy,
             stream_endpoint=str(self.config.collector or ""),
             now_ms=self._collector_ms,
+            through=getattr(transport, "renew", None),
         )
         self._link = Link(
             sender,
             house.spawn("sender", sender.run()),
             renewer,
             self._start_renewing(house, renewer),
+        )
+
+    def _transport(self) -> Transport:
+        """The way to the collector; only its own packages are imported."""
+        config = self.config
+        url = mqtt_url(config, self._current_identity())
+        if url is not None:
+            require_mqtt()
+            from watchbill_agent.transports.over_mqtt import MqttTransport
+
+            return MqttTransport(self._current_identity, lambda: mqtt_options(config, url), self.clock)
+        from watchbill_agent.transports.over_grpc import GrpcTransport
+
+        return GrpcTransport(
+            self._current_identity,
+            self.clock,
+            endpoint=str(config.collector) if config.collector is not None else "",
+            proxy=config.proxy,
         )
 
     def _start_renewing(self, house: Daemon, renewer: Renewer) -> "asyncio.Task[object]":
@@ -261,12 +275,15 @@ class Agent:
             job=self.config.job,
             labels=self.config.labels,
             interval_ms=self.config.interval_ms,
-            ticks_per_message=self.config.ticks_per_message,
+            ticks_per_message=self.config.ticks,
+            beat_interval_ms=self.config.beat_interval_ms,
+            keeps_messages=self.config.edge,
         )
 
     async def _watch_link(self, house: Daemon) -> None:
         """Progress of the sender, seen from outside, and the line in `systemctl status`."""
-        stamp = house.progress.watch("sender", LINK_SILENT_S_MAX)
+        silent_s = max(LINK_SILENT_S_MAX, 3 * self.config.beat_interval_ms / 1000)
+        stamp = house.progress.watch("sender", silent_s)
         seen, said = (-1, -1), ""
         while True:
             facts = None if self._link is None else self._link.sender.facts
@@ -418,7 +435,9 @@ def _link_key(config: AgentConfig) -> tuple[object, ...]:
         config.job,
         config.labels,
         config.interval_ms,
-        config.ticks_per_message,
+        config.ticks,
+        config.mqtt,
+        config.edge,
     )
 
 

@@ -236,15 +236,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _seal(arguments: argparse.Namespace) -> int:
     from watchbill.files import Lock
     from watchbill_agent import lastrun
+    from watchbill_agent.config import load_config
     from watchbill_agent.enroll import seal
 
     homes = _homes(arguments)
+    where = load_config(homes).identity_home(homes)
     if not homes.var.is_dir():
         print("this host has no identity")
         return OK
     # A running agent would go on with what it has in memory.
     with Lock(homes.var / "agent.lock"):
-        forgotten = seal(homes.var)
+        forgotten = seal(where)
         lastrun.forget(homes.var)
     print(
         "the identity is gone; enrol each host made from this image"
@@ -276,11 +278,14 @@ def _enroll(arguments: argparse.Namespace) -> int:
     _become_owner(homes)
     request = EnrolRequest(
         token=token,
-        state_directory=str(homes.var),
+        state_directory=str(config.identity_home(homes)),
         hostname=socket.gethostname(),
         instance=config.instance,
         agent_version=__version__,
         proxy=config.proxy if arguments.proxy is None else arguments.proxy,
+        ca=config.mqtt.ca,
+        user=config.mqtt.user,
+        password_file=str(config.mqtt.password_file or ""),
     )
     answer = enroll(request)
     if isinstance(answer, AwaitsApproval):

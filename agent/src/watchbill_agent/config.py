@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from watchbill.config import Address, ByteSize, Duration, Homes, Table, Wrong, load, option
 from watchbill.config.convert import show_value
 from watchbill.errors import ConfigError, Problem, Unreadable, UsageError
 from watchbill.limits import (
+    BEAT_INTERVAL_MS_SLOWEST,
     LABEL_NAME_BYTES_MAX,
     LABEL_VALUE_BYTES_MAX,
     LABELS_MAX,
@@ -23,6 +24,10 @@ from watchbill.limits import (
     TICKS_PER_BLOCK_MAX,
 )
 
+SYSTEM_AUTHORITIES = "system"
+EDGE_INTERVAL_S = 60
+EDGE_TICKS_PER_MESSAGE = 10
+INTERVAL_S = 10
 ENV_PREFIX = "WATCHBILL_AGENT_"
 MAIN_FILE = "agent.toml"
 DROPINS = "agent.d"
@@ -57,7 +62,16 @@ def _proxy_wanted(value: str) -> str | None:
 
 
 def _mqtt_wanted(value: str) -> str | None:
-    return 'no value: the MQTT transport is not built yet; set collector = "HOST:PORT"' if value else None
+    from watchbill.topics import parse_mqtt_url
+
+    right = not value or parse_mqtt_url(value) is not None
+    return None if right else '"mqtts://HOST:PORT": TLS always, and no user or password in it'
+
+
+def _prefix_wanted(value: str) -> str | None:
+    from watchbill.topics import prefix_wanted
+
+    return prefix_wanted(value) if value else None
 
 
 def _port_wanted(value: Address) -> str | None:
@@ -74,6 +88,39 @@ class SpoolConfig:
         at_least=ByteSize(2 * RECORD_BYTES_MAX),
         at_most=SPOOL_BYTES_MAX,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttConfig:
+    """A broker between this host and the collector; mqtt = "mqtts://HOST:PORT" says the same as url alone."""
+
+    shorthand: ClassVar[str] = "url"
+
+    url: str = option(
+        "",
+        help="The broker. Without it, as enrolled.",
+        example='"mqtts://broker.example:8883"',
+        check=_mqtt_wanted,
+    )
+    ca: str = option(
+        "", help='PEM file with the broker\'s authorities, or "system"; without it those that enrolment gave.'
+    )
+    user: str = option("", help="This host's name at the broker; without one its certificate says who it is.")
+    password_file: Path | None = option(None, help="File with the password.")
+    topic_prefix: str = option(
+        "", help="What all topics begin with; without it as the collector says.", check=_prefix_wanted
+    )
+
+    @property
+    def ca_path(self) -> Path:
+        """Of the file with authorities."""
+        return Path(self.ca)
+
+    def check(self) -> Iterator[Wrong]:
+        """A name and its password come together."""
+        if bool(self.user) != (self.password_file is not None):
+            missing = "password_file" if self.user else "user"
+            yield Wrong(missing, "nothing", "both user and password_file, or neither")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +169,17 @@ class AgentConfig:
         example='"collector.example:7443"',
         check=_port_wanted,
     )
-    interval: Duration = option(
-        Duration(10), help="How often to sample.", at_least=Duration(0.1), at_most=Duration(INTERVAL_MAX_S)
+    interval: Duration | None = option(
+        None,
+        help="How often to sample: 10s, with the edge profile 60s.",
+        example='"10s"',
+        at_least=Duration(0.1),
+        at_most=Duration(INTERVAL_MAX_S),
     )
-    ticks_per_message: int = option(
-        1,
-        help="Readings that travel together; more of them cost the collector less and arrive later.",
+    ticks_per_message: int | None = option(
+        None,
+        help="Readings that travel together, 1 or with the edge profile 10; more cost less and arrive later.",
+        example="1",
         at_least=1,
         at_most=TICKS_PER_BLOCK_MAX,
     )
@@ -146,10 +198,12 @@ class AgentConfig:
     job: str = option(JOB_DEFAULT, help="The job label.", check=_job_wanted)
     profile: Literal["server", "edge"] = option(
         "server",
-        help='"edge" goes with mqtt and is not built yet.',
-        check=lambda value: '"server": the edge profile is not built yet' if value == "edge" else None,
+        help='"edge": seldom, together and compressed, for hosts whose every byte is paid for.',
     )
-    mqtt: str = option("", help="A broker instead of a collector; not built yet.", check=_mqtt_wanted)
+    identity_dir: Path | None = option(
+        None, help="Where this host's identity is kept, when not with the rest of the agent's state."
+    )
+    mqtt: MqttConfig = option(MqttConfig())
     proxy: str = option(
         "",
         help='A proxy on the way to the collector: "http://HOST:PORT", or "env": as the environment says.',
@@ -164,9 +218,32 @@ class AgentConfig:
     heartbeat: HeartbeatConfig = option(HeartbeatConfig())
 
     @property
+    def edge(self) -> bool:
+        """Whether bytes are dear."""
+        return self.profile == "edge"
+
+    @property
     def interval_ms(self) -> int:
         """The sampling interval in ms."""
-        return self.interval.ms
+        if self.interval is not None:
+            return self.interval.ms
+        return (EDGE_INTERVAL_S if self.edge else INTERVAL_S) * 1000
+
+    @property
+    def ticks(self) -> int:
+        """Readings that travel together."""
+        if self.ticks_per_message is not None:
+            return self.ticks_per_message
+        return EDGE_TICKS_PER_MESSAGE if self.edge else 1
+
+    @property
+    def beat_interval_ms(self) -> int:
+        """How seldom this agent beats; 0: as the collector asks."""
+        return min(self.interval_ms, BEAT_INTERVAL_MS_SLOWEST) if self.edge else 0
+
+    def identity_home(self, homes: Homes) -> Path:
+        """Where this host's identity is."""
+        return self.identity_dir or homes.var
 
 
 def _label_wrongs(name: str, value: str) -> Iterator[Wrong]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watchbill.config import Homes
@@ -69,7 +70,7 @@ def examine(homes: Homes) -> Iterator[Finding]:
         shown = "; ".join(str(problem) for problem in exc.problems[:5])
         yield _failed("config", shown, "correct the file, then: watchbill-agent check-config")
     yield _state_directory(homes)
-    identity, finding = _identity(homes)
+    identity, finding = _identity(homes.var if config is None else config.identity_home(homes))
     yield finding
     if identity is not None:
         yield _certificate(identity)
@@ -77,7 +78,7 @@ def examine(homes: Homes) -> Iterator[Finding]:
         yield _kernel_files(config)
         yield from _samplers(config)
         if identity is not None:
-            yield from _collector(config, identity)
+            yield from _collector(config, identity, homes.var / "agent.lock")
     yield from _running(homes)
 
 
@@ -101,12 +102,12 @@ def _free_bytes(path: os.PathLike[str]) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
-def _identity(homes: Homes) -> tuple[AgentIdentity | None, Finding]:
+def _identity(home: Path) -> tuple[AgentIdentity | None, Finding]:
     check = "identity"
     try:
-        identity = IdentityFile(homes.var).load()
+        identity = IdentityFile(home).load()
     except WatchbillError as exc:
-        return None, _failed(check, str(exc), f"ls -l {homes.var}")
+        return None, _failed(check, str(exc), f"ls -l {home}")
     if identity is None:
         text = "this host is not enrolled"
         return None, _failed(check, text, "watchbill-agent enroll --token-file FILE")
@@ -163,10 +164,16 @@ def _samplers(config: AgentConfig) -> Iterator[Finding]:
         yield _ok("samplers", f"{len(states)} samplers read {series} series")
 
 
-def _collector(config: AgentConfig, identity: AgentIdentity) -> Iterator[Finding]:
+def _collector(config: AgentConfig, identity: AgentIdentity, lock: Path) -> Iterator[Finding]:
     from watchbill.tls import Handshake, connect, diagnose
+    from watchbill_agent.way import mqtt_url
 
-    endpoint = parse_endpoint(str(config.collector) if config.collector else identity.stream_endpoint)
+    url = mqtt_url(config, identity)
+    endpoint = (
+        url.endpoint
+        if url is not None
+        else parse_endpoint(str(config.collector) if config.collector else identity.stream_endpoint)
+    )
     via = " through the proxy" if config.proxy else ""
     try:
         connect(endpoint, config.proxy, CONNECT_TIMEOUT_S).close()
@@ -181,6 +188,9 @@ def _collector(config: AgentConfig, identity: AgentIdentity) -> Iterator[Finding
         yield _failed("reach", f"{endpoint}{via}: {exc}", hint)
         return
     yield _ok("reach", f"{endpoint} takes connections{via}")
+    if url is not None:
+        yield _broker(config, identity, lock)
+        return
     diagnosis = diagnose(
         endpoint, identity.trust_pem, identity.chain_pem, identity.key_pem, config.proxy, CONNECT_TIMEOUT_S
     )
@@ -242,6 +252,39 @@ async def _knock(config: AgentConfig, identity: AgentIdentity) -> "End | None":
     finally:
         await link.close()
     return frame if isinstance(frame, End) else None
+
+
+def _broker(config: AgentConfig, identity: AgentIdentity, lock: Path) -> Finding:
+    """Whether the broker lets this host in and the collector behind it answers. A broker has one place for a host:
+    when the agent runs, it is the agent's.
+    """
+    import asyncio
+
+    from watchbill_agent.transports import LinkDown, LinkRefused
+
+    check = "broker"
+    try:
+        Lock(lock).release()
+    except Refused:
+        return _ok(check, "not tried: the running agent has this host's place at the broker")
+    except WatchbillError as exc:
+        return _warning(check, str(exc), f"ls -l {lock.parent}")
+    try:
+        asyncio.run(_open_and_close(config, identity))
+    except (LinkDown, LinkRefused) as exc:
+        return _failed(check, f"{exc.reason}: {exc}", _AGAIN)
+    return _ok(check, "the broker lets this host in, and the collector answers it")
+
+
+async def _open_and_close(config: AgentConfig, identity: AgentIdentity) -> None:
+    from watchbill.clock import SystemClock
+    from watchbill_agent.transports.over_mqtt import MqttTransport
+    from watchbill_agent.way import mqtt_options, mqtt_url
+
+    url = mqtt_url(config, identity)
+    assert url is not None, "asked before"
+    link = await MqttTransport(lambda: identity, lambda: mqtt_options(config, url), SystemClock()).open()
+    await link.close()
 
 
 _AGAIN = "watchbill-agent doctor"

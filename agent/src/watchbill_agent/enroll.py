@@ -45,7 +45,7 @@ RETRY_KEY: Final = "watchbill-retry-after-ms"
 class EnrolRequest:
     """What enrolling needs to know. `instance` is the name from agent.toml, empty for none; `collector`
     replaces the address of the streams that the collector names; `patience_s` is how long to keep trying a
-    busy collector.
+    busy collector. `ca`, `user` and `password_file` are agent.toml's, for a token that leads to a broker.
     """
 
     token: str = field(repr=False)
@@ -55,6 +55,9 @@ class EnrolRequest:
     agent_version: str
     proxy: str = ""
     patience_s: float = PATIENCE_S
+    ca: str = ""
+    user: str = ""
+    password_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,12 @@ import msgspec
 import nacl.signing
 
 from watchbill.clock import Clock, SystemClock
-from watchbill.errors import Refused, Unreadable, WatchbillError
+from watchbill.errors import Refused, Unreachable, Unreadable, WatchbillError
 from watchbill.files import FileMissing, Lock, make_directory, read_bounded, sync_directory, write_atomic
 from watchbill.identity import (
     AgentIdentity,
     AgentUri,
+    Endpoint,
     EnrolmentToken,
     IdentityFile,
     IdentityRefused,
@@ -42,7 +43,9 @@ from watchbill.identity import (
     parse_token,
 )
 from watchbill.tls import channel_options, served_chain, server_only_credentials
+from watchbill.topics import MQTTS
 from watchbill_agent import identity_keys
+from watchbill_agent.config import SYSTEM_AUTHORITIES
 from watchbill_agent.enroll import DRAFT_FILE, EnrolRequest, describe_error, refusal
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 LOCK_FILE: Final = "enrolling.lock"
 DRAFT_BYTES_MAX: Final = 64 * 1024
 REQUEST_BYTES_MAX: Final = 64 * 1024
+SECRET_BYTES_MAX: Final = 4_096
 CALL_TIMEOUT_S: Final = 30.0
 RETRY_FIRST_S: Final = 0.5
 RETRY_MOST_S: Final = 10.0
@@ -95,9 +99,12 @@ def enrol(request: EnrolRequest, clock: Clock, progress: Progress = lambda _: No
         key = identity_keys.read_key(draft.key_pem)
         shown = fingerprint(identity_keys.public_der(key))
         progress(Step.DRAFTED)
-        trust_pem = _pin(token, request.proxy, clock)
-        progress(Step.PINNED)
-        reply = _ask(token, draft, request, trust_pem)
+        if token.endpoint.startswith(MQTTS):
+            reply = _ask_through_broker(token, draft, request, clock, progress)
+        else:
+            trust_pem = _pin(token, parse_endpoint(token.endpoint), request.proxy, clock)
+            progress(Step.PINNED)
+            reply = _ask(token, draft, request, trust_pem)
         if reply.pending:
             return {
                 "outcome": "pending",
@@ -150,9 +157,8 @@ def _drop_draft(state: Path) -> None:
         sync_directory(state)
 
 
-def _pin(token: EnrolmentToken, proxy: str, clock: Clock) -> bytes:
+def _pin(token: EnrolmentToken, endpoint: Endpoint, proxy: str, clock: Clock) -> bytes:
     """The authority that the token names, PEM, after the server has presented it and a certificate by it."""
-    endpoint = parse_endpoint(token.endpoint)
     chain = served_chain(endpoint, proxy)
     authority = identity_keys.pinned_authority(chain[1:], token.ca_sha256)
     identity_keys.check_server(chain[0], authority, endpoint, clock.wall_ms())
@@ -162,23 +168,11 @@ def _pin(token: EnrolmentToken, proxy: str, clock: Clock) -> bytes:
 def _ask(token: EnrolmentToken, draft: Draft, request: EnrolRequest, trust_pem: bytes) -> "pb.EnrollReply":
     import grpc
 
-    from watchbill.v1 import link_pb2 as pb
     from watchbill.v1 import link_pb2_grpc
 
-    message = b"watchbill/enroll/v1\0" + token.token_id.encode() + b"\0" + hashlib.sha256(draft.csr).digest()
-    signing_key = nacl.signing.SigningKey(draft.envelope_seed)
-    asked = pb.EnrollRequest(
-        token_id=token.token_id,
-        token_secret=token.secret.hex(),
-        csr=draft.csr,
-        envelope_key=bytes(signing_key.verify_key),
-        envelope_proof=signing_key.sign(message).signature,
-        hostname=request.hostname,
-        instance=request.instance,
-        agent_version=request.agent_version,
-    )
-    deadline = time.monotonic() + request.patience_s
-    wait_s = RETRY_FIRST_S
+    asked = _request(token, draft, request)
+
+    patience = Patience(request.patience_s)
     with grpc.secure_channel(
         token.endpoint, server_only_credentials(trust_pem), channel_options(request.proxy)
     ) as channel:
@@ -188,15 +182,88 @@ def _ask(token: EnrolmentToken, draft: Draft, request: EnrolRequest, trust_pem: 
                 reply: pb.EnrollReply = stub.Enroll(asked, timeout=CALL_TIMEOUT_S)
             except grpc.RpcError as exc:
                 pairs = [(one.key, one.value) for one in exc.trailing_metadata() or ()]
-                error = refusal(exc.code().name, exc.details() or "", pairs, token.endpoint)
-                left_s = deadline - time.monotonic()
-                if isinstance(error, IdentityRefused) or left_s <= 0:
-                    raise error from exc
-                # Full jitter: hundreds of hosts may have been told to enrol in the same second.
-                time.sleep(min(left_s, random.uniform(0, wait_s)))  # noqa: S311
-                wait_s = min(RETRY_MOST_S, wait_s * 2)
+                patience.wait(refusal(exc.code().name, exc.details() or "", pairs, token.endpoint))
             else:
                 return reply
+
+
+def _ask_through_broker(
+    token: EnrolmentToken, draft: Draft, request: EnrolRequest, clock: Clock, progress: "Progress"
+) -> "pb.EnrollReply":
+    """The same question, sealed, by way of a broker: the one that the collector runs itself, which presents a
+    certificate by the pinned authority, or another, of whose authorities agent.toml tells.
+    """
+    import asyncio
+
+    from watchbill.door import parse_door
+    from watchbill.v1 import link_pb2 as pb
+    from watchbill_agent.asking import ask, refused
+    from watchbill_agent.transports.over_mqtt import MqttOptions
+
+    door = parse_door(token.endpoint)
+    ca_pem, password = b"", ""
+    if not request.ca:
+        ca_pem = _pin(token, door.url.endpoint, request.proxy, clock)
+    elif request.ca != SYSTEM_AUTHORITIES:
+        ca_pem = read_bounded(Path(request.ca), DRAFT_BYTES_MAX)
+    if request.password_file:
+        password = (
+            read_bounded(Path(request.password_file), SECRET_BYTES_MAX).decode("utf-8", "replace").strip()
+        )
+    progress(Step.PINNED)
+    options = MqttOptions(
+        host=door.url.host,
+        port=door.url.port,
+        ca_pem=ca_pem,
+        user=request.user,
+        password=password,
+        proxy=request.proxy,
+    )
+    message = pb.Ask(enroll=_request(token, draft, request))
+    patience = Patience(request.patience_s)
+    while True:
+        try:
+            answer = asyncio.run(ask(door, message, options))
+        except Unreachable as exc:
+            patience.wait(exc)
+            continue
+        if answer.HasField("enrolled"):
+            return answer.enrolled
+        patience.wait(refused(answer.no))
+
+
+class Patience:
+    """How long to keep trying a busy collector, or one that is not there yet."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until_s = time.monotonic() + seconds
+        self._wait_s = RETRY_FIRST_S
+
+    def wait(self, error: WatchbillError) -> None:
+        """Wait before the next attempt; raises `error` when there is none to make."""
+        left_s = self._until_s - time.monotonic()
+        if isinstance(error, IdentityRefused) or left_s <= 0:
+            raise error
+        # Full jitter: hundreds of hosts may have been told to enrol in the same second.
+        time.sleep(min(left_s, random.uniform(0, self._wait_s)))  # noqa: S311
+        self._wait_s = min(RETRY_MOST_S, self._wait_s * 2)
+
+
+def _request(token: EnrolmentToken, draft: Draft, request: EnrolRequest) -> "pb.EnrollRequest":
+    from watchbill.v1 import link_pb2 as pb
+
+    message = b"watchbill/enroll/v1\0" + token.token_id.encode() + b"\0" + hashlib.sha256(draft.csr).digest()
+    signing_key = nacl.signing.SigningKey(draft.envelope_seed)
+    return pb.EnrollRequest(
+        token_id=token.token_id,
+        token_secret=token.secret.hex(),
+        csr=draft.csr,
+        envelope_key=bytes(signing_key.verify_key),
+        envelope_proof=signing_key.sign(message).signature,
+        hostname=request.hostname,
+        instance=request.instance,
+        agent_version=request.agent_version,
+    )
 
 
 def _identity(
@@ -219,6 +286,7 @@ def _identity(
         not_after_ms=not_after_ms,
         stream_endpoint=reply.stream_endpoint,
         enrol_endpoint=token.endpoint,
+        mqtt_url=reply.mqtt_url if token.endpoint.startswith(MQTTS) else "",
         envelope_seed=draft.envelope_seed,
         collector_envelope_key=reply.collector_envelope_key,
         command_key=reply.command_key,

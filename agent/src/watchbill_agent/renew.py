@@ -24,12 +24,16 @@ from watchbill.clock import Clock
 from watchbill.errors import Refused, Unreachable, WatchbillError
 from watchbill.identity import AgentIdentity, IdentityFile, IdentityRefused, RefusalReason
 from watchbill.tls import channel_credentials, channel_options, server_only_credentials
+from watchbill.topics import MQTTS
 from watchbill_agent.enroll import read_answer, refusal
+from watchbill_agent.transports import LinkRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import grpc.aio
+
+    from watchbill.v1 import link_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +45,16 @@ RETRY_MIN_S: Final = 1.0
 LINE_BYTES_MAX: Final = 1 << 20
 
 Renewed = Callable[[AgentIdentity], None]
+Through = Callable[[bytes], Awaitable[bytes]]
+"""Carries a request over the session through a broker, and brings the answer. Raises LinkDown, LinkRefused."""
 
 
 async def renew(
-    state_directory: Path, clock: Clock, proxy: str = "", stream_endpoint: str = ""
+    state_directory: Path,
+    clock: Clock,
+    proxy: str = "",
+    stream_endpoint: str = "",
+    through: Through | None = None,
 ) -> AgentIdentity:
     """Renew now; returns the new identity, which is on the disk. The collector's clock is not asked:
     whether the present certificate has expired is judged by ours, and when the streams' port does not take
@@ -57,7 +67,14 @@ async def renew(
     identity = file.load()
     if identity is None:
         raise Refused("this host is not enrolled: watchbill-agent enroll --token-file F")
-    if clock.wall_ms() < identity.not_after_ms:
+    if through is not None:
+        try:
+            return await _renew(file, identity, clock, proxy, "", through)
+        except Unreachable:
+            # Without a session there is only the door, and that only for who is late.
+            if clock.wall_ms() < identity.not_after_ms:
+                raise
+    elif clock.wall_ms() < identity.not_after_ms:
         try:
             return await _renew(file, identity, clock, proxy, stream_endpoint or identity.stream_endpoint)
         except Unreachable:
@@ -69,29 +86,87 @@ async def renew(
 
 
 async def _renew(
-    file: IdentityFile, identity: AgentIdentity, clock: Clock, proxy: str, stream_endpoint: str
+    file: IdentityFile,
+    identity: AgentIdentity,
+    clock: Clock,
+    proxy: str,
+    stream_endpoint: str,
+    through: Through | None = None,
 ) -> AgentIdentity:
-    """With the present certificate at `stream_endpoint`; without one, proved by its key, where that is
-    empty.
+    """With the present certificate at `stream_endpoint`, or over the session `through` which goes; without either,
+    proved by its key.
     """
     wall_ms = clock.wall_ms()
     begin = {
         "identity": str(file.path),
         "new_key": identity.renewals % 2 == 1,
-        "wall_ms": None if stream_endpoint else wall_ms,
+        "wall_ms": None if stream_endpoint or through is not None else wall_ms,
     }
     async with _child() as ask:
         made = await ask(begin)
-        reply = await _call(identity, made, wall_ms, proxy, stream_endpoint)
-        await ask(reply)
+        if through is not None:
+            reply = await _call_through(identity, made, through)
+        elif not stream_endpoint and identity.enrol_endpoint.startswith(MQTTS):
+            reply = await _call_at_door(identity, made, wall_ms, proxy)
+        else:
+            reply = await _call(identity, made, wall_ms, proxy, stream_endpoint)
+        await ask(_answered(reply))
     renewed = file.load()
     assert renewed is not None, "the child has just written it"
     return renewed
 
 
+async def _call_through(identity: AgentIdentity, made: dict[str, Any], through: Through) -> "pb.RenewReply":
+    """Over the session that this host has through a broker; its signature says who asks."""
+    from watchbill.v1 import link_pb2 as pb
+
+    request = pb.RenewRequest(agent_id=identity.agent_id, csr=base64.b64decode(made["csr"]))
+    try:
+        answer = pb.Answer.FromString(await through(request.SerializeToString()))
+    except LinkRefused as exc:
+        raise Unreachable(str(exc)) from exc
+    return _renewed(answer)
+
+
+async def _call_at_door(
+    identity: AgentIdentity, made: dict[str, Any], wall_ms: int, proxy: str
+) -> "pb.RenewReply":
+    """Through the broker's enrolment port, proved by the key of the certificate that has expired."""
+    from watchbill.door import parse_door
+    from watchbill.v1 import link_pb2 as pb
+    from watchbill_agent.asking import ask
+    from watchbill_agent.transports.over_mqtt import MqttOptions
+
+    door = parse_door(identity.enrol_endpoint)
+    request = pb.RenewRequest(
+        agent_id=identity.agent_id,
+        csr=base64.b64decode(made["csr"]),
+        wall_ms=wall_ms,
+        proof=base64.b64decode(made["proof"]),
+    )
+    options = MqttOptions(host=door.url.host, port=door.url.port, ca_pem=identity.trust_pem, proxy=proxy)
+    return _renewed(await ask(door, pb.Ask(renew=request), options))
+
+
+def _renewed(answer: "pb.Answer") -> "pb.RenewReply":
+    from watchbill_agent.asking import refused
+
+    if not answer.HasField("renewed"):
+        raise refused(answer.no)
+    return answer.renewed
+
+
+def _answered(reply: "pb.RenewReply") -> dict[str, Any]:
+    """As the child reads it."""
+    return {
+        "chain": [base64.b64encode(one).decode() for one in reply.certificate_chain],
+        "trust": [base64.b64encode(one).decode() for one in reply.trust_bundle],
+    }
+
+
 async def _call(
     identity: AgentIdentity, made: dict[str, Any], wall_ms: int, proxy: str, stream_endpoint: str
-) -> dict[str, Any]:
+) -> "pb.RenewReply":
     import grpc.aio
 
     from watchbill.v1 import link_pb2 as pb
@@ -105,13 +180,12 @@ async def _call(
         request.proof = base64.b64decode(made["proof"])
     async with grpc.aio.secure_channel(endpoint, credentials, channel_options(proxy)) as channel:
         try:
-            reply = await link_pb2_grpc.LinkStub(channel).Renew(request, timeout=CALL_TIMEOUT_S)
+            reply: pb.RenewReply = await link_pb2_grpc.LinkStub(channel).Renew(
+                request, timeout=CALL_TIMEOUT_S
+            )
         except grpc.aio.AioRpcError as exc:
             raise refusal(exc.code().name, exc.details() or "", _pairs(exc), endpoint) from exc
-    return {
-        "chain": [base64.b64encode(one).decode() for one in reply.certificate_chain],
-        "trust": [base64.b64encode(one).decode() for one in reply.trust_bundle],
-    }
+    return reply
 
 
 def _pairs(error: "grpc.aio.AioRpcError") -> Iterator[tuple[str, str | bytes]]:
@@ -174,7 +248,9 @@ class Renewer:
         proxy: str = "",
         stream_endpoint: str = "",
         now_ms: Callable[[], int] | None = None,
+        through: Through | None = None,
     ) -> None:
+        self._through = through
         self._state_directory = state_directory
         self._clock = clock
         self._renewed = renewed
@@ -190,7 +266,9 @@ class Renewer:
         while True:
             await asyncio.sleep(self.wait_s(identity))
             try:
-                identity = await renew(self._state_directory, self._clock, self._proxy, self._stream_endpoint)
+                identity = await renew(
+                    self._state_directory, self._clock, self._proxy, self._stream_endpoint, self._through
+                )
             except WatchbillError as exc:
                 self._failed(exc)
                 if isinstance(exc, IdentityRefused) and exc.reason in _FINAL:

@@ -58,7 +58,7 @@ def prepare(config: AgentConfig, clock: Clock, before: Prepared | None = None) -
         interval_ms = max(config.interval_ms, round((sampler.interval_s or 0) * 1000))
         by_interval.setdefault(interval_ms, []).append(sampler)
     rounds = {interval_ms: Round(row, clock) for interval_ms, row in by_interval.items()}
-    return Prepared(config.interval_ms, config.ticks_per_message, host, rounds, samplers)
+    return Prepared(config.interval_ms, config.ticks, host, rounds, samplers)
 
 
 def _host(config: AgentConfig, clock: Clock, before: Prepared | None) -> HostPaths:

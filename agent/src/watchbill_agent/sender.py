@@ -34,7 +34,12 @@ from watchbill.codec import (
     encode_hello,
 )
 from watchbill.errors import Unreadable
-from watchbill.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, DICTIONARIES_PER_SESSION_MAX
+from watchbill.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_RECORDS_MAX,
+    BEAT_INTERVAL_MS_MAX,
+    DICTIONARIES_PER_SESSION_MAX,
+)
 from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, Phase, Run, Told
 from watchbill.protocol.frames import Ack, AuditHead, Down, Hello, Refusal, Settings, Stream, Welcome
 from watchbill.protocol.timing import CollectorTime, Pacer
@@ -65,6 +70,10 @@ class About:
     labels: Mapping[str, str] = field(default_factory=dict)
     interval_ms: int = 10_000
     ticks_per_message: int = 1
+    beat_interval_ms: int = 0
+    """How seldom beats may be; 0: as the collector asks, at most every 10 s."""
+    keeps_messages: bool = False
+    """Messages leave when they are full, also before the rules look: beats carry the newest values."""
 
 
 class Newest(Protocol):
@@ -152,6 +161,7 @@ class Sender:
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
         self._forks = 0
+        self._keeps_messages = False
         self._spread_s = 0.0
         self.facts = LinkFacts(since_s=clock.monotonic_s())
 
@@ -250,6 +260,7 @@ class Sender:
             labels=about.labels,
             interval_ms=about.interval_ms,
             ticks_per_message=about.ticks_per_message,
+            beat_interval_ms=about.beat_interval_ms,
             audit=() if self._heads is None else self._heads.every(),
         )
         await self._send(link, encode_hello(hello))
@@ -273,7 +284,9 @@ class Sender:
             last_sent_s=answered_s,
             last_records_s=answered_s,
             records_every_s=about.interval_ms * about.ticks_per_message / 1000,
+            beat_interval_ms_max=about.beat_interval_ms or BEAT_INTERVAL_MS_MAX,
         )
+        self._keeps_messages = about.keeps_messages
         for order in self._client.receive(frame, 0) if frame is not None else ():
             if isinstance(order, Fork):
                 log.warning("the collector holds records this spool never had: it was rolled back; forking")
@@ -434,9 +447,12 @@ class Sender:
         flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
         block: BlockValues | None = None
         if with_values and self._newest is not None and self._newest.boottime_ms() > flow.newest_sent_ms:
-            await self._hand_over(flow, pacer)
-            if self._newest.boottime_ms() > flow.newest_sent_ms:
+            if not self._keeps_messages:
+                await self._hand_over(flow, pacer)
+            newest_ms = self._newest.boottime_ms()
+            if newest_ms > max(flow.newest_sent_ms, flow.newest_told_ms):
                 block = self._newest.values(metrics)
+                flow.newest_told_ms = newest_ms
         show = self._heads is not None and self._heads.show_due
         if block is None and not show and pacer.beat_in(now_s) > 0:
             return
@@ -533,6 +549,7 @@ class _Flow:
     unheard: bool = True
     release_s: float = float("inf")
     newest_sent_ms: int = 0
+    newest_told_ms: int = 0
     evaluation_s: float | None = None
 
 

@@ -29,7 +29,7 @@ from watchbill.envelope import (
     Sealer,
     collector_uri,
 )
-from watchbill.errors import Unreadable
+from watchbill.errors import Unreadable, WatchbillError
 from watchbill.identity import AgentIdentity
 from watchbill.mqtt import Broker, BrokerDown, BrokerRefused, Connection, Will
 from watchbill.tls import load_chain
@@ -99,12 +99,12 @@ def tls_context(identity: AgentIdentity | None, options: MqttOptions) -> ssl.SSL
 
 
 class MqttTransport:
-    """Opens links with the identity that `identity()` returns at that moment."""
+    """Opens links with what `identity()` and `options()` return at that moment."""
 
     def __init__(
         self,
         identity: Callable[[], AgentIdentity],
-        options: MqttOptions,
+        options: Callable[[], MqttOptions],
         clock: Clock,
         count: WireCount | None = None,
     ) -> None:
@@ -117,9 +117,13 @@ class MqttTransport:
 
     async def open(self) -> "MqttLink":
         """Connect, subscribe, knock, be challenged. Raises LinkDown, LinkRefused, both with the reason by name."""
-        identity, options = self._identity(), self._options
+        identity = self._identity()
         if len(identity.collector_envelope_key) != PUBLIC_KEY_BYTES:
             raise LinkRefused("identity", "this host's identity has no key of the collector; enrol it again")
+        try:
+            options = self._options()
+        except WatchbillError as exc:
+            raise LinkRefused("configuration", str(exc)) from exc
         link = MqttLink(identity, options, self._clock, self.count)
         try:
             await link.begin()
@@ -134,6 +138,12 @@ class MqttTransport:
             raise
         self.link = link
         return link
+
+    async def renew(self, request: bytes) -> bytes:
+        """Ask for the next certificate over the session there is. Raises LinkDown, LinkRefused."""
+        if self.link is None:
+            raise LinkDown("closed", "there is no link to ask for a certificate over")
+        return await self.link.renew(request)
 
 
 def mapped(error: Lost) -> LinkDown | LinkRefused:
