@@ -12,7 +12,17 @@ from pathlib import Path
 from benchmarks.report import Report, machine
 
 HERE = Path(__file__).parent
-NAMES = ("ingest", "alert_latency", "sampler_cost", "restart", "rules", "storm", "notice_latency")
+NAMES = (
+    "ingest",
+    "alert_latency",
+    "sampler_cost",
+    "restart",
+    "rules",
+    "storm",
+    "notice_latency",
+    "mqtt",
+    "edge",
+)
 
 
 def main() -> int:

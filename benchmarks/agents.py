@@ -40,6 +40,11 @@ class Plan:
     ticks: int = 0
     load: bool = True
     """Whether values move; else every host stays as it is, but for what `set` changes."""
+    mqtt_port: int = 0
+    """A broker of loopback to go through; 0: gRPC."""
+    edge: bool = False
+    step_s: float = 0.0
+    """How much time passes for the values at each reading, when not the interval."""
 
 
 # ---------------------------------------------------------------- inside the process
@@ -88,10 +93,18 @@ class _Player:
             f"boot-{number}",
             interval_ms=round(self.plan.interval_s * 1000),
             ticks_per_message=self.plan.ticks_per_message,
+            beat_interval_ms=round(self.plan.interval_s * 1000) if self.plan.edge else 0,
+            keeps_messages=self.plan.edge,
         )
         spool, batcher = MemorySpool(16 << 20, ()), Batcher()
+        transport: Any = GrpcTransport(lambda: identity, self.clock)
+        if self.plan.mqtt_port:
+            from watchbill_agent.transports.over_mqtt import MqttOptions, MqttTransport
+
+            options = MqttOptions(host="127.0.0.1", port=self.plan.mqtt_port, compress=self.plan.edge)
+            transport = MqttTransport(lambda: identity, lambda: options, self.clock)
         sender = Sender(
-            GrpcTransport(lambda: identity, self.clock),
+            transport,
             spool,
             lambda: about,
             self.clock,
@@ -140,7 +153,8 @@ class _Player:
                     await asyncio.sleep(0)
             if tick not in rows:
                 # The tick-th reading of every host is the tick-th state of the fleet, whenever it is taken.
-                rows[tick] = self.fleet.advance(interval_s).copy() if self.plan.load else self.values
+                step_s = self.plan.step_s or interval_s
+                rows[tick] = self.fleet.advance(step_s).copy() if self.plan.load else self.values
                 rows.pop(tick - kept, None)
             row = rows[tick][number]
             values = row.tolist()

@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import watchbill_collector  # noqa: F401 - Sets gRPC's environment before anything imports grpc.
 from benchmarks.processes import SERVER_CPU, Measured, free_ports, start, wait_for
 from watchbill.clock import SystemClock
+from watchbill.envelope import Sealer
 from watchbill.identity import AgentIdentity, AgentUri
 from watchbill_collector.cli.children import find_program
 from watchbill_collector.init import initialise, open_pki
@@ -36,6 +38,8 @@ anonymous_read = true
 [rules]
 stock = {stock}
 """
+SEED = b"\1" * 32
+"""Of all hosts' envelope keys: what is signed names its host anyway."""
 CERTIFICATE_S = 14 * 86_400.0
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -43,7 +47,7 @@ _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 class Collector:
     """A home with a collector in it. `start` and `stop` it as often as you like."""
 
-    def __init__(self, home: Path, rules: Path | None, *, stock: bool = False) -> None:
+    def __init__(self, home: Path, rules: Path | None, *, stock: bool = False, mqtt: bool = False) -> None:
         self.home = home
         self.log = home / "collector.log"
         self.stream_port, self.enroll_port, self.http_port = free_ports(3)
@@ -58,6 +62,14 @@ class Collector:
                 stock=str(stock).lower(),
             )
         )
+        if mqtt:
+            self.mqtt_port, door = free_ports(2)
+            more = (
+                f'[mqtt]\nbroker = "embedded"\nlisten = "127.0.0.1:{self.mqtt_port}"\n'
+                f'enroll_listen = "127.0.0.1:{door}"\n'
+            )
+            with open(etc / "collector.toml", "a") as file:
+                file.write(more)
         if rules is not None:
             (etc / "rules.d").mkdir()
             (etc / "rules.d" / "bench.yml").write_text(rules.read_text())
@@ -90,7 +102,7 @@ class Collector:
                         labels={},
                         ephemeral=False,
                         public_key=public,
-                        envelope_key=bytes(32),
+                        envelope_key=Sealer(SEED).public_key,
                         hostname=name,
                         agent_version="0",
                         address="127.0.0.1",
@@ -111,9 +123,8 @@ class Collector:
                     ),
                 )
             )
-            made.append(
-                self._identity(name, agent_id, key, issued.der, issued.not_after_ms, pki.authority.pem)
-            )
+            own = self._identity(name, agent_id, key, issued.der, issued.not_after_ms, pki.authority.pem)
+            made.append(replace(own, collector_envelope_key=bytes(pki.keys.envelope.verify_key)))
         with Store.open(self.state, "main") as store:
 
             def work(connection: Any) -> None:
@@ -149,7 +160,7 @@ class Collector:
             not_after_ms=not_after_ms,
             stream_endpoint=f"127.0.0.1:{self.stream_port}",
             enrol_endpoint=f"127.0.0.1:{self.enroll_port}",
-            envelope_seed=bytes(32),
+            envelope_seed=SEED,
             collector_envelope_key=bytes(32),
             command_key=bytes(32),
             token_id="bench",

@@ -30,6 +30,7 @@ from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, Stream
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.batch import Message
+from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.metrics_page import MetricsPage
 from watchbill_agent.renew import Renewer
@@ -90,6 +91,7 @@ class Agent:
         self._run_id = os.urandom(RUN_ID_BYTES)
         self._limit = limit
         self._link: Link | None = None
+        self.budget: Budget | None = None
         self._page: MetricsPage | None = None
         self._house: Daemon | None = None
         make_directory(homes.var)
@@ -213,6 +215,7 @@ class Agent:
             newest=self.sampling.batcher,
             flush=self.sampling.flush,
             heads=self.heads,
+            budget=self.budget,
         )
         renewer = Renewer(
             self.config.identity_home(self.homes),
@@ -236,9 +239,17 @@ class Agent:
         url = mqtt_url(config, self._current_identity())
         if url is not None:
             require_mqtt()
-            from watchbill_agent.transports.over_mqtt import MqttTransport
+            from watchbill_agent.transports.over_mqtt import MqttTransport, WireCount
 
-            return MqttTransport(self._current_identity, lambda: mqtt_options(config, url), self.clock)
+            self.budget = None
+            if config.bytes_per_day is not None:
+                self.budget = Budget(config.bytes_per_day, self.clock.monotonic_s())
+            return MqttTransport(
+                self._current_identity,
+                lambda: mqtt_options(config, url),
+                self.clock,
+                WireCount(budget=self.budget),
+            )
         from watchbill_agent.transports.over_grpc import GrpcTransport
 
         return GrpcTransport(

@@ -23,10 +23,12 @@ from watchbill.limits import (
     SPOOL_BYTES_DEFAULT,
     TICKS_PER_BLOCK_MAX,
 )
+from watchbill_agent.budget import BYTES_PER_DAY_MIN
 
 SYSTEM_AUTHORITIES = "system"
 EDGE_INTERVAL_S = 60
 EDGE_TICKS_PER_MESSAGE = 10
+EDGE_BYTES_PER_DAY = 5_000_000
 INTERVAL_S = 10
 ENV_PREFIX = "WATCHBILL_AGENT_"
 MAIN_FILE = "agent.toml"
@@ -109,6 +111,13 @@ class MqttConfig:
     password_file: Path | None = option(None, help="File with the password.")
     topic_prefix: str = option(
         "", help="What all topics begin with; without it as the collector says.", check=_prefix_wanted
+    )
+    bytes_per_day: ByteSize | None = option(
+        None,
+        help="What this host may spend on the wire: 5MB with the edge profile. Then beats carry no values, and records "
+        "wait in the spool.",
+        example='"5MB"',
+        at_least=ByteSize(BYTES_PER_DAY_MIN),
     )
 
     @property
@@ -240,6 +249,13 @@ class AgentConfig:
     def beat_interval_ms(self) -> int:
         """How seldom this agent beats; 0: as the collector asks."""
         return min(self.interval_ms, BEAT_INTERVAL_MS_SLOWEST) if self.edge else 0
+
+    @property
+    def bytes_per_day(self) -> int | None:
+        """What may be spent on the wire, where that is bounded."""
+        if self.mqtt.bytes_per_day is not None:
+            return int(self.mqtt.bytes_per_day)
+        return EDGE_BYTES_PER_DAY if self.edge else None
 
     def identity_home(self, homes: Homes) -> Path:
         """Where this host's identity is."""

@@ -8,6 +8,7 @@ from watchbill.clock import Clock
 from watchbill.protocol.frames import Stream
 from watchbill_agent.selfstats import Memory, cpu_seconds
 from watchbill_agent.spool import MemorySpool
+from watchbill_agent.way import mqtt_url
 
 if TYPE_CHECKING:
     from watchbill_agent.app import Agent
@@ -60,11 +61,13 @@ def _link(agent: "Agent", now_s: float) -> dict[str, object]:
     sender = agent.sender
     if sender is None or agent.identity is None:
         return {"state": "not enrolled"}
-    facts = sender.facts
+    facts, budget = sender.facts, agent.budget
     offset_s = agent.clock_offset_s()
+    url = mqtt_url(agent.config, agent.identity)
     return {
         "state": "connected" if facts.connected else "away",
-        "collector": str(agent.config.collector or agent.identity.stream_endpoint),
+        "collector": str(url or agent.config.collector or agent.identity.stream_endpoint),
+        "transport": "grpc" if url is None else "mqtt",
         "proxy": bool(agent.config.proxy),
         "for_s": round(now_s - facts.since_s, 3),
         "reason": facts.reason,
@@ -79,6 +82,13 @@ def _link(agent: "Agent", now_s: float) -> dict[str, object]:
         "in_flight_bytes": facts.in_flight_bytes,
         "refused_by_collector": dict(facts.refused),
         "clock_offset_s": None if offset_s is None else round(offset_s, 3),
+        "budget": None
+        if budget is None
+        else {
+            "left_bytes": round(budget.level(now_s)),
+            "spent_bytes": budget.spent_bytes,
+            "waits": budget.waits,
+        },
     }
 
 

@@ -44,6 +44,7 @@ from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, 
 from watchbill.protocol.frames import Ack, AuditHead, Down, Hello, Refusal, Settings, Stream, Welcome
 from watchbill.protocol.timing import CollectorTime, Pacer
 from watchbill_agent.audit_heads import AuditHeads
+from watchbill_agent.budget import Budget
 from watchbill_agent.spool import Record, Spool
 from watchbill_agent.transports import Link, LinkDown, LinkRefused, Transport
 
@@ -144,6 +145,7 @@ class Sender:
         adopted: Callable[[Settings], None] = lambda _: None,
         flush: Callable[[], None] = lambda: None,
         heads: AuditHeads | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._transport = transport
         self._spool = spool
@@ -156,6 +158,7 @@ class Sender:
         self._adopted = adopted
         self._flush = flush
         self._heads = heads
+        self._budget = budget
         self._work = asyncio.Event()
         self._stopping: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -385,10 +388,14 @@ class Sender:
     async def _send_due(self, flow: "_Flow", pacer: Pacer, now_s: float) -> float:
         """Send what is due, and say how many seconds there is nothing to do unless woken."""
         paused_s = pacer.paused_until_s - now_s
+        spent_s = 0.0 if self._budget is None else self._budget.wait_s(now_s)
         urgent = self._client.unsent(Stream.CRIT) and paused_s <= 0
-        waiting = self._client.unsent(Stream.BULK) and paused_s <= 0
+        waiting = self._client.unsent(Stream.BULK) and paused_s <= 0 and spent_s <= 0
+        if self._budget is not None and spent_s > 0 and self._client.unsent(Stream.BULK):
+            self._budget.waits += 1
         if urgent or (waiting and (not flow.begun or now_s >= flow.release_s)):
-            await self._send_records(flow, pacer, crit_only=flow.begun and now_s < flow.release_s)
+            held = spent_s > 0 or (flow.begun and now_s < flow.release_s)
+            await self._send_records(flow, pacer, crit_only=held)
             flow.release_s = float("inf")
             waiting = self._client.unsent(Stream.BULK)
             now_s = self._clock.monotonic_s()
@@ -403,8 +410,7 @@ class Sender:
             waits.append(flow.release_s - now_s)
         if flow.evaluation_s is not None:
             waits.append(flow.evaluation_s - now_s)
-        if paused_s > 0:
-            waits.append(paused_s)
+        waits += [seconds for seconds in (paused_s, spent_s) if seconds > 0]
         return max(0.001, min(waits))
 
     async def _send_records(self, flow: "_Flow", pacer: Pacer, *, crit_only: bool = False) -> None:
@@ -444,6 +450,7 @@ class Sender:
         metrics = frozenset(pacer.settings.beat_metrics)
         looks_s = pacer.evaluation_in(now_s)
         with_values = flow.evaluation_s is not None and now_s >= flow.evaluation_s
+        with_values = with_values and (self._budget is None or not self._budget.thrifty(now_s))
         flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
         block: BlockValues | None = None
         if with_values and self._newest is not None and self._newest.boottime_ms() > flow.newest_sent_ms:

@@ -34,6 +34,7 @@ from watchbill.identity import AgentIdentity
 from watchbill.mqtt import Broker, BrokerDown, BrokerRefused, Connection, Will
 from watchbill.tls import load_chain
 from watchbill.topics import PREFIX_DEFAULT, Lane, Topics, lane_of
+from watchbill_agent.budget import PUBLISH_BYTES, RECEIVED_BYTES, Budget
 from watchbill_agent.transports import LinkDown, LinkRefused
 
 CHALLENGE_TIMEOUT_S: Final = 15.0
@@ -71,6 +72,20 @@ class WireCount:
     bytes: int = 0
     received_bytes: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    budget: Budget | None = None
+
+    def sent(self, size: int) -> None:
+        """A publish of so many bytes went out."""
+        self.messages += 1
+        self.bytes += size
+        if self.budget is not None:
+            self.budget.spend(size + PUBLISH_BYTES)
+
+    def received(self, size: int) -> None:
+        """A message of so many bytes came."""
+        self.received_bytes += size
+        if self.budget is not None:
+            self.budget.spend(size + RECEIVED_BYTES)
 
     def refuse(self, reason: str) -> None:
         """Count what came and was not taken."""
@@ -232,8 +247,7 @@ class MqttLink:
     def _publish(self, lane: Lane, kind: Kind, payload: bytes = b"") -> None:
         sealed = self._sealed(kind, self._counters[lane].next(), payload)
         self._connection.publish(self._topics.of(self._agent_id, lane), sealed)
-        self._count.messages += 1
-        self._count.bytes += len(sealed)
+        self._count.sent(len(sealed))
 
     def _sealed(self, kind: Kind, counter: int, payload: bytes = b"") -> bytes:
         envelope = Envelope(
@@ -259,7 +273,7 @@ class MqttLink:
     # ------------------------------------------------------------ what comes
 
     def _receive(self, _: str, payload: bytes, retained: bool) -> None:
-        self._count.received_bytes += len(payload)
+        self._count.received(len(payload))
         if retained:
             self._count.refuse("mqtt_retained")
             return
