@@ -34,7 +34,7 @@ AGENT = [
         "samplers.filesystem.mount_points_exclude",
         ['"("', "no regular expression"],
     ),
-    ('mqtt = "mqtts://b:8883"\n', 1, "mqtt", ["not built yet"]),
+    ('mqtt = "mqtts://u:p@b:8883"\n', 1, "mqtt.url", ["no user or password"]),
     ('proxy = "socks5://x"\n', 1, "proxy", ["http://HOST:PORT"]),
     ("ticks_per_message = 0\n", 1, "ticks_per_message", ["at least"]),
     ("ticks_per_message = true\n", 1, "ticks_per_message", ["true"]),

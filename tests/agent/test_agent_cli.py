@@ -88,13 +88,13 @@ def test_usage_errors_exit_with_2_and_say_what_to_do(cli, tmp_path, arguments):
 def test_check_config_prints_every_problem_or_ok(cli, tmp_path):
     assert cli(tmp_path, "check-config").stdout == "ok\n"
     (tmp_path / "etc/agent.d").mkdir(parents=True)
-    (tmp_path / "etc/agent.toml").write_text('interval = 10\nmqtt = "mqtts://b:8883"\n')
+    (tmp_path / "etc/agent.toml").write_text('interval = 10\nmqtt = "mqtt://b:1883"\n')
     (first, second) = cli(tmp_path, "check-config").stderr.splitlines()
     assert first.startswith(f"{tmp_path}/etc/agent.toml:1: interval: got 10, wanted a duration with its unit")
     assert first.endswith(", at least 100ms, at most 1h")
-    wanted = 'mqtt: got "mqtts://b:8883", wanted no value: the MQTT'
+    wanted = 'mqtt.url: got "mqtt://b:1883", wanted "mqtts://HOST:PORT": TLS always'
     assert second.startswith(f"{tmp_path}/etc/agent.toml:2: {wanted}")
-    (tmp_path / "etc/agent.toml").write_text('profile = "edge"\n')
+    (tmp_path / "etc/agent.toml").write_text('profile = "edges"\n')
     (tmp_path / "etc/agent.d/10.toml").write_text(
         '[samplers]\nenable = ["cpuu"]\n'
         '[samplers.filesystem]\nmount_points_exclud = "x"\n'
@@ -107,7 +107,7 @@ def test_check_config_prints_every_problem_or_ok(cli, tmp_path):
     assert done.returncode == 2
     said = [line.removeprefix(f"{tmp_path}/etc/") for line in done.stderr.splitlines()]
     starts = [
-        'agent.toml:1: profile: got "edge", wanted "server": the edge profile is not built yet',
+        'agent.toml:1: profile: got "edges", wanted ',
         'agent.d/10.toml:2: samplers.enable: got "cpuu", wanted samplers that exist (did you mean cpu?)',
         "agent.d/10.toml:4: samplers.filesystem.mount_points_exclud: got an unknown key",
         "agent.d/10.toml:5: samplers.nothing: got an unknown sampler",
@@ -132,7 +132,7 @@ def test_the_printed_sample_is_a_configuration(cli, tmp_path):
     assert cli(tmp_path, "check-config").stdout == "ok\n"
     assert "# [samplers.filesystem]" in sample
     reference = cli(None, "check-config", "--print-reference").stdout
-    assert '| `interval` | `"10s"` |' in reference
+    assert '| `job` | `"node"` |' in reference
 
 
 def test_sample_needs_no_configuration_and_no_home(cli):

@@ -62,7 +62,7 @@ async def test_a_reload_swaps_everything_at_once(tmp_path, collector, agents, en
         ('interval = "1s"\n[samplers.filesystem]\nmount_points_exclude = "("\n', "no regular expression"),
         ('interval = "1s"\n[spool]\nbytes = "1MiB"\n', "needs a restart"),
         ('interval = "1s"\n[prometheus]\nlisten = "192.0.2.1:9100"\n', "192.0.2.1:9100 cannot be had"),
-        ('interval = "1s"\nmqtt = "mqtts://b:8883"\n', "not built yet"),
+        ('interval = "1s"\nmqtt = "mqtt://b"\n', "TLS always"),
         (None, "got a directory, wanted a regular file"),
     ],
 )
