@@ -123,6 +123,7 @@ class _Collector:
         self._host_name = config.address or socket.gethostname()
         self._judging = False
         self._mqtt: MqttService | None = None
+        self._loading_rules = asyncio.Lock()
         self._external_url = external_url(config, self._host_name)
 
     async def start(self) -> Ports:
@@ -299,8 +300,10 @@ class _Collector:
 
     async def _load_rules(self) -> None:
         """Swap the rules as a whole. In a thread: filling their windows from history takes seconds."""
-        sources = await asyncio.to_thread(rule_sources, self._homes, self._config)
-        problems = await asyncio.to_thread(self._book.reload, sources, self._clock.wall_ms())
+        # One at a time: a reload during the start must not be undone by what the start had read before.
+        async with self._loading_rules:
+            sources = await asyncio.to_thread(rule_sources, self._homes, self._config)
+            problems = await asyncio.to_thread(self._book.reload, sources, self._clock.wall_ms())
         if problems:
             raise ConfigError(problems)
         intervals = [group.group.interval_ms for group in self._book.groups()]
