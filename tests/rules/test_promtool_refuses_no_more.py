@@ -3,6 +3,7 @@
 What is accepted there and refused here is refused by name too: it is bounded below, for it has to stay rare.
 """
 
+import json
 import random
 import re
 import subprocess
@@ -210,3 +211,116 @@ def test_random_mistakes_are_found_as_promtool_finds_them(tmp_path: Path, seed: 
             stricter.append(str(problems[0]))
     assert len(refused) > FILES_A_SEED // 2
     assert len(stricter) < FILES_A_SEED // 20, stricter
+
+
+TEMPLATES = (
+    "{{ $labels.instance }} is {{ $value | humanize }}",
+    "{{ if gt $value 5.0 }}a{{ else if eq $labels.job `x` }}b{{ else }}c{{ end }}",
+    "{{ range $k, $v := $labels }}{{ $k }}={{ $v }}{{ else }}n{{ end }}",
+    "{{ with query `up` }}{{ . | first | value }}{{ end }}",
+    "{{ $x := 1 }}{{ $x }}{{/* c */}} {{- ` a ` -}} t",
+    '{{ printf "%.2f %s" $value ($labels.x | toUpper) }}',
+    "{{ range query `up` }}{{ .Labels.instance }}{{ break }}{{ end }}",
+)
+PIECES = (
+    *(
+        "{{",
+        "}}",
+        "{{-",
+        "-}}",
+        "$labels",
+        "$value",
+        ".",
+        "$x",
+        ":=",
+        "=",
+        "if",
+        "else",
+        "end",
+        "range",
+        "with",
+    ),
+    *(
+        "break",
+        "continue",
+        "printf",
+        "humanize",
+        "query",
+        "first",
+        "(",
+        ")",
+        "|",
+        "`a`",
+        '"b"',
+        "1",
+        "1.5",
+        "'c'",
+    ),
+    *(
+        ",",
+        "$labels.job",
+        ".Labels.x",
+        "and",
+        "not",
+        "eq",
+        "len",
+        "index",
+        "true",
+        "/* c */",
+        "text",
+        " ",
+        "define",
+    ),
+    *(
+        "template",
+        "$",
+        "-1",
+        "0x1F",
+        "1e3",
+        "else if",
+        ".5",
+        "..",
+        "$labels.",
+        "'",
+        '"',
+        "`",
+        "\\",
+        "nope",
+        "{",
+        "}",
+    ),
+)
+
+
+def _mistaken_template(rng: random.Random) -> str:
+    pieces = re.findall(r"\{\{-?|-?\}\}|`[^`]*`|\"[^\"]*\"|[\w.$]+|\s+|.", rng.choice(TEMPLATES))
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        at = rng.randrange(len(pieces))
+        chosen = rng.random()
+        if chosen < 0.4:
+            pieces.insert(at, rng.choice(PIECES))
+        elif chosen < 0.65 and len(pieces) > 1:
+            pieces.pop(at)
+        else:
+            pieces[at] = rng.choice(PIECES)
+    return "".join(pieces)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_templates_with_random_mistakes_are_refused_as_promtool_refuses_them(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    files, accepted = [], 0
+    for number in range(2 * FILES_A_SEED):
+        rule = {"alert": "A", "expr": "up", "annotations": {"text": _mistaken_template(rng)}}
+        files.append(tmp_path / f"{number}.yml")
+        files[-1].write_text(json.dumps({"groups": [{"name": "g", "rules": [rule]}]}))
+    refused = _refused(files)
+    for file in files:
+        problems = check([Source(file.name, file.read_bytes())])
+        if file.name in refused:
+            assert problems, f"seed {seed}: {refused[file.name]}\n{file.read_text()}"
+        accepted += not problems
+    assert len(refused) > FILES_A_SEED
+    assert accepted > FILES_A_SEED // 5

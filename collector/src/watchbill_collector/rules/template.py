@@ -118,8 +118,10 @@ class Template:
 # Parsing.
 
 _ACTION = re.compile(
-    r"\{\{(-(?=\s))?\s*(/\*.*?\*/|(?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|[^\"`])*?)\s*((?<=\s)-)?\}\}", re.DOTALL
+    r"\{\{(-(?=\s))?\s*((?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|[^\"`])*?)\s*((?<=\s)-)?\}\}", re.DOTALL
 )
+_COMMENT = re.compile(r"\{\{(-\s)?/\*(?:(?!\*/).)*\*/(\s-)?\}\}", re.DOTALL)
+"""A comment fills its braces, but for the marks that trim."""
 
 
 class _Parser:
@@ -142,7 +144,8 @@ class _Parser:
         while True:
             begin = text.find("{{", at)
             literal = text[at:] if begin < 0 else text[at:begin]
-            match = None if begin < 0 else _ACTION.match(text, begin)
+            comment = None if begin < 0 else _COMMENT.match(text, begin)
+            match = comment or (None if begin < 0 else _ACTION.match(text, begin))
             if begin >= 0 and match is None:
                 raise BadTemplate(f"unclosed action at {text[begin : begin + 40]!r}")
             if trim:
@@ -153,10 +156,15 @@ class _Parser:
                 pieces.append(("text", literal))
             if match is None:
                 return pieces
+            at = match.end()
+            if comment is not None:
+                trim = bool(comment.group(2))
+                continue
             body = match.group(2).strip()
-            if not body.startswith("/*"):
-                pieces.append(("action", body))
-            at, trim = match.end(), bool(match.group(3))
+            if body.startswith("/*"):
+                raise BadTemplate(f"a comment that does not fill its braces: {{{{{body[:40]}}}}}")
+            pieces.append(("action", body))
+            trim = bool(match.group(3))
 
     def parse(self) -> tuple[_Text, ...]:
         """The parts of the whole text."""

@@ -198,6 +198,10 @@ class Expression:
     def _operands(self) -> list[Value]:
         found: list[Value] = []
         while self._peek() not in ("", "pipe", "close"):
+            token = self._tokens[self._at]
+            before = self._tokens[self._at - 1].kind if self._at else "pipe"
+            if not token.spaced and before not in ("pipe", "open", "assign"):
+                raise BadTemplate(f"unexpected {token.text!r} in {{{{{self._body}}}}}: a space is missing")
             found.append(self._operand())
         return found
 
@@ -226,6 +230,9 @@ class Expression:
         else:
             value = _constant(token, self._body)
         while self._at < len(self._tokens) and self._peek() == "field" and not self._tokens[self._at].spaced:
+            dot = self._tokens[self._at].text
+            if dot == "." or token.text == "." or token.kind not in ("variable", "field", "open"):
+                raise BadTemplate(f"unexpected {dot!r} behind {token.text!r} in {{{{{self._body}}}}}")
             if not last and self._tokens[self._at].text == ".Format":
                 break
             value = _field(value, self._tokens[self._at].text[1:])
