@@ -73,7 +73,10 @@ class Desk:
         self.routing = routing
         more = {"service_of": self.service_of, "service": self.service} if self.service_of else {}
         planner = Planner(self.alerts.describe, external_url="http://collector", **more)
-        await self.dispatcher.configure(Setup(routing, frozenset(self.channels), planner))
+        wanted = {name: channel.alerts_wanted for name, channel in self.channels.items()}
+        await self.dispatcher.configure(
+            Setup(routing, frozenset(self.channels), planner, alerts_wanted=wanted)
+        )
 
     async def restart(self) -> None:
         self.store.close()

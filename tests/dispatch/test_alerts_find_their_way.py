@@ -227,3 +227,19 @@ async def test_hostile_labels_are_carried_and_kept_as_they_are(desk: Any) -> Non
     await one.turn(1)
     assert one.told() == ["firing", "resolved"]
     assert one.channels["ops"].accepted[1].alerts[0].labels["instance"] == nasty
+
+
+async def test_a_channel_that_wants_each_alert_gets_each_whatever_its_route_lists(
+    desk: Any, a_route: Any
+) -> None:
+    one = desk(a_route(channels=("ops", "each"), alerts_max=2), channels=("ops", "each"))
+    one.channels["each"].alerts_wanted = 50
+    await one.open()
+    for number in range(60):
+        one.alerts.fire(one.clock.wall_ms(), **labelled("Many", instance=f"h{number}"))
+    await one.turn()
+    counts = {
+        name: (len(channel.accepted[0].alerts), channel.accepted[0].alerts_left_out)
+        for name, channel in one.channels.items()
+    }
+    assert counts == {"ops": (2, 58), "each": (50, 10)}

@@ -87,6 +87,18 @@ async def test_alertmanager_shows_what_fires_and_clears_what_ended(
 
 
 @real
+async def test_a_large_group_is_pushed_and_cleared_whole(alertmanager: str, channel: Any, a: Any) -> None:
+    made = channel("alertmanager", f'urls = ["{alertmanager}"]')
+    wall_ms = SystemClock().wall_ms()
+    every = [a.alert(number, starts_ms=wall_ms - 60_000) for number in range(2_500)]
+    assert (await made.send(a.notice(*every, created_ms=wall_ms))).detail == "1 of 1 took 2500 alerts"
+    assert len(await shown(alertmanager)) == 2_500
+    ended = [a.replace(one, status="resolved", ends_ms=SystemClock().wall_ms()) for one in every]
+    await made.send(a.notice(*ended, created_ms=wall_ms))
+    assert await shown(alertmanager) == []
+
+
+@real
 async def test_one_of_a_group_may_end_while_the_rest_fires(alertmanager: str, channel: Any, a: Any) -> None:
     made = channel("alertmanager", f'urls = ["{alertmanager}/"]')
     wall_ms = SystemClock().wall_ms()

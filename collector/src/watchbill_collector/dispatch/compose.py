@@ -23,10 +23,18 @@ class Composer:
     external_url: str
 
     def page(
-        self, thread: Thread, content: Content, route: Route | None, standings: Standings, now_ms: int
+        self,
+        thread: Thread,
+        content: Content,
+        route: Route | None,
+        standings: Standings,
+        now_ms: int,
+        wanted: int = 0,
     ) -> tuple[Notice, Queued]:
-        """The notice of a thread that pages, and what to remember while it waits."""
-        listed_max = route.alerts_max if route is not None else ALERTS_LISTED
+        """The notice of a thread that pages, and what to remember while it waits. `wanted` alerts are listed though the
+        route says fewer.
+        """
+        listed_max = max(route.alerts_max if route is not None else ALERTS_LISTED, wanted)
         firing = standings.firing
         order = sorted(
             (*content.eligible, *content.still),

@@ -58,13 +58,15 @@ class Silences(Protocol):
 class Setup:
     """What a reload changes: routes, the names of channels, and the planner with its services.
 
-    `refresh_ms` is for channels whose peer forgets what is not said again: within that time, by name.
+    `refresh_ms` is for channels whose peer forgets what is not said again: within that time, by name; `alerts_wanted`
+    for those whose peer wants each alert: so many are listed.
     """
 
     routing: Routing
     channels: frozenset[str]
     planner: Planner
     refresh_ms: Mapping[str, int] = field(default_factory=dict)
+    alerts_wanted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -259,6 +261,7 @@ class Dispatcher:
             routing=setup.routing,
             channels=setup.channels,
             refresh_ms=setup.refresh_ms,
+            alerts_wanted=setup.alerts_wanted,
             now_ms=now_ms,
             complete=now_ms >= absent_ms,
             attempted=self.outbox.attempted(),

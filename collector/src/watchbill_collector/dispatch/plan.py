@@ -33,7 +33,8 @@ DAY_MS = 86_400_000
 class World:
     """What is known at one moment.
 
-    `complete`: an alert that is not there has ended. `refresh_ms`: how soon a channel's peer forgets, by channel.
+    `complete`: an alert that is not there has ended. `refresh_ms`: how soon a channel's peer forgets, by channel;
+    `alerts_wanted`: how many alerts it wants listed.
     `attempted` and `in_flight` are keys of queued notices.
     """
 
@@ -44,6 +45,7 @@ class World:
     now_ms: int
     complete: bool = True
     refresh_ms: Mapping[str, int] = field(default_factory=dict)
+    alerts_wanted: Mapping[str, int] = field(default_factory=dict)
     attempted: frozenset[str] = frozenset()
     in_flight: frozenset[str] = frozenset()
 
@@ -277,7 +279,8 @@ class Planner:
             )
             return
         base = _next_life(thread, world.now_ms)
-        notice, waiting = self._composer.page(base, decision.content, route, standings, world.now_ms)
+        wanted = world.alerts_wanted.get(thread.channel, 0)
+        notice, waiting = self._composer.page(base, decision.content, route, standings, world.now_ms, wanted)
         bare = without_queued(base, attempted=attempted)
         plan.notices.append(notice)
         plan.threads[thread.key] = replace(

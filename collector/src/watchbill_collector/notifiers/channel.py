@@ -73,6 +73,8 @@ class Channel(ABC):
     options_type: ClassVar[type[Any]]
     instead_of_digest: ClassVar[Literal["page", "none"] | None] = None
     """For a kind that takes no digest: whether what would be one is sent at once, or not at all."""
+    alerts_wanted: int = 0
+    """Alerts that a notice has to list for this kind, should its route list fewer: for peers that want each of them."""
     refresh_s: float | None = None
     """Seconds within which a notice that still fires has to be sent again, where the peer forgets; else None."""
 

@@ -62,6 +62,11 @@ class ChannelSet:
         found: float | None = getattr(self._now.channels.get(name), "refresh_s", None)
         return found
 
+    def alerts_wanted(self, name: str) -> int:
+        """Alerts that a notice has to list for that channel, should its route list fewer; 0 as a rule."""
+        found: int = getattr(self._now.channels.get(name), "alerts_wanted", 0)
+        return found
+
     async def send(self, name: str, notice: Notice) -> Delivered:
         """Send through the channel of that name. Raises SendFailed, and nothing else."""
         generation = self._now

@@ -20,8 +20,9 @@ class MemoryChannel:
 
     kind = "memory"
 
-    def __init__(self, *, refresh_s: float | None = None) -> None:
+    def __init__(self, *, refresh_s: float | None = None, alerts_wanted: int = 0) -> None:
         self.refresh_s = refresh_s
+        self.alerts_wanted = alerts_wanted
         self.accepted: deque[Notice] = deque(maxlen=NOTICES_MAX)
         """What was accepted, in order; the same notice twice when it was sent twice."""
         self.attempts = 0

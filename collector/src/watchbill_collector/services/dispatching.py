@@ -91,6 +91,7 @@ class Dispatching:
                 there,
                 planner,
                 {name: round(each * 1000) for name, each in refresh.items() if each},
+                {name: wanted for name in there if (wanted := self._channels.alerts_wanted(name))},
             )
         )
 

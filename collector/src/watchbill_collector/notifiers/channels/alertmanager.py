@@ -30,6 +30,10 @@ URLS_MAX: Final = 16
 TEST_LASTS_S: Final = 60
 """A test clears itself."""
 PLAIN_ALERT: Final = "Watchbill"
+ALERTS_MAX: Final = 10_000
+"""Alerts of one notice that are pushed; those beyond are counted in what is kept of the answer."""
+ALERTS_AT_ONCE: Final = 1_000
+"""Alerts in one request."""
 
 
 def _urls(values: list[str]) -> Iterator[Wrong]:
@@ -70,6 +74,7 @@ class Alertmanager(Channel):
 
     kind = "alertmanager"
     options_type = Options
+    alerts_wanted = ALERTS_MAX
     instead_of_digest = "page"  # It has routes of its own, and decides there whom it wakes.
 
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
@@ -83,10 +88,13 @@ class Alertmanager(Channel):
             raise SendFailed(
                 "alertmanager: a digest holds no alerts to push; route it elsewhere", transient=False
             )
-        body = encode(alerts(notice, self._options.keep_alive.ms))
+        every = alerts(notice, self._options.keep_alive.ms)
+        bodies = [
+            encode(every[at : at + ALERTS_AT_ONCE]) for at in range(0, max(len(every), 1), ALERTS_AT_ONCE)
+        ]
         headers, secrets = self._authorization()
         results = await asyncio.gather(
-            *(self._push(url, body, headers, secrets) for url in self._options.urls), return_exceptions=True
+            *(self._push(url, bodies, headers, secrets) for url in self._options.urls), return_exceptions=True
         )
         failures = [result for result in results if isinstance(result, SendFailed)]
         other = next(
@@ -109,9 +117,12 @@ class Alertmanager(Channel):
         missing = f"; not taken: {whys}" if whys else ""
         return Delivered(f"{taken} of {len(results)} took {len(notice.alerts)} alerts{left}{missing}")
 
-    async def _push(self, url: str, body: bytes, headers: dict[str, str], secrets: list[Secret]) -> None:
-        answer = await self._peer.post(url.rstrip("/") + PATH, body, headers, secrets)
-        refuse_unless_ok(answer, origin(url))
+    async def _push(
+        self, url: str, bodies: list[bytes], headers: dict[str, str], secrets: list[Secret]
+    ) -> None:
+        for body in bodies:
+            answer = await self._peer.post(url.rstrip("/") + PATH, body, headers, secrets)
+            refuse_unless_ok(answer, origin(url))
 
     def _authorization(self) -> tuple[dict[str, str], list[Secret]]:
         if self._options.authorization_file is None:
