@@ -12,7 +12,10 @@ import pytest
 pytestmark = pytest.mark.timeout(120)
 
 SLOW_CONNECTIONS = 80
-HANDSHAKES = 200
+HANDSHAKES = 150
+"""Of each kind at each port."""
+FILES_MORE_MAX = 20
+"""Connections that may still be closing."""
 LINES_MAX = 20
 MIB = 1 << 20
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -86,6 +89,11 @@ def is_taken(port, context):
         return False
 
 
+def open_files(daemon):
+    """How many descriptors it has open."""
+    return len(os.listdir(f"/proc/{daemon.running.pid}/fd"))
+
+
 def test_garbage_on_every_port_is_dropped(collector):
     pieces = (b"\0" * 1000, os.urandom(5000), b"GET / HTTP/1.1\r\n" + b"a" * 70_000, PREFACE, b"\x16\x03\x01")
     for port in collector.ports.values():
@@ -140,12 +148,21 @@ def test_an_agent_that_was_sent_to_another_authority_names_it(collector, strange
     assert "Traceback" not in stranger.said
 
 
-def test_many_failed_handshakes_write_no_log(collector):
-    said = collector.said
+def test_many_failed_handshakes_write_no_log_and_keep_nothing(shared_house, collector, stranger):
+    old = client()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    foreign = client(certificate_of(stranger, shared_house.root))
+    said, files = collector.said, open_files(collector)
+    for port in ("stream", "enroll"):
+        for _ in range(HANDSHAKES):
+            with socket.create_connection(("127.0.0.1", collector.ports[port]), 10) as connection:
+                connection.sendall(os.urandom(200))
+            assert not is_taken(collector.ports[port], old)
     for _ in range(HANDSHAKES):
-        with socket.create_connection(("127.0.0.1", collector.ports["stream"]), 10) as connection:
-            connection.sendall(os.urandom(200))
+        assert not is_taken(collector.ports["stream"], client())
+        assert not is_taken(collector.ports["stream"], foreign)
     assert collector.said == said
+    assert open_files(collector) <= files + FILES_MORE_MAX
 
 
 def test_those_who_connect_and_say_nothing_keep_nobody_out(shared_house, collector, stranger):
