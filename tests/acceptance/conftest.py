@@ -62,6 +62,14 @@ def house(template: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """CPU load of our own, and the /proc that shows it; see house.py."""
+    made = _loaded().Load(tmp_path_factory.mktemp("load"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def shared_house(template: Path) -> Iterator[Any]:
     """An empty house for the tests of one file."""
     made = _loaded().House(template)

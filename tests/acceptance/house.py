@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ DEADLINE_S: Final = 30.0
 """How long a condition may take on a machine that does other things too."""
 POLL_S: Final = 0.05
 COMMAND_S: Final = 60.0
+BURN: Final = "import time; end = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
+LOAD_EVERY_S: Final = 0.2
 LOG_LINES_SHOWN: Final = 40
 OURS: Final = "/api/watchbill/v1"
 
@@ -365,6 +368,66 @@ class Collector(Daemon):
         """The operator's command against this collector."""
         where = {"WATCHBILL_URL": self.url, "WATCHBILL_TOKEN_FILE": str(self.token_file)}
         return self.house.run([str(PROGRAMS / "watchbill"), *arguments], given=given, extra=where)
+
+
+class Load:
+    """CPU load that nobody else's work disturbs: a process that burns, and a /proc in which its time alone is `nice`.
+
+    What else of lower priority runs on this machine would count under that mode too. Everything but that column of
+    `stat` is the kernel's.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.procfs = root / "proc"
+        self.procfs.mkdir()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() and entry.name != "stat":
+                (self.procfs / entry.name).symlink_to(entry)
+        (self.procfs / "1").symlink_to("/proc/1")
+        self._burner: subprocess.Popen[bytes] | None = None
+        self._ticks = 0
+        self._end = threading.Event()
+        self._write()
+        self._writer = threading.Thread(target=self._write_for_ever, daemon=True)
+        self._writer.start()
+
+    def begin(self) -> None:
+        """Burn."""
+        self._burner = subprocess.Popen([sys.executable, "-c", BURN])
+
+    def end(self) -> None:
+        """Burn no more."""
+        if self._burner is not None:
+            burner, self._burner = self._burner, None
+            burner.kill()
+            burner.wait()
+
+    def close(self) -> None:
+        """End everything."""
+        self.end()
+        self._end.set()
+        self._writer.join()
+
+    def _write_for_ever(self) -> None:
+        while not self._end.wait(LOAD_EVERY_S):
+            self._write()
+
+    def _write(self) -> None:
+        burner = self._burner
+        if burner is not None:
+            with contextlib.suppress(OSError):
+                spent = Path(f"/proc/{burner.pid}/stat").read_text().rpartition(")")[2].split()
+                self._ticks = max(self._ticks, int(spent[11]) + int(spent[12]))
+        lines = []
+        for line in Path("/proc/stat").read_text().splitlines():
+            words = line.split()
+            if words[0].startswith("cpu"):
+                words[2] = f"{self._ticks if words[0] in ('cpu', 'cpu0') else 0:020d}"
+            lines.append(" ".join(words))
+        # Over what is there: the agent keeps it open.
+        with open(self.procfs / "stat", "r+b" if (self.procfs / "stat").exists() else "wb") as file:
+            file.write("\n".join(lines).encode() + b"\n")
+            file.truncate()
 
 
 class House:

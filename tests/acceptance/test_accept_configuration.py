@@ -187,6 +187,21 @@ def test_a_daemon_does_not_start_on_a_mistake_and_says_the_same(agent, collector
     assert any(f"{file}:1:" in line for line in lines(collector.command("init")))
 
 
+def test_a_collector_without_keys_says_what_to_type_and_is_not_started_again_and_again(house):
+    done = house.run(["watchbill-collector", "run", "--home", str(house.root / "none")])
+    assert done.code == USAGE
+    assert "run watchbill-collector init first" in done.err
+    made = house.run(["watchbill-collector", "init", "--home", str(house.root / "none")])
+    assert made.code == 0
+    assert f"watchbill-collector run --home {house.root / 'none'}" in made.out
+
+
+def test_a_rule_file_that_is_not_there_is_named_once(house):
+    done = house.run(["watchbill-collector", "rules", "check", "none.yml"])
+    assert (done.code, done.out) == (USAGE, "")
+    assert done.err.strip() == "watchbill-collector: none.yml: got no such file, wanted a readable rule file"
+
+
 def test_what_the_daemons_print_as_samples_they_accept(agent, collector, write):
     for daemon, name in ((agent, "agent.toml"), (collector, "collector.toml")):
         sample = daemon.command("check-config", "--print-sample")

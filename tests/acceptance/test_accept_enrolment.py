@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(150)
 
-REFUSED, WAITING = 6, 4
+USAGE, WAITING, REFUSED = 2, 4, 6
 LIFETIME_S = 60
 
 
@@ -134,8 +134,21 @@ def test_a_token_is_bound_to_its_network_its_pattern_and_its_uses(shared_house, 
 def test_a_name_that_is_taken_is_refused_without_replace(shared_house, collector):
     shared_house.enrolled(collector, "taken")
     refused = collector.cli("enroll", "create", "--name", "taken")
-    assert refused.code != 0
-    assert "--replace" in refused.err
+    assert (refused.code, refused.out) == (REFUSED, "")
+    assert "taken: taken; with --replace" in refused.err
+
+
+def test_an_order_that_cannot_be_is_wrong_usage(collector):
+    for mistake in (
+        ("--name", "a b"),
+        ("--name", "x", "--ttl", "3x"),
+        ("--name", "x", "--cidr", "10.0.0.0/99"),
+        ("--name", "x", "--labels", "instance=y"),
+        ("--match", "web-*", "--uses", "0"),
+    ):
+        done = collector.cli("enroll", "create", *mistake)
+        assert (done.code, done.out) == (USAGE, ""), (mistake, done)
+        assert done.err.startswith("watchbill: "), done
 
 
 def test_a_host_that_needs_approval_waits_for_it(shared_house, collector):

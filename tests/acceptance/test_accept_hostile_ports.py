@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +92,7 @@ def is_taken(port, context):
 
 def open_files(daemon):
     """How many descriptors it has open."""
-    return len(os.listdir(f"/proc/{daemon.running.pid}/fd"))
+    return sum(1 for _ in Path(f"/proc/{daemon.running.pid}/fd").iterdir())
 
 
 def test_garbage_on_every_port_is_dropped(collector):

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +41,7 @@ server = "127.0.0.1:%d"
 match = 'severity="critical"'
 channels = ["hook", "mail"]
 """
-BURN = "import os, time; os.nice(1); end = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
+TOML = 'interval = "1s"\nprocfs = "%s"\n'
 MAIL_SERVER = Path(__file__).parent.parent / "notifiers" / "mail_server.py"
 
 
@@ -107,22 +106,15 @@ def mail(tmp_path: Path) -> Iterator[tuple[int, Callable[[], list[str]]]]:
     process.communicate()
 
 
-@pytest.fixture
-def burner() -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen([sys.executable, "-c", BURN])
-    yield process
-    process.kill()
-    process.wait()
-
-
 def test_load_is_told_and_its_end_too_after_a_kill(
-    house: Any, hook: Hook, mail: Any, burner: Any, until: Any
+    house: Any, hook: Hook, mail: Any, load: Any, until: Any
 ) -> None:
     port, subjects = mail
     collector = house.collector(CONFIG % (hook.port, port), launch=False)
     (collector.etc / "rules.d" / "busy.yml").write_text(RULES)
     collector.launch()
-    house.agent(collector, "web1")
+    house.agent(collector, "web1", TOML % load.procfs)
+    load.begin()
     until(lambda: hook.statuses() == ["firing"], "the webhook is told")
     until(lambda: len(subjects()) == 1, "the mail is there")
     key, body = hook.kept[0]
@@ -137,7 +129,7 @@ def test_load_is_told_and_its_end_too_after_a_kill(
     )
     os.kill(collector.running.pid, signal.SIGKILL)
     collector.running.kill()
-    burner.kill()
+    load.end()
     collector.launch()
     until(lambda: hook.statuses() == ["firing", "resolved"], "the webhook is told the end", 200)
     until(lambda: len(subjects()) == 2, "the mail of the end is there")
@@ -150,7 +142,7 @@ def test_load_is_told_and_its_end_too_after_a_kill(
 
 
 def test_a_silence_is_made_seen_and_ended_by_the_command(
-    house: Any, hook: Hook, burner: Any, until: Any
+    house: Any, hook: Hook, load: Any, until: Any
 ) -> None:
     collector = house.collector(CONFIG.replace('"hook", "mail"', '"hook"') % (hook.port, 25), launch=False)
     (collector.etc / "rules.d" / "busy.yml").write_text(RULES)
@@ -164,7 +156,8 @@ def test_a_silence_is_made_seen_and_ended_by_the_command(
     assert made.code == 0, made
     silence = made.json["silence"]
     assert silence["state"] == "active"
-    house.agent(collector, "web1")
+    house.agent(collector, "web1", TOML % load.procfs)
+    load.begin()
 
     def alerts() -> Any:
         return collector.cli("alerts", "--json").json["alerts"]

@@ -110,6 +110,8 @@ def test_a_demo_shows_this_host_up_and_leaves_nothing_behind(place):
     assert int(out.partition(" series")[0].split()[-1]) > 100
     assert out.count("/login?code=") == 1
     assert "watchbill enroll create --name" in out
+    (look,) = (line.split()[0] for line in out.splitlines() if line.endswith("watchbill hosts"))
+    assert shutil.which(look, path=place.environment["PATH"]), "what it says can be typed"
     assert place.processes() == []
     assert list(place.tmp.iterdir()) == []
     assert list(place.run.iterdir()) == []

@@ -77,7 +77,7 @@ def test_init_for_another_site_is_refused(state: Path, clock: ManualClock) -> No
 
 
 def test_an_uninitialised_directory_says_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="watchbill-collector init"):
+    with pytest.raises(UsageError, match="watchbill-collector init"):
         open_pki(tmp_path, Lifetimes())
 
 

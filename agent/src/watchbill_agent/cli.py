@@ -297,7 +297,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     was = "was enrolled already" if answer.already else "is enrolled"
     print(f"this host {was} as {identity.instance} of site {identity.site}")
     print(f"key fingerprint {answer.fingerprint}")
-    print("next: systemctl enable --now watchbill-agent" + _with_home(arguments))
+    print(f"next: {_how_to_run(arguments)}")
     return OK
 
 
@@ -329,9 +329,12 @@ def _become_owner(homes: "Homes") -> None:
         os.setuid(user)
 
 
-def _with_home(arguments: argparse.Namespace) -> str:
-    home = getattr(arguments, "home", None)
-    return "" if home is None else f", or here: {PROGRAM} run --home {home}"
+def _how_to_run(arguments: argparse.Namespace) -> str:
+    """What starts the agent: a home of its own is no service manager's."""
+    from watchbill.config import HOME_VARIABLE
+
+    home = getattr(arguments, "home", None) or os.environ.get(HOME_VARIABLE)
+    return f"{PROGRAM} run --home {home}" if home else f"systemctl enable --now {PROGRAM}"
 
 
 def _later(arguments: argparse.Namespace) -> int:

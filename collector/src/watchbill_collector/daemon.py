@@ -4,6 +4,7 @@ Starts fast: each command imports what it needs. Exit codes are the house's.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,7 +117,12 @@ def _init(arguments: argparse.Namespace) -> int:
     print(f"authority sha256:{made.ca_sha256}")
     if made.token_file.exists():
         print(f"token     {made.token_file}: log in with it, then keep it somewhere safe")
-    print(f"next      {PROGRAM} run, or systemctl enable --now {PROGRAM}")
+    from watchbill.config import HOME_VARIABLE
+
+    home = getattr(arguments, "home", None) or os.environ.get(HOME_VARIABLE)
+    print(
+        f"next      {PROGRAM} run" + (f" --home {home}" if home else f", or systemctl enable --now {PROGRAM}")
+    )
     return OK
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from watchbill.clock import Clock
-from watchbill.errors import Refused, StorageError
+from watchbill.errors import StorageError, UsageError
 from watchbill.files import FileMissing, make_directory, read_bounded, sync_directory, write_atomic
 from watchbill_collector.credentials import TEXT_BYTES_MAX, Credential
 from watchbill_collector.pki import AuditKey, Authority, Lifetimes, ServerCertificate, SigningKeys
@@ -68,7 +68,7 @@ def initialise(
 ) -> Initialised:
     """Make what is missing under `state`. `names` are the server certificate's.
 
-    Raises Refused when a running collector holds the store or it is another site's, StorageError,
+    Raises UsageError when a running collector holds the store or it is another site's, StorageError,
     ConfigError, Unreadable for what is there and damaged.
     """
     made: list[str] = []
@@ -89,7 +89,7 @@ def initialise(
 
 
 def open_pki(state: Path, lifetimes: Lifetimes) -> Pki:
-    """Open what `init` made. Raises Refused when it has not been run, Unreadable."""
+    """Open what `init` made. Raises UsageError when it has not been run, Unreadable."""
     directory = state / PKI_DIRECTORY
     audit = audit_key(state)
     authority = Authority.load(directory)
@@ -98,9 +98,9 @@ def open_pki(state: Path, lifetimes: Lifetimes) -> Pki:
 
 
 def audit_key(state: Path) -> AuditKey:
-    """The key that signs the audit. Raises Refused when `init` has not been run, Unreadable, StorageError."""
+    """The key that signs the audit. Raises UsageError when `init` has not been run, Unreadable, StorageError."""
     if not (state / PKI_DIRECTORY).exists():
-        raise Refused(f"{state / PKI_DIRECTORY} is not there: run watchbill-collector init first")
+        raise UsageError(f"{state / PKI_DIRECTORY} is not there: run watchbill-collector init first")
     return AuditKey.open(state / PKI_DIRECTORY)
 
 

@@ -36,6 +36,17 @@ def find_program(name: str) -> str | None:
     return shutil.which(name)
 
 
+def typed(name: str) -> str:
+    """What a person types to run a program of ours: its name where the shell finds this very one."""
+    program = find_program(name)
+    found = shutil.which(name)
+    if program is None or (found is not None and Path(found).samefile(program)):
+        return name
+    from shlex import quote
+
+    return quote(program)
+
+
 @dataclass(slots=True)
 class Child:
     """One running program and its log."""

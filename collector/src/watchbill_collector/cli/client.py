@@ -131,6 +131,8 @@ def _failure(status: int, document: Any, collector: Collector) -> CommandFailed:
         return Refused(message, hint or f"watchbill login {collector.url}")
     if status in (403, 409, 421, 429):
         return Refused(message, hint)
+    if status == 400:
+        return Misused(message, hint)
     if status == 404:
         return CommandFailed(message, hint or "watchbill --help")
     if status == 503 and fields.get("errorType") == "unavailable":

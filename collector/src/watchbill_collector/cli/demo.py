@@ -28,7 +28,7 @@ from typing import Any
 import click
 
 from watchbill_collector.cli import janitor
-from watchbill_collector.cli.children import Child, Children, find_program
+from watchbill_collector.cli.children import Child, Children, find_program, typed
 from watchbill_collector.cli.client import Client, segment
 from watchbill_collector.cli.collectors import (
     Collector,
@@ -356,26 +356,27 @@ def _print(
     demo: Demo, screen: Screen, there: str, host: dict[str, Any], known: bool, temporary: bool
 ) -> None:
     at = "" if known else f" --url {demo.url}"
+    here, collector = typed("watchbill"), typed("watchbill-collector")
     screen.line(f"{screen.painted('Watchbill', 'bold')} runs: {there}")
-    screen.line("(a one-time login, good for ten minutes; `watchbill login --browser` makes another)")
+    screen.line(f"(a one-time login, good for ten minutes; `{here} login --browser` makes another)")
     screen.line()
     screen.line(
         f"  {clean(demo.host)}  {screen.state(host['state'])}  {host['series']} series, a reading a second"
     )
     screen.line()
     screen.line("Look around, in another terminal:")
-    screen.line(f"  watchbill hosts{at}")
-    screen.line(f"  watchbill query{at} 'rate(node_cpu_seconds_total{{mode=\"idle\"}}[1m])'")
-    screen.line(f"  watchbill alerts{at}")
+    screen.line(f"  {here} hosts{at}")
+    screen.line(f"  {here} query{at} 'rate(node_cpu_seconds_total{{mode=\"idle\"}}[1m])'")
+    screen.line(f"  {here} alerts{at}")
     screen.line("See one: load the CPU for a minute, and watch DemoCpuBusy come and go:")
     screen.line(f"  {LOAD}")
     screen.line()
     screen.line("Real hosts next. On the machine that is to collect:")
-    screen.line("  sudo watchbill-collector init && sudo watchbill-collector run")
+    screen.line(f"  sudo {collector} init && sudo {collector} run")
     screen.line(
-        "  sudo watchbill login http://127.0.0.1:7480 --token-file /var/lib/watchbill/collector/admin.token"
+        f"  sudo {here} login http://127.0.0.1:7480 --token-file /var/lib/watchbill/collector/admin.token"
     )
-    screen.line("  sudo watchbill enroll create --name HOST      # prints the one line to paste on HOST")
+    screen.line(f"  sudo {here} enroll create --name HOST      # prints the one line to paste on HOST")
     screen.line()
     screen.line(
         f"Ctrl-C ends the demo{f' and removes {demo.home}' if temporary else f'; {demo.home} stays'}."

@@ -87,6 +87,13 @@ def create(
             err=True,
         )
         session.screen.line(issued["command"])
+    if session.client.collector.source == "demo":
+        # A demo listens on loopback: whoever pastes this does so on this machine, which has an agent already.
+        click.echo(
+            "# to try it on this machine, as another host: type `watchbill-agent enroll --home DIR --token-file -`"
+            " behind the |, then `watchbill-agent run --home DIR`",
+            err=True,
+        )
 
 
 def _names(file: Path) -> list[str]:

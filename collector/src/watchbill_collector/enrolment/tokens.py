@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from watchbill.clock import Clock
-from watchbill.errors import UsageError
+from watchbill.errors import Refused, UsageError
 from watchbill.identity import TOKEN_SECRET_BYTES, EnrolmentToken, parse_endpoint
 from watchbill.limits import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX
 from watchbill_collector.credentials import new_id, secret_hash
@@ -124,7 +124,9 @@ class EnrolmentTokens:
     # ------------------------------------------------------------ making and withdrawing
 
     async def create(self, order: EnrolmentOrder, *, actor: str, source: str = "") -> Sequence[IssuedToken]:
-        """Make the tokens of an order, all or none. Raises UsageError saying what is wrong with it."""
+        """Make the tokens of an order, all or none. Raises UsageError saying what is wrong with it, Refused
+        where a name is taken.
+        """
         check_order(order)
         if order.mqtt and not self.mqtt_door:
             raise UsageError("--mqtt: this collector takes no agents by MQTT: set broker in [mqtt]")
@@ -177,10 +179,10 @@ class EnrolmentTokens:
 
     def _check_names(self, order: EnrolmentOrder) -> None:
         if len(self._tokens) + max(1, len(order.names)) > TOKENS_MAX:
-            raise UsageError(f"there are too many enrolments (at most {TOKENS_MAX}): revoke some")
+            raise Refused(f"there are too many enrolments (at most {TOKENS_MAX}): revoke some")
         taken = [name for name in order.names if self._hosts.live(name) is not None]
         if taken and not order.replace:
-            raise UsageError(
+            raise Refused(
                 f"taken: {', '.join(taken[:5])}{' ...' if len(taken) > 5 else ''}; "
                 "with --replace the new host takes the name and continues its series"
             )

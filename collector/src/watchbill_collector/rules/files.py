@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchbill.errors import Problem, Unreadable
-from watchbill.files import read_bounded
+from watchbill.errors import Problem
+from watchbill.files import UnreadableFile, read_bounded
 from watchbill.limits import LABELS_MAX, METRIC_NAME_BYTES_MAX
 from watchbill_collector.promql.plan import Plan
 from watchbill_collector.rules.document import (
@@ -70,8 +70,8 @@ def read(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
         for file in _files(path, found):
             try:
                 sources.append(Source(str(file), read_bounded(file, FILE_BYTES_MAX)))
-            except Unreadable as error:
-                found.add(str(file), 0, "", str(error), "a readable rule file")
+            except UnreadableFile as error:
+                found.add(str(file), 0, "", error.got, "a readable rule file")
     return sources, found.all()
 
 
