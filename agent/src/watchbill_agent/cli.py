@@ -24,6 +24,10 @@ SYSTEM_STATE = Path("/var/lib/watchbill")
 
 WAITING = 4
 
+UNFINISHED_S_MAX = 6.0
+"""How long `sample` goes on asking what has not answered yet: a little longer than a mount has time for."""
+UNFINISHED_EVERY_S = 0.1
+
 LATER = {
     "spool": "inspect, verify or repair the durable spool",
     "checks": "run a check once",
@@ -168,6 +172,9 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
+    import logging
+    import time
+
     from watchbill_agent.exposition import render
     from watchbill_agent.hostpaths import HostPaths
     from watchbill_agent.samplers import Round, build, discover
@@ -178,16 +185,25 @@ def _sample(arguments: argparse.Namespace) -> int:
         say(PROGRAM, f"no sampler {', '.join(unknown)}; there are: {', '.join(kinds)}")
         return USAGE
     names = list(dict.fromkeys(arguments.collector)) or (list(kinds) if arguments.all else None)
+    logging.disable()  # What the daemon would log is said at the end, once.
     host = HostPaths(arguments.procfs, arguments.sysfs, arguments.rootfs)
     samplers = build(host, names)
     try:
         one = Round(samplers)
-        sys.stdout.write(render(one.run()))
+        readings = one.run()
+        deadline_s = time.monotonic() + UNFINISHED_S_MAX
+        while any(sampler.unfinished for sampler in samplers) and time.monotonic() < deadline_s:
+            time.sleep(UNFINISHED_EVERY_S)
+            readings = one.run()
+        sys.stdout.write(render(readings))
+        noticed = [state for state in one.states.values() if state.notice]
         failing = [state for state in one.states.values() if state.reason and not state.absent]
     finally:
         for sampler in samplers:
             sampler.close()
         host.close()
+    for state in noticed:
+        say(PROGRAM, f"sampler {state.name}: {state.notice}")
     for state in failing:
         say(PROGRAM, f"sampler {state.name}: {state.reason}")
     return FAILED if failing and len(failing) == len(samplers) else OK

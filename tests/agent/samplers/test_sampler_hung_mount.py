@@ -1,6 +1,8 @@
 """A real mount that never answers: its own series say so, and nothing else waits for it."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -161,3 +163,17 @@ def test_closing_ends_the_child_of_a_hung_mount_and_waits_for_nothing(watched):
     while _parent(Path(f"/proc/{child}")) and _is_child(Path(f"/proc/{child}")):
         assert time.monotonic() < deadline, "the child was not killed"
         PACE.wait(0.01)
+
+
+def test_one_reading_waits_for_a_mount_only_until_it_counts_as_hung(fuse_mount):
+    done = subprocess.run(
+        [sys.executable, "-m", "watchbill_agent", "sample", "--collector", "filesystem"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    (error,) = (line for line in done.stdout.splitlines() if "device_error{" in line and "fuse.never" in line)
+    assert 'device_error="mountpoint timeout"' in error
+    assert error.endswith(" 1")
+    assert done.stderr == f"watchbill-agent: sampler filesystem: no answer from {str(fuse_mount.point)!r}\n"

@@ -62,6 +62,7 @@ class Sampler(ABC):
     `name` is the file, the key in the configuration and the `collector` label. `interval_s` is None for every
     tick, or the least seconds between two readings of a sampler that is dear. `options_type` is its frozen
     Options. `notice` says what the last reading left out and why, in words for `doctor`; empty when nothing.
+    `unfinished`: the last reading did not wait for everything, and one soon after may hold more.
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Sampler(ABC):
     interval_s: ClassVar[float | None]
     options_type: ClassVar[type[Any]]
     notice: str = ""
+    unfinished: bool = False
 
     @abstractmethod
     def __init__(self, options: Any, host: HostPaths) -> None: ...

@@ -119,6 +119,7 @@ class Filesystem(Sampler):
             self._layout = _layout(self._places, faults)
             self.notice = _notice(self._places, faults, self._left_out)
             self._faults = faults
+            self.unfinished = _WAITING in faults
         return Reading(self._layout, values)
 
     def close(self) -> None:
