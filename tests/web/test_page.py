@@ -150,6 +150,13 @@ def test_what_changes_is_shown_without_a_reload(shared_house, collector, visit):
     assert one.complaints == []
 
 
+SHOWN = """() => {
+    const link = document.querySelector("nav [aria-current]"), row = link.parentElement.getBoundingClientRect();
+    const place = link.getBoundingClientRect();
+    return link.textContent === "Query" && row.left - 1 <= place.left && place.right <= row.right + 1;
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone_in_light_and_dark(collector, visit, until, scheme):
     one = visit(collector, viewport={"width": 400, "height": 800}, color_scheme=scheme)
@@ -173,4 +180,6 @@ def test_it_fits_a_telephone_in_light_and_dark(collector, visit, until, scheme):
     page.set_viewport_size({"width": 900, "height": 800})
     page.set_viewport_size({"width": 400, "height": 800})
     until(one.fits, "the charts follow the window")
+    page.goto(f"{collector.url}/#/query")
+    until(lambda: page.evaluate(SHOWN), "the view that is open is seen in the row of views")
     assert one.complaints == []

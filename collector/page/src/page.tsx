@@ -1,7 +1,7 @@
 // The page: a head line that says whether what it shows is true now, the ways, and one view below.
 import { effect } from "@preact/signals";
 import { render } from "preact";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { AlertPage } from "./alert";
 import { AuditPage } from "./auditing";
 import { Login, Who } from "./entry";
@@ -83,8 +83,14 @@ function View({ view, name, expr }: Place) {
 
 function Ways({ at }: { at: string }) {
   const ways = mayAudit.value ? [...WAYS, ["audit", "Audit"] as [string, string]] : WAYS;
+  const nav = useRef<HTMLElement>(null);
+  useEffect(() => {
+    // On a telephone the views are wider than the window: the one that is shown is to be seen.
+    const shown = nav.current?.querySelector<HTMLElement>("[aria-current]");
+    if (nav.current && shown) nav.current.scrollLeft = shown.offsetLeft - nav.current.offsetLeft - (nav.current.clientWidth - shown.offsetWidth) / 2;
+  }, [at]);
   return (
-    <nav class="ways" aria-label="Views">
+    <nav class="ways" aria-label="Views" ref={nav}>
       {ways.map(([view, word]) => (
         <a key={view} href={`#/${view}`} aria-current={view === at ? "page" : undefined}>{word}</a>
       ))}
