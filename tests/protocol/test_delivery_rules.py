@@ -454,3 +454,14 @@ def test_beyond_the_parts_that_a_gap_may_have_the_rest_is_unknown() -> None:
     assert len(parts) == GAP_PARTS_MAX
     assert samples_beyond(parts, sum(sizes), GAP_PARTS_MAX) == sum(sizes[GAP_PARTS_MAX:])
     assert samples_beyond(parts, sum(sizes), GAP_PARTS_MAX + 1) is None
+
+
+def test_what_was_never_sent_stays_apart_from_equal_shares_that_were() -> None:
+    # Records 1..3 were sent, 4 and 5 were dropped unsent, then 6: 4 happens to be of the same size as those before.
+    parts = joined((), 0, [GapPart(1, 2)], divisible=True)
+    for seq in (2, 3):
+        parts = joined(parts, seq - 1, [GapPart(1, 2)], divisible=True)
+    parts = joined(parts, 3, [GapPart(1, 2)], divisible=True, alike=False)
+    for seq, samples in ((5, 7), (6, 1)):
+        parts = joined(parts, seq - 1, [GapPart(1, samples)], divisible=False)
+    assert [samples_beyond(parts, 16, held) for held in range(4)] == [16, 14, 12, 10]

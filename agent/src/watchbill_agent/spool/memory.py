@@ -86,7 +86,7 @@ class _Lane:
             before = self.gaps[-1]
             if (before.gap is gap.gap and not gap.notice) or len(self.gaps) >= GAPS_HELD_MAX:
                 self.bytes -= self.gaps.pop().cost
-                gap = merged(before, gap, divisible=before.last <= self.sent)
+                gap = merged(before, gap, divisible=before.last <= self.sent, alike=gap.first <= self.sent)
         self.gaps.append(gap)
         self.bytes += gap.cost
 
@@ -261,6 +261,13 @@ class MemorySpool:
         body = record.content[len(number(record.first, b"")) :]
         content = number(first, body)
         return replace(record, first=first, last=last, content=content, digest=digest_of(content))
+
+    def last(self, stream: Stream) -> int:
+        """The number given out last."""
+        return self._lanes[stream].last
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
     def farewell(self) -> tuple[RetiredSpool, ...]:
         """What the next process should report as retired, so that what is lost with this one is counted

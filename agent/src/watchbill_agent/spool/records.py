@@ -10,7 +10,7 @@ from watchbill.codec import GapBody, Schema, encode_gap
 from watchbill.errors import Transient
 from watchbill.protocol.accounting import GapPart, joined
 from watchbill.protocol.client import Fork, Log, MarkLost, Release, Rewind
-from watchbill.protocol.frames import NO_DIGEST, NOTICES, GapReason, Stream
+from watchbill.protocol.frames import NO_DIGEST, NOTICES, GapReason, RetiredSpool, Stream
 
 RECORD_OVERHEAD_BYTES = 400
 """What a record costs in memory beside its bytes: counted, so that many small records keep the bound too."""
@@ -84,6 +84,18 @@ class SpoolFacts:
     dropped_samples: int
     appended_records: int
     acked: int
+    kind: str = "memory"
+    durable: bool = False
+    segments: int = 0
+    syncs: int = 0
+    sync_failures: int = 0
+    write_failures: int = 0
+    written_bytes: int = 0
+    refused_records: int = 0
+    damaged: int = 0
+    quarantined: int = 0
+    reserve_short: int = 0
+    error: str = ""
 
 
 class Spool(Log, Protocol):
@@ -98,14 +110,23 @@ class Spool(Log, Protocol):
     def held_after(self, stream: Stream, seq: int) -> Record | None:
         """The first thing held that reaches beyond `seq`."""
 
+    def last(self, stream: Stream) -> int:
+        """The number given out last, durable or not."""
+
     def sent(self, stream: Stream, through: int) -> None:
         """Records up to `through` have left the host at least once."""
 
     def obey(self, order: Release | Rewind | MarkLost | Fork) -> None:
         """Do what the protocol decided."""
 
+    def farewell(self) -> tuple[RetiredSpool, ...]:
+        """What the next process has to report as retired."""
+
     def facts(self) -> SpoolFacts:
         """How full it is."""
+
+    def close(self) -> None:
+        """Give back what it holds of the machine."""
 
 
 def gap_record(first: int, last: int, body: GapBody) -> Record:
@@ -126,8 +147,9 @@ def gap_record(first: int, last: int, body: GapBody) -> Record:
     )
 
 
-def merged(earlier: Record, later: Record, *, divisible: bool) -> Record:
-    """Two neighbouring gaps as one. `divisible` when a collector may hold the earlier and not the later."""
+def merged(earlier: Record, later: Record, *, divisible: bool, alike: bool = True) -> Record:
+    """Two neighbouring gaps as one. `divisible` when a collector may hold the earlier and not the later, `alike` when
+    it may hold some of the later too."""
     assert earlier.gap is not None
     assert earlier.last + 1 == later.first
     times = [t for t in (earlier.first_boottime_ms, later.first_boottime_ms) if t]
@@ -138,6 +160,8 @@ def merged(earlier: Record, later: Record, *, divisible: bool) -> Record:
         0 if earlier.unknown or later.unknown else earlier.samples + later.samples,
         min(times, default=0),
         max(earlier.last_boottime_ms, later.last_boottime_ms),
-        joined(earlier.parts, earlier.last - earlier.first + 1, later.parts, divisible=divisible),
+        joined(
+            earlier.parts, earlier.last - earlier.first + 1, later.parts, divisible=divisible, alike=alike
+        ),
     )
     return gap_record(earlier.first, later.last, body)

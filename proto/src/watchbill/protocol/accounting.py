@@ -22,21 +22,28 @@ class GapPart:
 
 
 def joined(
-    earlier: Sequence[GapPart], records: int, later: Iterable[GapPart], *, divisible: bool
+    earlier: Sequence[GapPart],
+    records: int,
+    later: Iterable[GapPart],
+    *,
+    divisible: bool,
+    alike: bool = True,
 ) -> tuple[GapPart, ...]:
     """The parts of two neighbouring gaps, the first over so many `records`; `divisible` when a collector may hold
-    the first and not the second.
+    the first and not the second, `alike` when it may hold some of the second too.
+
+    Where it may not, the second stays a part of its own, even when its shares are equal: what follows may be
+    added to it with other shares, and then nobody could be told apart who holds all of the first.
 
     Beyond GAP_PARTS_MAX the rest is left out: a collector that stands there says that it does not know.
     """
     parts = list(earlier)
     if sum(part.records for part in parts) != records:
         return tuple(parts)  # Its end is left out already, and what follows has no place.
-    for part in later:
-        if parts and (not divisible or _equal(parts[-1], part)):
+    for place, part in enumerate(later):
+        if place == 0 and parts and (not divisible or (alike and _equal(parts[-1], part))):
             last = parts.pop()
             part = GapPart(last.records + part.records, last.samples + part.samples)  # noqa: PLW2901
-        divisible = True
         parts.append(part)
     return tuple(parts[:GAP_PARTS_MAX])
 
