@@ -277,6 +277,26 @@ async def test_a_restarted_agent_leaves_a_counted_gap_when_it_knows_where_it_end
     await successor.sender.stop("test", 5)
 
 
+async def test_a_hello_waits_for_what_its_spool_has_on_the_way_to_the_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A spool that was rolled back may else agree with the Welcome, and number anew what is being committed.
+    monkeypatch.setattr(commit, "START_WITHIN_S", 0.5)
+    agent_id = site.enrol("web01")
+    before = site.connect(agent_id)
+    await before.hello()
+    for frame in LOAD.frames:
+        await before.send(frame)
+    await before.ticks(1, LOAD, [1.0])
+    ledger = site.ingest.agent(agent_id).ledger
+    await until(lambda: ledger.unsettled(before.spool_id))
+    again = site.connect(agent_id)
+    again.spool_id, again.run_id = before.spool_id, before.run_id
+    welcome = await again.hello()
+    assert [mark.committed for mark in welcome.marks if mark.stream is Stream.BULK] == [1]
+    assert not ledger.unsettled(before.spool_id)
+
+
 async def test_a_collector_that_stops_says_so(site: Site) -> None:
     agent = await site.linked()
     await site.ingest.close()

@@ -131,6 +131,7 @@ class Ingest:
         self.left: Callable[[str, Leaving], None] = lambda *_: None
         """Told of every host that said goodbye. Must not block."""
         self._surplus: dict[tuple[str, bytes, int], Mark] = {}
+        self._waiting: dict[str, dict[Session, tuple[Hello, Host]]] = {}
         self._renew_settings()
         self.counters.watch(self._gauges, self._skews)
 
@@ -299,8 +300,7 @@ class Ingest:
         return session
 
     def greet(self, session: Session, hello: Hello) -> None:
-        """Judge a Hello, and answer it."""
-        now_s = session.heard_s
+        """Judge a Hello, and answer it; while something of its spool is being committed, when that is done."""
         self.now_ms = self.clock.wall_ms()
         agent = session.agent
         host = self._admission.host(agent.agent_id)
@@ -310,6 +310,26 @@ class Ingest:
             return
         assert host is not None
         self._replace(agent)
+        if agent.ledger.unsettled(hello.spool_id):
+            self._waiting.setdefault(agent.agent_id, {})[session] = (hello, host)
+        else:
+            self._welcome(session, hello, host)
+
+    def _welcome_waiting(self, agent: Agent) -> None:
+        """A commit is done, or failed: those who said Hello meanwhile are answered, unless there is another one."""
+        for session, (hello, host) in self._waiting.pop(agent.agent_id, {}).items():
+            if session.ended:
+                continue
+            if agent.ledger.unsettled(hello.spool_id):
+                self._waiting.setdefault(agent.agent_id, {})[session] = (hello, host)
+            else:
+                self._welcome(session, hello, host)
+
+    def _welcome(self, session: Session, hello: Hello, host: Host) -> None:
+        """Begin a session whose Hello was found good."""
+        now_s = session.heard_s
+        self.now_ms = self.clock.wall_ms()
+        agent = session.agent
         labels, fault = good_labels(hello.labels)
         labels = {**labels, JOB_LABEL: hello.job, **host.labels, INSTANCE_LABEL: host.instance}
         agent.labels, agent.lost_ms = labels, 0
@@ -491,6 +511,7 @@ class Ingest:
     def _committed(self, agents: Sequence[Agent]) -> None:
         now_s = self.clock.monotonic_s()
         for agent in agents:
+            self._welcome_waiting(agent)
             session = agent.session
             if session is None:
                 continue
@@ -501,6 +522,7 @@ class Ingest:
 
     def _failed(self, agents: Sequence[Agent], seconds: float) -> None:
         for agent in agents:
+            self._welcome_waiting(agent)
             if agent.session is not None:
                 agent.session.busy(seconds)
 

@@ -164,6 +164,14 @@ class Ledger:
         """Spools that records may still come from."""
         return {spool_id for (spool_id, _), watermark in self._watermarks.items() if not watermark.closed}
 
+    def unsettled(self, spool_id: bytes) -> bool:
+        """Whether something of that spool is accepted and not committed yet. A Hello has to wait for it: of a spool
+        that was rolled back, the Welcome would else name the last record that both ends agree on, while the one
+        after it, which only this end has, already takes the place of the agent's."""
+        return any(
+            one.spool_id == spool_id and one.accepted != one.committed for one in self._watermarks.values()
+        )
+
     def knows(self, spool_id: bytes) -> bool:
         """Whether anything of that spool has been seen."""
         return any(known == spool_id for known, _ in self._watermarks)
