@@ -259,6 +259,19 @@ def encode_gap(first: int, last: int, gap: GapBody, *, notice: bool = False) -> 
     ).SerializeToString()
 
 
+def decode_gap(content: bytes) -> tuple[int, int, GapBody]:
+    """A whole gap record: the first number it covers, the last, and what it says. Raises Unreadable."""
+    try:
+        record = pb.Record.FromString(content)
+        reason = GapReason(record.gap.reason)
+    except (DecodeError, ValueError) as exc:
+        raise Unreadable(f"what is no gap record: {exc}") from exc
+    gap = record.gap
+    parts = tuple(GapPart(part.records, part.samples) for part in gap.parts)
+    body = GapBody(reason, gap.samples, gap.first_boottime_ms, gap.last_boottime_ms, parts)
+    return record.seq, gap.to_seq, body
+
+
 def encode_event(event_id: bytes, kind: str, boottime_ms: int, wall_ms: int, payload: bytes) -> bytes:
     """The body of a record of the crit stream."""
     event = pb.Event(event_id=event_id, kind=kind, boottime_ms=boottime_ms, wall_ms=wall_ms, payload=payload)

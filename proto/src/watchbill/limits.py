@@ -52,6 +52,7 @@ CLOCK_AGREES_MS = 1_000
 """A host's wall clock within this of the collector's is believed."""
 
 SPOOL_BYTES_DEFAULT = 16 * MIB
+SPOOL_DISK_BYTES_DEFAULT = 128 * MIB
 GAPS_HELD_MAX = 64
 GAP_PARTS_MAX = 256
 """Parts in which a gap tells its samples; what a full credit holds of records of several sizes fits in."""
