@@ -102,9 +102,9 @@ def test_kill_9_of_an_agent_leaves_gap_rows_that_span_the_hole(shared_house, col
         "new samples",
     )
     rows = {row["reason"]: row for row in collector.gaps("killed")}
-    assert set(rows) == {"restart", "tail_unknown"}, rows
+    assert set(rows) == {"restart"}, "what waited is on disk: nothing is missing but the time in between"
     assert {row["host"] for row in rows.values()} == {"killed"}
-    # When it ended nobody knows; the rows span from the last record that came to the new start.
+    # It spans from the last record that was written to the new start.
     assert all(row["first"] and row["last"] and row["first"] < row["last"] for row in rows.values()), rows
     assert widest_s(found) < 10
     table = collector.cli("gaps", "killed")
@@ -125,7 +125,7 @@ def test_a_kill_after_an_orderly_run_does_not_claim_that_run_was_silence(shared_
     assert (stopped["reason"], stopped["count"]) == ("restart", 0)
     agent.kill()
     agent.start()
-    rows = until(lambda: len(rows := collector.gaps("twice")) >= 3 and rows, "a third run")
+    rows = until(lambda: len(rows := collector.gaps("twice")) >= 2 and rows, "a third run")
     restarts = sorted((row["first"], row["last"]) for row in rows if row["reason"] == "restart")
     assert len(restarts) == 2, rows
     assert restarts[0][1] < restarts[1][0], "the second run lies between the two"

@@ -18,7 +18,6 @@ import pytest
 pytestmark = pytest.mark.timeout(300)
 
 DISK_MIB = 192
-BULK = 2
 TICKS_S = 10
 SPOOL = f'interval = "{1000 // TICKS_S}ms"\n[spool]\nbytes = "512KiB"\n'
 
@@ -116,8 +115,7 @@ def test_samples_and_gaps_add_up_to_the_ticks_that_were_taken(long_away, until):
     until(lambda: len(load(collector)) > before + 2 * TICKS_S, "the backlog arrives", 120)
     assert collector.value("up") == 1.0
     assert agent.stop() == 0
-    retired = json.loads((agent.state / "last-run.json").read_bytes())["retired"]
-    (ended,) = [one for one in retired if one["stream"] == BULK]
+    ended = json.loads(agent.command("spool", "inspect", "--json").out)["streams"]["bulk"]
     rows = collector.gaps("web1")
     assert {row["reason"] for row in rows} == {"overflow"}
     lost = sum(row["count"] for row in rows)

@@ -11,6 +11,7 @@ from watchbill.protocol.frames import GapReason, Stream
 from watchbill_agent.app import Agent, boot_id, phase_of
 from watchbill_agent.config import load_config
 from watchbill_agent.report import gaps_lines, status_lines
+from watchbill_agent.spool import DiskSpool
 
 
 class SleepyClock(ManualClock):
@@ -41,6 +42,7 @@ async def agent(tmp_path, collector, enrol):
     yield make
     for one in made:
         one.sampling.close()
+        one.spool.close()
         one._lock.release()
 
 
@@ -49,6 +51,8 @@ def run(agent: Agent, ticks: int) -> None:
     for _ in range(ticks):
         agent.clock.advance(agent.sampling._scheduler.wait_s())
         agent.sampling.tick()
+    if isinstance(agent.spool, DiskSpool):
+        assert agent.spool.sync()
 
 
 async def test_what_does_not_fit_the_queue_goes_oldest_first_and_is_counted(agent):
@@ -135,24 +139,33 @@ def test_a_kernel_without_a_boot_id_gets_one_made_up(tmp_path):
     assert boot_id() == boot_id()
 
 
-async def test_a_run_that_ended_in_order_is_continued_with_a_notice(agent):
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+async def test_a_run_that_ended_in_order_is_continued_with_a_notice(agent, kind):
     from watchbill_agent import lastrun
 
-    one = agent('interval = "10s"\n')
+    one = agent(f'interval = "10s"\n[spool]\nkind = "{kind}"\n')
     run(one, 3)
     ended_ms = one.sampling.batcher.boottime_ms()
     lastrun.save(one.homes.var, lastrun.LastRun(one.boot_id, ended_ms, one.spool.farewell()))
     one.sampling.close()
+    one.spool.close()
     one._lock.release()
     clock = SleepyClock()
     clock.advance(3600)
     two = Agent(one.homes, one.config, clock=clock)
     try:
-        held = two.spool.held_after(Stream.BULK, 0)
+        last = one.spool.last(Stream.BULK)
+        if isinstance(two.spool, DiskSpool):
+            assert two.spool.sync()
+            assert two.spool.spool_id == one.spool.spool_id, "what waited on disk still waits"
+            held = two.spool.held_after(Stream.BULK, last)
+        else:
+            held = two.spool.held_after(Stream.BULK, 0)
         assert held is not None
         assert held.gap is GapReason.RESTART
         assert (held.first_boottime_ms, held.last_boottime_ms) == (ended_ms, clock.boottime_ms())
-        assert [r.last_seq for r in two.spool.retired] == [one.spool.state(Stream.BULK).last_durable]
+        assert [r.last_seq for r in two.spool.retired] == ([] if kind == "disk" else [last])
     finally:
         two.sampling.close()
+        two.spool.close()
         two._lock.release()

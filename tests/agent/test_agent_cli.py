@@ -61,7 +61,6 @@ def test_grpc_is_not_imported_before_the_first_reading_has_been_taken():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["spool", "inspect"],
         ["checks", "run", "x"],
         ["backup", "wrap", "j", "--", "true"],
         ["actions", "list", "--digest"],

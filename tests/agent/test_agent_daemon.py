@@ -9,6 +9,7 @@ import stat
 import pytest
 
 FAST = 'interval = "200ms"\n'
+IN_MEMORY = '[spool]\nkind = "memory"\n'
 
 
 async def test_samples_arrive_and_the_end_is_announced(tmp_path, collector, agents, enrol):
@@ -111,13 +112,13 @@ async def test_a_stop_while_connecting_is_quick_and_the_next_run_knows_what_is_m
 ):
     enrol(tmp_path / "a", collector)
     await collector.stop()
-    agent = agents(tmp_path / "a", FAST)
+    agent = agents(tmp_path / "a", FAST + IN_MEMORY)
     await agent.until_log("watching")
     assert await agent.stop() == 0
     left = json.loads((tmp_path / "a/var/agent/last-run.json").read_text())
     assert left["retired"][0]["last"] >= 1
     await collector.start()
-    agents(tmp_path / "a", FAST)
+    agents(tmp_path / "a", FAST + IN_MEMORY)
     await collector.until(lambda c: len(c.records()) >= 2)
     hello = collector.hellos[0]
     assert [one.last_seq for one in hello.retired] == [left["retired"][0]["last"]]
@@ -125,6 +126,32 @@ async def test_a_stop_while_connecting_is_quick_and_the_next_run_knows_what_is_m
     assert first.gap.reason == pb_reason("RESTART")
     assert first.gap.first_boottime_ms == left["last_boottime_ms"]
     assert first.gap.count == 0
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_what_waits_on_disk_when_the_agent_ends_is_delivered_by_the_next_whole(
+    tmp_path, collector, agents, enrol, status, end
+):
+    enrol(tmp_path / "a", collector)
+    await collector.stop()
+    agent = agents(tmp_path / "a", FAST)
+    await agent.until_log("watching")
+    await asyncio.sleep(1)
+    queue = status(tmp_path / "a")["queue"]
+    agent.process.send_signal(end)
+    await agent.ended()
+    await collector.start()
+    agents(tmp_path / "a", FAST)
+    await collector.until(lambda c: len(c.records()) >= queue["records"] + 3)
+    records = collector.records()
+    assert [record.seq for record in records] == list(range(1, len(records) + 1))
+    gaps = [record.gap for record in records if record.HasField("gap")]
+    assert [gap.reason for gap in gaps] == [pb_reason("RESTART")], (
+        "it says that nothing ran, and nothing is missing"
+    )
+    assert not gaps[0].count
+    assert not collector.hellos[0].retired
+    assert queue["kind"] == "disk"
 
 
 def pb_reason(name: str) -> int:

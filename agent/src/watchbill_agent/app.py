@@ -38,8 +38,9 @@ from watchbill_agent.report import gaps_document, status_document
 from watchbill_agent.sampling import Sampling, prepare
 from watchbill_agent.scheduler import Slept
 from watchbill_agent.selfstats import Facts, SelfStats, started_s
-from watchbill_agent.sender import About, Sender
-from watchbill_agent.spool import Draft, MemorySpool
+from watchbill_agent.sender import About, Sender, nothing_to_sync
+from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemorySpool, Sizes
+from watchbill_agent.spool.format import sixteen
 from watchbill_agent.status import SOCKET_NAME, StatusSocket
 from watchbill_agent.transports import Transport
 from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
@@ -52,6 +53,10 @@ UNKNOWN_MS = 0
 """When a run that was killed sampled last: only the collector knows."""
 GOODBYE_SHARE = 0.8
 """Of the drain, for the sender; the rest is for closing."""
+LAST_SYNC_SHARE = 0.15
+SPOOL_NAME = "spool"
+SPOOL_SILENT_S_MAX = 120.0
+"""A disk that takes longer than this to sync hangs."""
 LINK_LOOK_S = 5.0
 LINK_SILENT_S_MAX = 60.0
 """A sender with a session that sends nothing for this long is wedged: a beat is due every 10 s."""
@@ -94,6 +99,7 @@ class Agent:
         self.budget: Budget | None = None
         self._page: MetricsPage | None = None
         self._house: Daemon | None = None
+        self._keeper: Keeper | None = None
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
         try:
@@ -107,14 +113,37 @@ class Agent:
         homes, config = self.homes, self.config
         self.identity = self._load_identity()
         self.heads = AuditHeads(homes.var, self.clock)
-        last = lastrun.load(homes.var)
-        self.spool = MemorySpool(config.spool.bytes, last.retired if last is not None else ())
-        if last is not None and last.boot_id == self.boot_id:
-            self.spool.notice(GapReason.RESTART, last.last_boottime_ms, self.clock.boottime_ms())
+        self.spool = self._open_spool(lastrun.load(homes.var))
         self.sampling = Sampling(
             prepare(config, self.clock), self.clock, phase_of(self.identity), self._deliver, self._on_slept
         )
         self.sampling.selfstats = SelfStats(self.facts, self.sampling.punctuality, self.started_s)
+
+    def _open_spool(self, last: lastrun.LastRun | None) -> MemorySpool | DiskSpool:
+        """The spool, with a notice of the time in which no agent ran."""
+        config = self.config.spool
+        retired = last.retired if last is not None else ()
+        same_boot = last is not None and last.boot_id == self.boot_id
+        ended_ms = last.last_boottime_ms if last is not None and same_boot else UNKNOWN_MS
+        spool: MemorySpool | DiskSpool
+        # A host that is not enrolled sends nothing, and what it keeps could never be sent under its next name.
+        if config.kind == "memory" or self.identity is None:
+            spool = MemorySpool(config.bytes_max, retired)
+            noted = same_boot
+        else:
+            spool = DiskSpool(
+                spool_directory(self.homes, self.config),
+                sixteen(self.identity.agent_id),
+                sizes=Sizes(config.bytes_max, config.crit_bytes),
+                clock=self.clock,
+                boot_id=sixteen(self.boot_id),
+                retired=retired,
+            )
+            noted = same_boot or spool.held_before
+            ended_ms = ended_ms or spool.newest_ms
+        if noted:
+            spool.notice(GapReason.RESTART, ended_ms, self.clock.boottime_ms())
+        return spool
 
     def _load_identity(self) -> AgentIdentity | None:
         identity = IdentityFile(self.config.identity_home(self.homes)).load()
@@ -134,6 +163,10 @@ class Agent:
         try:
             self.sampling.tick()
             await socket_.start()
+            if isinstance(self.spool, DiskSpool):
+                self._keeper = Keeper(self.spool, self.clock, self._wake)
+                spool_stamp = house.progress.watch("spool", SPOOL_SILENT_S_MAX)
+                house.spawn("spool", self._keeper.run(spool_stamp.made))
             self._page = await self._start_page(self.config)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
@@ -153,6 +186,7 @@ class Agent:
             if self._page is not None:
                 await self._page.stop()
             self.sampling.close()
+            self.spool.close()
             self._lock.release()
 
     async def _sample_for_ever(self, stamp: Stamp) -> None:
@@ -169,6 +203,9 @@ class Agent:
             log.info(
                 "stopped", extra=fields(delivered=everything, records_left=0 if everything else facts.records)
             )
+        if self._keeper is not None:
+            house.progress.forget("spool")
+            await self._keeper.close(house.drain_s * LAST_SYNC_SHARE)
         await asyncio.to_thread(self.heads.save)
         last_ms = self.sampling.batcher.boottime_ms()
         lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, last_ms, self.spool.farewell()))
@@ -178,14 +215,19 @@ class Agent:
     def _deliver(self, message: Message) -> None:
         """A message becomes a record in the spool."""
         schemas = tuple({block.schema.schema_id: block.schema for block in message.blocks}.values())
+        # What is on disk may be sent after a reboot, when the session's boot is another one.
+        boot_id = self.boot_id if isinstance(self.spool, DiskSpool) else ""
         draft = Draft(
-            encode_ticks(message.blocks),
+            encode_ticks(message.blocks, boot_id),
             message.samples,
             message.first_boottime_ms,
             message.last_boottime_ms,
             schemas,
         )
         self.spool.append(Stream.BULK, draft)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._link is not None:
             self._link.sender.wake()
 
@@ -216,6 +258,7 @@ class Agent:
             flush=self.sampling.flush,
             heads=self.heads,
             budget=self.budget,
+            sync=nothing_to_sync if self._keeper is None else self._keeper.sync,
         )
         renewer = Renewer(
             self.config.identity_home(self.homes),
@@ -323,8 +366,11 @@ class Agent:
         """Read the files anew and swap everything, or raise and change nothing."""
         assert self._house is not None, "reloads come after the start"
         config = load_config(self.homes)
-        if config.spool.bytes != self.config.spool.bytes:
-            raise ConfigError([self._needs_restart("spool.bytes", config.spool.bytes.to_config())])
+        for key in ("kind", "dir", "bytes", "crit_bytes"):
+            if (now := getattr(config.spool, key)) != getattr(self.config.spool, key):
+                raise ConfigError(
+                    [self._needs_restart(f"spool.{key}", "nothing" if now is None else str(now))]
+                )
         prepared = prepare(config, self.clock, self.sampling.prepared)
         page = self._page
         if config.prometheus.listen != self.config.prometheus.listen:
@@ -408,6 +454,14 @@ class Agent:
             dropped_records=queue.dropped_records,
             dropped_samples=queue.dropped_samples,
             acked_records=queue.acked,
+            spool_durable=queue.durable,
+            spool_segments=queue.segments,
+            spool_written_bytes=queue.written_bytes,
+            spool_syncs=queue.syncs,
+            spool_failures=queue.sync_failures + queue.write_failures,
+            spool_damaged=queue.damaged + queue.quarantined,
+            spool_refused=queue.refused_records,
+            spool_reserve_short=queue.reserve_short,
             connected=link is not None and link.connected,
             attempts=0 if link is None else link.attempts,
             sessions=0 if link is None else link.sessions,
@@ -450,6 +504,11 @@ def _link_key(config: AgentConfig) -> tuple[object, ...]:
         config.mqtt,
         config.edge,
     )
+
+
+def spool_directory(homes: Homes, config: AgentConfig) -> Path:
+    """Where the spool's files are."""
+    return config.spool.dir or homes.var / SPOOL_NAME
 
 
 def phase_of(identity: AgentIdentity | None) -> float:

@@ -29,7 +29,6 @@ UNFINISHED_S_MAX = 6.0
 UNFINISHED_EVERY_S = 0.1
 
 LATER = {
-    "spool": "inspect, verify or repair the durable spool",
     "checks": "run a check once",
     "backup": "list jobs, wrap a backup command, report a result",
     "actions": "check and list what this host allows",
@@ -79,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "say how the running agent is", json=True)
     add("doctor", _doctor, "find out why this host does not report", json=True)
     add("gaps", _gaps, "list what was lost and waits to be reported", json=True)
+    _add_spool(add("spool", _spool, "inspect, verify or repair the spool on disk"))
     for name, help_ in LATER.items():
         later = add(name, _later, f"{help_} (not built yet)")
         later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -92,6 +92,24 @@ def _add_enroll(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--token-file", metavar="FILE", help="file with the token, - for standard input")
     parser.add_argument("--proxy", default=None, help="as proxy in agent.toml, which it overrides")
+
+
+def _add_spool(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    for name, help_ in (
+        ("inspect", "say what is in it"),
+        ("verify", "read all of it; exit 1 when something is damaged"),
+        ("repair", "take what is damaged out of the way; the agent must not run"),
+    ):
+        added = actions.add_parser(
+            name, parents=[home_option()], help=help_, description=help_.capitalize() + "."
+        )
+        added.add_argument("--json", action="store_true", help="print one JSON document")
+        added.add_argument(
+            "--dir", metavar="DIR", type=Path, help="the spool's directory, if not the agent's own"
+        )
+        if name == "repair":
+            added.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +253,53 @@ def _gaps(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _spool_directory(homes: "Homes") -> Path:
+    """Where the spool is; the usual place when the configuration cannot be read."""
+    from watchbill.errors import ConfigError
+    from watchbill_agent.config import load_config
+
+    try:
+        configured = load_config(homes).spool.dir
+    except ConfigError:
+        configured = None
+    return configured or homes.var / "spool"
+
+
+def _agent_id(homes: "Homes") -> bytes | None:
+    """Whose spool this host's is; None when it has no identity that can be read."""
+    from watchbill.errors import WatchbillError
+    from watchbill.identity import IdentityFile
+    from watchbill_agent.spool.format import sixteen
+
+    try:
+        identity = IdentityFile(homes.var).load()
+    except WatchbillError:
+        return None
+    return None if identity is None else sixteen(identity.agent_id)
+
+
+def _spool(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.spool import tools
+
+    directory = arguments.dir or _spool_directory(_homes(arguments))
+    agent_id = None if arguments.dir else _agent_id(_homes(arguments))
+    if arguments.action == "repair":
+        done = tools.repair(directory, agent_id, dry_run=arguments.dry_run)
+        if arguments.json:
+            _print_json({"directory": str(directory), "dry_run": arguments.dry_run, "done": done})
+        else:
+            _print_lines(done or ["nothing is damaged"])
+        return OK
+    found = tools.look(directory, agent_id)
+    inspecting = arguments.action == "inspect"
+    shown = tools.document(found) if inspecting else tools.findings(found)
+    if arguments.json:
+        _print_json(shown)
+    else:
+        _print_lines(tools.inspect_lines(shown) if inspecting else tools.verify_lines(shown))
+    return OK if inspecting or shown["ok"] else FAILED
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from watchbill.logs import escape
     from watchbill_agent import doctor
@@ -254,6 +319,7 @@ def _seal(arguments: argparse.Namespace) -> int:
     from watchbill_agent import lastrun
     from watchbill_agent.config import load_config
     from watchbill_agent.enroll import seal
+    from watchbill_agent.spool.tools import forget
 
     homes = _homes(arguments)
     where = load_config(homes).identity_home(homes)
@@ -264,6 +330,7 @@ def _seal(arguments: argparse.Namespace) -> int:
     with Lock(homes.var / "agent.lock"):
         forgotten = seal(where)
         lastrun.forget(homes.var)
+        forget(_spool_directory(homes))  # Its records are this host's: an image must not send them.
     print(
         "the identity is gone; enrol each host made from this image"
         if forgotten

@@ -16,11 +16,14 @@ from watchbill.config.convert import show_value
 from watchbill.errors import ConfigError, Problem, Unreadable, UsageError
 from watchbill.limits import (
     BEAT_INTERVAL_MS_SLOWEST,
+    KIB,
     LABEL_NAME_BYTES_MAX,
     LABEL_VALUE_BYTES_MAX,
     LABELS_MAX,
+    MIB,
     RECORD_BYTES_MAX,
     SPOOL_BYTES_DEFAULT,
+    SPOOL_DISK_BYTES_DEFAULT,
     TICKS_PER_BLOCK_MAX,
 )
 from watchbill_agent.budget import BYTES_PER_DAY_MIN
@@ -84,12 +87,34 @@ def _port_wanted(value: Address) -> str | None:
 class SpoolConfig:
     """Where samples wait while the collector is away. Samples beyond it go oldest first, and are counted."""
 
-    bytes: ByteSize = option(
-        ByteSize(SPOOL_BYTES_DEFAULT),
-        help="How much may wait, in memory.",
+    kind: Literal["disk", "memory"] = option(
+        "disk",
+        help='"disk" survives a restart of the agent and a power cut; "memory" writes nothing, and what waits when '
+        "the agent ends is lost and counted.",
+    )
+    dir: Path | None = option(
+        None, help="Where the spool's files are; without it spool/ in the state directory."
+    )
+    bytes: ByteSize | None = option(
+        None,
+        help="How much may wait; without it 128 MiB on disk, 16 MiB in memory.",
+        example='"1GiB"',
         at_least=ByteSize(2 * RECORD_BYTES_MAX),
         at_most=SPOOL_BYTES_MAX,
     )
+    crit_bytes: ByteSize = option(
+        ByteSize(4 * MIB),
+        help="How much is reserved on the disk for critical records, so that they are kept when it is full.",
+        at_least=ByteSize(128 * KIB),
+        at_most=ByteSize(64 * MIB),
+    )
+
+    @property
+    def bytes_max(self) -> int:
+        """How much may wait."""
+        if self.bytes is not None:
+            return self.bytes
+        return SPOOL_BYTES_DEFAULT if self.kind == "memory" else SPOOL_DISK_BYTES_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

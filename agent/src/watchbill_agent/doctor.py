@@ -332,6 +332,12 @@ def _running(homes: Homes) -> Iterator[Finding]:
         yield _warning("renewal", words, "watchbill-agent status, and look at the collector's port 7444")
     for loop in document["wedged"]:
         yield _failed("loops", f"the {loop} loop makes no progress", "systemctl restart watchbill-agent")
+    if document["queue"]["error"]:
+        words = f"the spool's disk takes nothing, records stay in memory: {document['queue']['error']}"
+        yield _failed("spool", words, "df on the state directory; dmesg")
+    elif document["queue"]["damaged"] or document["queue"]["quarantined_files"]:
+        words = "the spool has damaged records or files that are not its own; they were counted and set aside"
+        yield _warning("spool", words, "watchbill-agent spool verify")
     if document["queue"]["dropped_records"]:
         words = f"{document['queue']['dropped_records']} records were dropped while the collector was away"
         yield _warning("queue", words, "watchbill-agent gaps")

@@ -7,7 +7,7 @@ from watchbill import __version__
 from watchbill.clock import Clock
 from watchbill.protocol.frames import Stream
 from watchbill_agent.selfstats import Memory, cpu_seconds
-from watchbill_agent.spool import MemorySpool
+from watchbill_agent.spool import Spool
 from watchbill_agent.way import mqtt_url
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _link(agent: "Agent", now_s: float) -> dict[str, object]:
     }
 
 
-def _queue(spool: MemorySpool) -> dict[str, object]:
+def _queue(spool: Spool) -> dict[str, object]:
     facts = spool.facts()
     return {
         "records": facts.records,
@@ -102,6 +102,18 @@ def _queue(spool: MemorySpool) -> dict[str, object]:
         "acked": facts.acked,
         "dropped_records": facts.dropped_records,
         "dropped_samples": facts.dropped_samples,
+        "kind": facts.kind,
+        "durable": facts.durable,
+        "segments": facts.segments,
+        "syncs": facts.syncs,
+        "sync_failures": facts.sync_failures,
+        "write_failures": facts.write_failures,
+        "written_bytes": facts.written_bytes,
+        "refused_critical_records": facts.refused_records,
+        "damaged": facts.damaged,
+        "quarantined_files": facts.quarantined,
+        "reserve_missing_files": facts.reserve_short,
+        "error": facts.error,
     }
 
 
@@ -132,7 +144,7 @@ def _sampling(agent: "Agent") -> dict[str, object]:
     }
 
 
-def gaps_document(spool: MemorySpool, clock: Clock) -> dict[str, object]:
+def gaps_document(spool: Spool, clock: Clock) -> dict[str, object]:
     """Every gap that waits for the collector's acknowledgement, and what was lost in all."""
     ahead_ms = clock.wall_ms() - clock.boottime_ms()
     gaps: list[dict[str, object]] = []
@@ -175,6 +187,13 @@ def status_lines(document: Mapping[str, Any]) -> Iterator[str]:
         f"queue       {queue['records']} records, {_size(queue['bytes'])} of {_size(queue['bytes_max'])}"
         f"; dropped {queue['dropped_records']} records, {queue['dropped_samples']} samples"
     )
+    if queue["error"]:
+        yield f"spool       the disk takes nothing, records stay in memory: {printable(queue['error'])}"
+    elif queue["kind"] == "memory":
+        yield "spool       in memory: what waits is lost when the agent ends, and counted"
+    if queue["damaged"] or queue["quarantined_files"]:
+        bad = f"{queue['damaged']} damaged stretches, {queue['quarantined_files']} files set aside"
+        yield f"spool       {bad}; watchbill-agent spool verify says more"
     late_ms, took_ms = sampling["lateness_s"] * 1000, sampling["tick_duration_s"] * 1000
     yield (
         f"sampling    {sampling['series']} series every {sampling['interval_s']:g} s"

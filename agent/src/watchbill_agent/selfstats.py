@@ -29,6 +29,14 @@ class Facts:
     dropped_records: int = 0
     dropped_samples: int = 0
     acked_records: int = 0
+    spool_durable: bool = False
+    spool_segments: int = 0
+    spool_written_bytes: int = 0
+    spool_syncs: int = 0
+    spool_failures: int = 0
+    spool_damaged: int = 0
+    spool_refused: int = 0
+    spool_reserve_short: int = 0
     connected: bool = False
     attempts: int = 0
     sessions: int = 0
@@ -69,6 +77,26 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("dropped_records_total", _COUNTER, "Records dropped because the queue was full."),
     ("dropped_samples_total", _COUNTER, "Samples dropped with them."),
     ("acked_records", _GAUGE, "Number of the last record that the collector has committed."),
+    (
+        "spool_durable",
+        _GAUGE,
+        "1 while what waits survives a power cut, 0 in memory or when the disk refuses.",
+    ),
+    ("spool_segments", _GAUGE, "Files of the spool."),
+    ("spool_written_bytes_total", _COUNTER, "Bytes of records written to it."),
+    ("spool_syncs_total", _COUNTER, "Syncs of a stream."),
+    ("spool_failures_total", _COUNTER, "Writes and syncs that the disk refused."),
+    ("spool_damaged_total", _COUNTER, "Damaged stretches found, and files set aside."),
+    (
+        "spool_refused_records_total",
+        _COUNTER,
+        "Critical records that could not be kept; their producers were told.",
+    ),
+    (
+        "spool_reserve_missing_files",
+        _GAUGE,
+        "Files of the reserve for critical records that are not made yet.",
+    ),
     ("connected", _GAUGE, "1 with a session, 0 without."),
     ("connection_attempts_total", _COUNTER, "Attempts to reach the collector."),
     ("sessions_total", _COUNTER, "Sessions with the collector; all but the first are reconnects."),
@@ -144,6 +172,14 @@ class SelfStats:
             facts.dropped_records,
             facts.dropped_samples,
             facts.acked_records,
+            float(facts.spool_durable),
+            facts.spool_segments,
+            facts.spool_written_bytes,
+            facts.spool_syncs,
+            facts.spool_failures,
+            facts.spool_damaged,
+            facts.spool_refused,
+            facts.spool_reserve_short,
             float(facts.connected),
             facts.attempts,
             facts.sessions,

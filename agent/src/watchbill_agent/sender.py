@@ -9,6 +9,7 @@ A session, in order:
 1. open a link; send Hello with where the spool stands; wait for the Welcome, and act on what it orders;
 2. send the first records at once, all later ones on the collector's grid; a dictionary goes before the first
    record of the session that needs it;
+   what is sent is durable: whatever was appended since is synced first, in the spool's own thread;
 3. send a beat when nothing else was sent for the beat interval. Shortly before the rules look, let what is
    still being collected leave; behind a backlog, a beat with its newest values goes instead;
 4. at the stop: send what is left, say goodbye, wait for the acknowledgement until the deadline, close.
@@ -18,7 +19,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -115,6 +116,11 @@ REFUSAL_REASONS_MAX = 64
 """Different reasons of refusals counted; a collector has a dozen."""
 
 
+async def nothing_to_sync() -> bool:
+    """A spool in memory is as durable as it will ever be."""
+    return True
+
+
 class SessionOver(Exception):  # Not an error: how a session's tasks say that it ended.
     """The session ended: `wait_s` is what to do next, None for the usual backoff."""
 
@@ -130,7 +136,8 @@ class Sender:
     """Drives the link for the life of the agent. `run` it as a task; `wake` it after every append; `stop`
     it.
 
-    `newest` knows the newest tick, `flush` puts what is being collected into the spool as it is.
+    `newest` knows the newest tick, `flush` puts what is being collected into the spool as it is, `sync` makes
+    what is in the spool durable.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class Sender:
         flush: Callable[[], None] = lambda: None,
         heads: AuditHeads | None = None,
         budget: Budget | None = None,
+        sync: Callable[[], Awaitable[bool]] = nothing_to_sync,
     ) -> None:
         self._transport = transport
         self._spool = spool
@@ -159,6 +167,7 @@ class Sender:
         self._flush = flush
         self._heads = heads
         self._budget = budget
+        self._sync = sync
         self._work = asyncio.Event()
         self._stopping: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -204,7 +213,7 @@ class Sender:
                 await asyncio.wait({task}, timeout=timeout_s)
             task.cancel()
             await asyncio.wait({task})
-        return not any(self._spool.state(s).last_durable > self._spool.state(s).acked for s in Stream)
+        return not any(self._spool.last(s) > self._spool.state(s).acked for s in Stream)
 
     # ------------------------------------------------------------ one session
 
@@ -248,6 +257,7 @@ class Sender:
     async def _greet(self, link: Link) -> Pacer | None:
         """Hello and Welcome; None when the Welcome ordered a fork."""
         about = self._about()
+        await self._sync()
         streams = self._client.hello()
         hello = Hello(
             agent_version=about.agent_version,
@@ -375,7 +385,7 @@ class Sender:
                     await self._wait(pacer.paused_until_s - now_s)
                     continue
                 await self._send_records(flow, pacer)
-                unsent = self._client.unsent(Stream.BULK) or self._client.unsent(Stream.CRIT)
+                unsent = self._waits(Stream.BULK) or self._waits(Stream.CRIT)
                 if not unsent and not said_goodbye:
                     said_goodbye = True
                     await self._send(link, encode_bye(self._stopping))
@@ -389,15 +399,15 @@ class Sender:
         """Send what is due, and say how many seconds there is nothing to do unless woken."""
         paused_s = pacer.paused_until_s - now_s
         spent_s = 0.0 if self._budget is None else self._budget.wait_s(now_s)
-        urgent = self._client.unsent(Stream.CRIT) and paused_s <= 0
-        waiting = self._client.unsent(Stream.BULK) and paused_s <= 0 and spent_s <= 0
-        if self._budget is not None and spent_s > 0 and self._client.unsent(Stream.BULK):
+        urgent = self._waits(Stream.CRIT) and paused_s <= 0
+        waiting = self._waits(Stream.BULK) and paused_s <= 0 and spent_s <= 0
+        if self._budget is not None and spent_s > 0 and self._waits(Stream.BULK):
             self._budget.waits += 1
         if urgent or (waiting and (not flow.begun or now_s >= flow.release_s)):
             held = spent_s > 0 or (flow.begun and now_s < flow.release_s)
             await self._send_records(flow, pacer, crit_only=held)
             flow.release_s = float("inf")
-            waiting = self._client.unsent(Stream.BULK)
+            waiting = self._waits(Stream.BULK)
             now_s = self._clock.monotonic_s()
         if not waiting:
             flow.release_s = float("inf")
@@ -413,7 +423,15 @@ class Sender:
         waits += [seconds for seconds in (paused_s, spent_s) if seconds > 0]
         return max(0.001, min(waits))
 
+    def _waits(self, stream: Stream) -> bool:
+        """Whether the stream has something that was not handed out yet, durable or not."""
+        return (
+            self._client.unsent(stream) or self._spool.last(stream) > self._spool.state(stream).last_durable
+        )
+
     async def _send_records(self, flow: "_Flow", pacer: Pacer, *, crit_only: bool = False) -> None:
+        if any(self._spool.last(stream) > self._spool.state(stream).last_durable for stream in Stream):
+            await self._sync()
         while (run := self._client.take(BATCH_BYTES_MAX, BATCH_RECORDS_MAX, crit_only=crit_only)) is not None:
             await self._send_run(flow, run)
             pacer.last_sent_s = pacer.last_records_s = self._clock.monotonic_s()
@@ -483,10 +501,10 @@ class Sender:
 
         A beat in its place would cost the collector as much, and everything in it would come a second time.
         """
-        if self._client.unsent(Stream.BULK) or pacer.paused_until_s > self._clock.monotonic_s():
+        if self._waits(Stream.BULK) or pacer.paused_until_s > self._clock.monotonic_s():
             return
         self._flush()
-        if self._client.unsent(Stream.BULK):
+        if self._waits(Stream.BULK):
             await self._send_records(flow, pacer)
 
     async def _send(self, link: Link, message: bytes) -> None:

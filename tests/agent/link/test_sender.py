@@ -187,7 +187,7 @@ async def test_busy_is_honoured_and_then_everything_unacknowledged_goes_again(ho
     await house.collector.far[-1].write(encode_down(Busy(20)))
     await until(lambda: house.acked() == 1)
     assert house.sender.facts.busy == 1
-    assert house.sender.facts.records_sent_again == 1
+    await until(lambda: house.sender.facts.records_sent_again == 1)
 
 
 async def test_a_refusal_is_counted_by_its_reason(house: House) -> None:

@@ -203,7 +203,6 @@ class GrpcServer:
                     break
                 assert isinstance(message, bytes)
                 gather.add(inlet, message)
-                message = None  # Else every stream would keep its last message while it waits for the next.
                 if session.pulse is None:
                     gather.hand_over()  # A Hello is answered at once.
                 throttle_s = inlet.throttle()
