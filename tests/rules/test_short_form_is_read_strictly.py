@@ -1,7 +1,11 @@
 """The short form: what it compiles to, and every mistake in it with its line and key."""
 
+import random
+
 import pytest
 
+from watchbill_collector.promql.engine import Engine
+from watchbill_collector.promql.memory import MemoryStorage
 from watchbill_collector.rules import Source, check
 from watchbill_collector.rules.files import load
 from watchbill_collector.rules.model import AlertingRule
@@ -13,6 +17,7 @@ def _compiled(text: str) -> list[AlertingRule]:
     return [rule for rule in rules.rules if isinstance(rule, AlertingRule)]
 
 
+ENGINE = Engine()
 T = "thresholds:\n- "
 FIRING = 'and ignoring (alertname, alertstate) ALERTS{alertname="T",alertstate="firing"}'
 
@@ -87,6 +92,7 @@ def test_an_override_keeps_what_it_does_not_change() -> None:
         ("{name: T, metric: x, above: [5]}", ["threshold T: above", "a list"]),
         ("{name: T, metric: x, above: high}", ["a number"]),
         ("{name: T, metric: x, above: nan}", ["a number"]),
+        ("{name: T, metric: x, above: 1e309}", ["a number"]),
         ("{name: T, metric: x, above: 5, where: a=b}", ["matchers such as"]),
         ("{name: T, metric: x, above: 5, where: 'a=\"b\"} or y{c=\"d\"'}", ["matchers such as"]),
         ("{name: T, metric: x, above: 5, where: 'a=~\"(\"'}", ["threshold T: where"]),
@@ -127,3 +133,116 @@ def test_every_mistake_is_named_at_once_with_its_own_line() -> None:
     text = "thresholds:\n- name: A\n  metric: x\n  above: 5\n  clear: 6\n"
     text += "- name: B\n  metric: x\n  abvoe: 5\n  above: 1\n"
     assert [problem.line for problem in check([Source("r.yml", text.encode())])] == [5, 8]
+
+
+FILE = """\
+thresholds:
+- name: DiskFull
+  expr: 100 * (1 - node_filesystem_avail_bytes / node_filesystem_size_bytes)
+  where: fstype!="tmpfs"
+  above: 90
+  clear: 85
+  for: 10m
+  severity: major
+  runbook: free-disk
+  labels: {a: b}
+  annotations: {x: '{{ $value }}'}
+  overrides:
+  - { mount: /backup, above: 98, clear: 97 }
+  - { host: [db1, db2], severity: critical, for: 1m }
+  - { match: 'role="scratch"', off: true }
+- name: MemLow
+  metric: node_memory_MemAvailable_bytes
+  below: 5GiB
+  keep_firing_for: 5m
+"""
+VALUES = (
+    *(
+        "",
+        "null",
+        "1",
+        "-1",
+        "1e309",
+        "nan",
+        "inf",
+        "5GiB",
+        "14d",
+        "[]",
+        "{}",
+        "[a, b]",
+        "{a: b}",
+        "x",
+        "'{{'",
+        "up",
+    ),
+    *(
+        "sum(x)",
+        "rate(x[5m])",
+        "up[5m]",
+        'a="b"',
+        'a=~"("',
+        "a=b",
+        "1,2",
+        "true",
+        "\u00e9",
+        "9" * 30,
+        "0x10",
+        "90%",
+    ),
+    *(
+        "-5m",
+        '{__name__="x"}',
+        "x offset 5m",
+        "vector(1)",
+        "time()",
+        "ALERTS",
+        "topk(1, x)",
+        "'a\\nb'",
+        '"\\u0000"',
+    ),
+)
+KEYS = (
+    "name",
+    "expr",
+    "metric",
+    "where",
+    "above",
+    "below",
+    "clear",
+    "for",
+    "severity",
+    "labels",
+    "overrides",
+    "foo",
+)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_mistakes_are_named_and_nothing_breaks(seed: int) -> None:
+    rng, refused = random.Random(seed), 0
+    for _ in range(250):
+        lines = FILE.rstrip("\n").split("\n")
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            at = rng.randrange(len(lines))
+            key, colon, value = lines[at].partition(":")
+            indent = key[: len(key) - len(key.lstrip(" -"))]
+            chosen = rng.random()
+            if chosen < 0.1 and len(lines) > 1:
+                lines.pop(at)
+            elif chosen < 0.6 and colon:
+                lines[at] = f"{key}: {rng.choice(VALUES)}"
+            elif chosen < 0.8 and colon:
+                lines[at] = f"{indent}{rng.choice(KEYS)}:{value}"
+            else:
+                lines.insert(at, f"{indent.replace('-', ' ')}{rng.choice(KEYS)}: {rng.choice(VALUES)}")
+        rules, problems = load([Source("r.yml", "\n".join(lines).encode())])
+        for problem in problems:
+            assert problem.line
+            assert problem.got
+            assert problem.wanted
+        if not problems:
+            # What is taken is PromQL, and can be asked.
+            for rule in rules.rules:
+                ENGINE.instant(rule.plan, 0, MemoryStorage())
+        refused += bool(problems)
+    assert 100 < refused < 250

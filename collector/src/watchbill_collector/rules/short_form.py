@@ -3,6 +3,7 @@
 `thresholds.py` says what each means.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -333,7 +334,7 @@ class ShortForm:
         if text is None:
             return None
         text = text.strip()
-        if _NUMBER.fullmatch(text):
+        if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
             return float(text)
         for unit in (Duration, ByteSize):
             try:
