@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNITS = ("watchbill-agent", "watchbill-collector")
+SLEEP = "watchbill-agent-sleep"
 EXPOSURE_MAX = 20
 """Tenths: 2.0."""
 
@@ -21,8 +22,17 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(params=UNITS)
 def unit(request, tmp_path):
+    return copied(request.param, tmp_path)
+
+
+@pytest.fixture(params=(*UNITS, SLEEP))
+def any_unit(request, tmp_path):
+    return copied(request.param, tmp_path)
+
+
+def copied(name: str, tmp_path: Path) -> Path:
     """A copy that starts the programs of the environment the tests run in."""
-    source = ROOT / "systemd" / f"{request.param}.service"
+    source = ROOT / "systemd" / f"{name}.service"
     copy = tmp_path / source.name
     programs = Path(sys.executable).parent
     copy.write_text(source.read_text().replace("/opt/watchbill/bin", str(programs)))
@@ -38,26 +48,26 @@ def settings(unit: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_a_unit_has_no_mistake(unit):
-    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
+def test_a_unit_has_no_mistake(any_unit):
+    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(any_unit))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_misspelled_setting_would_be_noticed(unit):
-    unit.write_text(unit.read_text().replace("ProtectClock=", "ProtectClok="))
-    assert run("systemd-analyze", "verify", "--recursive-errors=no", str(unit)).returncode != 0
+def test_a_misspelled_setting_would_be_noticed(any_unit):
+    any_unit.write_text(any_unit.read_text().replace("ProtectClock=", "ProtectClok="))
+    assert run("systemd-analyze", "verify", "--recursive-errors=no", str(any_unit)).returncode != 0
 
 
-def test_a_unit_is_hardened(unit):
-    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit))
+def test_a_unit_is_hardened(any_unit):
+    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(any_unit))
     assert done.returncode == 0, done.stdout
 
 
-def test_a_hardening_left_out_would_be_noticed(unit):
-    kept = [line for line in unit.read_text().splitlines() if "ProtectSystem" not in line]
+def test_a_hardening_left_out_would_be_noticed(any_unit):
+    kept = [line for line in any_unit.read_text().splitlines() if "ProtectSystem" not in line]
     kept = [line for line in kept if "NoNewPrivileges" not in line and "SystemCallFilter" not in line]
-    unit.write_text("\n".join(kept) + "\n")
-    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit))
+    any_unit.write_text("\n".join(kept) + "\n")
+    done = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(any_unit))
     assert done.returncode != 0
 
 
@@ -69,6 +79,16 @@ def test_a_unit_speaks_to_systemd_as_the_daemons_do(unit):
     # A configuration error or a missing identity is not mended by trying again.
     assert found["RestartPreventExitStatus"] == ["2"]
     assert float(found["TimeoutStopSec"][0]) > 2 * 10, "the drain fits into the stop, with room"
+
+
+def test_a_stop_says_why_and_a_sleep_before_it_begins():
+    assert settings(ROOT / "systemd/watchbill-agent.service")["ExecStop"] == [
+        "-/opt/watchbill/bin/watchbill-agent leaving --unit=%n"
+    ]
+    found = settings(ROOT / "systemd" / f"{SLEEP}.service")
+    assert found["ExecStart"] == ["-/opt/watchbill/bin/watchbill-agent leaving --reason suspend"]
+    assert (found["Before"], found["WantedBy"]) == (["sleep.target"], ["sleep.target"])
+    assert found["User"] == ["watchbill-agent"], "who may ask the agent's socket"
 
 
 def test_directories_are_the_ones_the_daemons_use(unit):
@@ -104,7 +124,7 @@ def test_tmpfiles_makes_the_parents_and_keeps_credentials_apart(tmp_path):
 
 
 def test_units_parse_as_plain_ini_for_other_tools():
-    for name in UNITS:
+    for name in (*UNITS, SLEEP):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         parser.read(ROOT / "systemd" / f"{name}.service")
         assert set(parser.sections()) == {"Unit", "Service", "Install"}

@@ -32,6 +32,7 @@ from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
+from watchbill_agent.departure import Departure
 from watchbill_agent.metrics_page import MetricsPage
 from watchbill_agent.renew import Renewer
 from watchbill_agent.report import gaps_document, status_document
@@ -117,6 +118,7 @@ class Agent:
         self.sampling = Sampling(
             prepare(config, self.clock), self.clock, phase_of(self.identity), self._deliver, self._on_slept
         )
+        self.departure = Departure(self.clock, self.sampling.flush, lambda: self.sender)
         self.sampling.selfstats = SelfStats(self.facts, self.sampling.punctuality, self.started_s)
 
     def _open_spool(self, last: lastrun.LastRun | None) -> MemorySpool | DiskSpool:
@@ -159,7 +161,8 @@ class Agent:
     async def run(self, house: Daemon) -> None:
         """The work of the daemon: until a stop was asked for and drained."""
         self._house = house
-        socket_ = StatusSocket(self.homes.run / SOCKET_NAME, {"status": self.status, "gaps": self.gaps})
+        answers = {"status": self.status, "gaps": self.gaps}
+        socket_ = StatusSocket(self.homes.run / SOCKET_NAME, answers, {"leaving": self.departure.told})
         try:
             self.sampling.tick()
             await socket_.start()
@@ -198,7 +201,10 @@ class Agent:
         self.sampling.flush()
         if self._link is not None:
             self._link.renewing.cancel()
-            everything = await self._link.sender.stop("shutdown", house.drain_s * GOODBYE_SHARE)
+            farewell = self.departure.farewell()
+            everything = await self._link.sender.stop(
+                farewell.reason, house.drain_s * GOODBYE_SHARE, farewell.back_within_ms
+            )
             facts = self.spool.facts()
             log.info(
                 "stopped", extra=fields(delivered=everything, records_left=0 if everything else facts.records)
@@ -234,6 +240,8 @@ class Agent:
     def _on_slept(self, slept: Slept) -> None:
         log.info("the machine was suspended", extra=fields(seconds=(slept.to_ms - slept.from_ms) / 1000))
         self.spool.notice(GapReason.SUSPENDED, slept.from_ms, slept.to_ms)
+        if self._link is not None:
+            self._link.sender.come_back()
         if self._link is not None and self._house is not None and not self._link.renewing.done():
             # Timers stood still while the certificate aged.
             self._link.renewing.cancel()

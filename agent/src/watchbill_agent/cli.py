@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "find out why this host does not report", json=True)
     add("gaps", _gaps, "list what was lost and waits to be reported", json=True)
     _add_spool(add("spool", _spool, "inspect, verify or repair the spool on disk"))
+    _add_leaving(add("leaving", _leaving, "tell the running agent why it is about to be stopped"))
     for name, help_ in LATER.items():
         later = add(name, _later, f"{help_} (not built yet)")
         later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -110,6 +111,18 @@ def _add_spool(parser: argparse.ArgumentParser) -> None:
         )
         if name == "repair":
             added.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def _add_leaving(parser: argparse.ArgumentParser) -> None:
+    from watchbill.leaving import WORDS
+
+    parser.add_argument("--reason", choices=WORDS, help="why; without it systemd is asked")
+    parser.add_argument(
+        "--back-within", metavar="DURATION", help="from when it is missed, such as 30m; default by the reason"
+    )
+    parser.add_argument(
+        "--unit", metavar="NAME", help="the agent's own unit, default watchbill-agent.service"
+    )
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -298,6 +311,24 @@ def _spool(arguments: argparse.Namespace) -> int:
     else:
         _print_lines(tools.inspect_lines(shown) if inspecting else tools.verify_lines(shown))
     return OK if inspecting or shown["ok"] else FAILED
+
+
+def _leaving(arguments: argparse.Namespace) -> int:
+    from watchbill.config.units import Duration, NotWanted
+    from watchbill.errors import UsageError
+    from watchbill.leaving import Farewell
+    from watchbill_agent import leaving
+    from watchbill_agent.status import SOCKET_NAME
+
+    try:
+        within = Duration.from_config(arguments.back_within) if arguments.back_within is not None else None
+    except NotWanted as exc:
+        raise UsageError(f"--back-within: got {arguments.back_within!r}, wanted {exc}") from exc
+    reason = arguments.reason or leaving.find_reason(arguments.unit or leaving.UNIT)
+    farewell = Farewell(reason, 0 if within is None else within.ms)
+    said = leaving.tell(_homes(arguments).run / SOCKET_NAME, farewell)
+    _print_lines(leaving.sentence(farewell, "" if within is None else within.to_config(), said=said))
+    return OK
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

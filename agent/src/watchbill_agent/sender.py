@@ -12,7 +12,8 @@ A session, in order:
    what is sent is durable: whatever was appended since is synced first, in the spool's own thread;
 3. send a beat when nothing else was sent for the beat interval. Shortly before the rules look, let what is
    still being collected leave; behind a backlog, a beat with its newest values goes instead;
-4. at the stop: send what is left, say goodbye, wait for the acknowledgement until the deadline, close.
+4. at the stop, and before the machine sleeps: send what is left, say goodbye and why, wait for the
+   acknowledgement until the deadline, close.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from watchbill.codec import (
     encode_hello,
 )
 from watchbill.errors import Unreadable
+from watchbill.leaving import Farewell
 from watchbill.limits import (
     BATCH_BYTES_MAX,
     BATCH_RECORDS_MAX,
@@ -169,7 +171,10 @@ class Sender:
         self._budget = budget
         self._sync = sync
         self._work = asyncio.Event()
-        self._stopping: str | None = None
+        self._stopping = False
+        self._farewell: Farewell | None = None
+        self._away_until_s = 0.0
+        self._parted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
         self._forks = 0
@@ -184,7 +189,7 @@ class Sender:
     async def run(self) -> None:
         """Keep the link until `stop`. Raises only what is our own mistake."""
         self._task = asyncio.current_task()
-        while self._stopping is None:
+        while not self._stopping:
             self.facts.attempts += 1
             began_s = self._clock.monotonic_s()
             try:
@@ -197,15 +202,55 @@ class Sender:
                 wait_s = self._away(
                     exc.reason, exc.detail, lasted_s, final=exc.final, at_least_s=exc.at_least_s
                 )
-            if wait_s > 0:
+            if self._farewell is not None and not self._stopping:
+                await self._be_gone()
+            elif wait_s > 0:
                 await self._stay_away(wait_s)
 
-    async def stop(self, reason: str, timeout_s: float) -> bool:
+    async def leave(self, farewell: Farewell, timeout_s: float, away_s: float) -> bool:
+        """Send what is left and say goodbye, as at a stop; then stay away until `come_back`, or for so long.
+
+        True when everything was acknowledged in time. Without a link nothing is said, and nothing changes.
+        """
+        if not self.facts.connected:
+            return False
+        self._farewell = farewell
+        self._away_until_s = self._clock.monotonic_s() + away_s
+        self._parted.clear()
+        self._work.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._parted.wait()
+        except TimeoutError:
+            return False
+        return self._delivered()
+
+    def come_back(self) -> None:
+        """What was left for is over: connect again at once."""
+        if self._farewell is not None and not self._stopping:
+            self._farewell = None
+            self._work.set()
+
+    async def _be_gone(self) -> None:
+        """Stay away after a goodbye."""
+        assert self._farewell is not None, "nobody leaves without a word"
+        self._was_connected = False
+        self.facts.since_s = self._clock.monotonic_s()
+        self.facts.reason, self.facts.detail = self._farewell.reason, "said goodbye"
+        while self._farewell is not None and not self._stopping:
+            left_s = self._away_until_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                self._farewell = None
+                return
+            self._work.clear()
+            await self._wait(left_s)
+
+    async def stop(self, reason: str, timeout_s: float, back_within_ms: int = 0) -> bool:
         """Send what is left, say goodbye and end `run`; without a link there is nothing to wait for.
 
         True when everything was acknowledged. After `timeout_s` the link is left as it is.
         """
-        self._stopping = reason
+        self._stopping, self._farewell = True, Farewell(reason, back_within_ms)
         self._work.set()
         task = self._task
         if task is not None and not task.done():
@@ -213,6 +258,9 @@ class Sender:
                 await asyncio.wait({task}, timeout=timeout_s)
             task.cancel()
             await asyncio.wait({task})
+        return self._delivered()
+
+    def _delivered(self) -> bool:
         return not any(self._spool.last(s) > self._spool.state(s).acked for s in Stream)
 
     # ------------------------------------------------------------ one session
@@ -226,6 +274,7 @@ class Sender:
             self._client.lost()
             self.facts.in_flight_bytes = 0
             self.facts.connected = False
+            self._parted.set()
             await link.close()
 
     async def _session(self, link: Link) -> float:
@@ -354,7 +403,7 @@ class Sender:
         while True:
             message = await link.receive()
             if message is None:
-                if self._stopping is not None:
+                if self._farewell is not None:
                     return
                 raise LinkDown("closed", "the collector closed the session")
             frame = decoded(message)
@@ -380,7 +429,10 @@ class Sender:
             now_s = self._clock.monotonic_s()
             if self._client.in_flight_bytes and now_s - pacer.last_heard_s > pacer.ack_patience_s():
                 raise LinkDown("timeout", "the collector acknowledges nothing any more")
-            if self._stopping is not None:
+            farewell = self._farewell
+            if farewell is None and said_goodbye:
+                raise SessionOver("back", "came back before the collector had let go")
+            if farewell is not None:
                 if pacer.paused_until_s > now_s:
                     await self._wait(pacer.paused_until_s - now_s)
                     continue
@@ -388,7 +440,7 @@ class Sender:
                 unsent = self._waits(Stream.BULK) or self._waits(Stream.CRIT)
                 if not unsent and not said_goodbye:
                     said_goodbye = True
-                    await self._send(link, encode_bye(self._stopping))
+                    await self._send(link, encode_bye(farewell.reason, farewell.back_within_ms))
                 # The collector acknowledges, then closes; the reader sees that, and the session ends.
                 await self._work.wait()
                 continue
@@ -519,7 +571,7 @@ class Sender:
     ) -> float:
         """Note that the link is gone, say it once, and decide how long to stay away."""
         now_s = self._clock.monotonic_s()
-        if self.facts.reason != reason and self._stopping is None:
+        if self.facts.reason != reason and self._farewell is None:
             log.warning("no link to the collector (%s): %s", reason, detail)
         self.facts.reason, self.facts.detail = reason, detail
         if self._was_connected:
@@ -558,7 +610,7 @@ class Sender:
     async def _stay_away(self, seconds: float) -> None:
         """Wait that long between two attempts, unless stopped."""
         until_s = self._clock.monotonic_s() + seconds
-        while self._stopping is None and (left_s := until_s - self._clock.monotonic_s()) > 0:
+        while not self._stopping and (left_s := until_s - self._clock.monotonic_s()) > 0:
             self._work.clear()
             await self._wait(left_s)
 

@@ -1,7 +1,8 @@
 """The agent's answers to the person on its host: a Unix socket that says how things are, as one JSON
 document.
 
-One line asks ("status" or "gaps"), one document answers, then the connection closes. Only the agent's user,
+One line asks ("status" or "gaps"), one document answers, then the connection closes. An order is a line with more
+than one word ("leaving reboot 900000"); what it answers may take a moment. Only the agent's user,
 its group and root may connect. Asking never disturbs the agent: connections, line length and time are
 bounded.
 """
@@ -12,10 +13,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
-from watchbill.errors import Permanent, StorageError, Unreachable
+from watchbill.errors import Permanent, StorageError, Unreachable, UsageError
 from watchbill.files import make_directory
 from watchbill.logs import fields
 
@@ -32,14 +33,18 @@ ADDRESS_BYTES_MAX = 107
 """What a Unix socket's address holds."""
 
 Answers = Mapping[str, Callable[[], object]]
+Orders = Mapping[str, Callable[[str], Awaitable[object]]]
 
 
 class StatusSocket:
-    """Serves `answers`: question -> what makes the document."""
+    """Serves `answers`: question -> what makes the document; and `orders`, which get the rest of the line and may
+    refuse it with UsageError.
+    """
 
-    def __init__(self, path: Path, answers: Answers) -> None:
+    def __init__(self, path: Path, answers: Answers, orders: Orders | None = None) -> None:
         self.path = path
         self._answers = answers
+        self._orders = orders or {}
         self._open = 0
         self._server: asyncio.Server | None = None
         self.refused = 0
@@ -76,11 +81,23 @@ class StatusSocket:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A line beyond the limit raises ValueError.
         question = (await reader.readline()).strip().decode("ascii", "replace")
-        make = self._answers.get(question)
-        known = ", ".join(sorted(self._answers))
-        document = make() if make is not None else {"error": f"got {question!r}, wanted one of: {known}"}
+        document = await self._document(question)
         writer.write(json.dumps(document).encode() + b"\n")
         await writer.drain()
+
+    async def _document(self, question: str) -> object:
+        make = self._answers.get(question)
+        if make is not None:
+            return make()
+        name, _, rest = question.partition(" ")
+        order = self._orders.get(name)
+        if order is None:
+            known = ", ".join(sorted([*self._answers, *self._orders]))
+            return {"error": f"got {question!r}, wanted one of: {known}"}
+        try:
+            return await order(rest)
+        except UsageError as exc:
+            return {"error": str(exc)}
 
     async def stop(self) -> None:
         """Stop listening and remove the socket."""

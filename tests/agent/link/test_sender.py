@@ -19,6 +19,7 @@ from watchbill.codec import (
     encode_ticks,
     pack,
 )
+from watchbill.leaving import Farewell
 from watchbill.protocol.frames import (
     Ack,
     Busy,
@@ -141,7 +142,7 @@ async def test_a_dictionary_goes_once_a_session_before_the_first_record_that_nee
 async def test_what_was_not_acknowledged_goes_again_in_the_next_session(house: House) -> None:
     house.collector.acknowledge = False
     house.tick()
-    await until(lambda: house.sender.facts.records_sent == 1)
+    await until(lambda: "batch" in house.collector.kinds())
     house.transport.links[-1].cut()
     house.collector.acknowledge = True
     await until(lambda: house.acked() == 1)
@@ -167,6 +168,55 @@ async def test_a_stop_sends_what_is_left_says_goodbye_and_waits_for_the_acknowle
     assert house.collector.kinds()[-1] == "bye"
     assert house.collector.heard[-1].bye.reason == "upgrade"
     assert house.task.done()
+
+
+async def test_before_a_sleep_it_delivers_says_so_and_stays_away_until_it_comes_back(house: House) -> None:
+    await until(lambda: house.sender.facts.connected)
+    house.tick()
+    assert await house.sender.leave(Farewell("suspend", 7000), 5, 60)
+    bye = house.collector.heard[-1].bye
+    assert (bye.reason, bye.back_within_ms, house.acked()) == ("suspend", 7000, 1)
+    house.tick()
+    await asyncio.sleep(0.05)
+    assert (house.sender.facts.sessions, house.sender.facts.reason) == (1, "suspend")
+    house.sender.come_back()
+    await until(lambda: house.acked() == 2)
+    assert house.sender.facts.sessions == 2
+
+
+async def test_who_said_it_sleeps_and_does_not_comes_back_by_itself(house: House) -> None:
+    await until(lambda: house.sender.facts.connected)
+    assert await house.sender.leave(Farewell("suspend"), 5, 0.01)
+    await until(lambda: house.sender.facts.sessions == 2)
+    house.tick()
+    await until(lambda: house.acked() == 1)
+
+
+async def test_a_goodbye_that_nobody_answers_holds_nothing_up_and_is_taken_back(house: House) -> None:
+    house.collector.acknowledge = False
+    house.tick()
+    await until(lambda: "batch" in house.collector.kinds())
+    link = house.transport.links[-1]
+
+    async def deaf(message: bytes) -> None:
+        """Takes everything, and it gets nowhere."""
+
+    link.send = deaf  # type: ignore[method-assign]
+    assert not await house.sender.leave(Farewell("suspend"), 0.05, 60)
+    house.collector.acknowledge = True
+    house.sender.come_back()
+    await until(lambda: house.acked() == 1)
+    assert house.sender.facts.sessions == 2
+
+
+async def test_without_a_link_nothing_is_said_before_a_sleep(house: House) -> None:
+    house.transport.down = LinkDown("unreachable", "nobody answers")
+    for link in house.transport.links:
+        link.cut()
+    await until(lambda: house.sender.facts.reason == "unreachable")
+    assert not await house.sender.leave(Farewell("suspend"), 5, 60)
+    house.transport.down = None
+    await until(lambda: house.sender.facts.connected)
 
 
 async def test_a_stop_without_a_link_ends_at_once(house: House) -> None:

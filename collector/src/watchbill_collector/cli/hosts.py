@@ -75,6 +75,8 @@ def _standing(host: dict[str, Any]) -> str:
     back_by = absence["back_by"]
     if absence["kind"] == "overdue":
         return f"{state}: {absence['reason']}, overdue since {clock(back_by)}"
+    if absence["reason"] == "stop" and not back_by:
+        return state
     return f"{state}: {absence['reason']}" + (f", back by {clock(back_by)}" if back_by else "")
 
 
