@@ -22,6 +22,7 @@ NAMES = (
     "notice_latency",
     "mqtt",
     "edge",
+    "reconnect",
 )
 
 

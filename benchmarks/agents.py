@@ -79,6 +79,7 @@ class _Player:
         self.values: Matrix = self.fleet.values.copy()
         self.overlay: dict[tuple[int, int], float] = {}
         self.late_s = 0.0
+        self.marks = [0] * len(self.identities)
 
     def connect_one(self, number: int) -> None:
         from watchbill_agent.batch import Batcher
@@ -209,11 +210,18 @@ class _Player:
             "again": sum(one.records_sent_again for one in facts),
             "received": sum(one.messages_received for one in facts),
             "unacknowledged": sum(state.last_durable - state.acked for state in states),
+            "behind": sum(state.acked < mark for state, mark in zip(states, self.marks, strict=False)),
             "refused": sum(sum(one.refused.values()) for one in facts),
             "reasons": sorted({one.reason for one in facts}),
             "late_s": self.late_s,
             "cpu_s": time.process_time(),
         }
+
+    def mark(self) -> None:
+        """Remember what every agent has now: until that is acknowledged, it counts as `behind`."""
+        from watchbill.protocol.frames import Stream
+
+        self.marks = [spool.state(Stream.BULK).last_durable for spool in self.spools]
 
     def write(self) -> None:
         """Leave word of when every reading was taken: boot time in ms, by host and tick."""
@@ -238,6 +246,8 @@ async def _serve(plan: Plan) -> None:
             playing = loop.create_task(player.play())
         elif command["do"] == "set":
             player.overlay[command["host"], command["place"]] = command["value"]
+        elif command["do"] == "mark":
+            player.mark()
         elif command["do"] == "finish" and playing is not None:
             if plan.ticks:
                 await playing
@@ -288,7 +298,7 @@ class Agents:
         return facts
 
     def ask(self, do: str, **more: float) -> dict[str, Any]:
-        """`play`, `set` (host, place, value), `facts`, or `finish`; what stands afterwards."""
+        """`play`, `set` (host, place, value), `mark`, `facts`, or `finish`; what stands afterwards."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, **more}) + "\n")
         self.process.stdin.flush()

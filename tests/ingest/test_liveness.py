@@ -2,10 +2,18 @@
 
 import numpy as np
 
-from watchbill_collector.ingest.liveness import Liveness
+from watchbill.backoff import Backoff, return_cap_s
+from watchbill_collector.ingest.liveness import GRACE_MIN_S, Liveness, return_grace_s
 from watchbill_collector.series import SeriesTable, Ticks, is_stale
 
 LABELS = {"instance": "web01", "job": "node"}
+
+
+class Highest:
+    """Jitter that always takes the ceiling."""
+
+    def uniform(self, _: float, b: float) -> float:
+        return b
 
 
 class Watch:
@@ -121,12 +129,19 @@ def test_a_promise_that_ran_out_while_no_collector_ran_leaves_the_time_to_connec
 
 def test_a_host_that_was_there_before_a_restart_is_down_after_the_grace_and_not_before() -> None:
     watch = Watch()
-    watch.liveness.expect([("a", LABELS)], 10_000, 0)
+    watch.liveness.expect([("a", LABELS)], 30.0, 0)
     watch.liveness.look(1, 1000)
     watch.liveness.look(29, 29_000)
     assert watch.heard() == []
     watch.liveness.look(31, 31_000)
     assert watch.heard()[0] == ("web01", 0.0)
+
+
+def test_a_collector_that_starts_waits_for_every_agent_to_have_tried() -> None:
+    for spread_s in (0.0, 5.0, 50.0, 120.0):
+        backoff = Backoff(cap_s=return_cap_s(spread_s), jitter=Highest())
+        longest_s = max(backoff.next_s() for _ in range(12))
+        assert longest_s + GRACE_MIN_S <= return_grace_s(spread_s)
 
 
 def test_other_labels_end_the_old_series_and_begin_new_ones() -> None:

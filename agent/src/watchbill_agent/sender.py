@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from watchbill.backoff import Backoff
+from watchbill.backoff import STRANGER_CAP_S, Backoff, return_cap_s
 from watchbill.clock import Clock
 from watchbill.codec import (
     BlockValues,
@@ -162,7 +162,7 @@ class Sender:
         self._about = about
         self._clock = clock
         self._client = Client(spool)
-        self._backoff = Backoff(jitter=rng)
+        self._backoff = Backoff(cap_s=STRANGER_CAP_S, jitter=rng)
         self._rng = rng
         self._newest = newest
         self._adopted = adopted
@@ -364,6 +364,7 @@ class Sender:
         if isinstance(order, Adopt):
             pacer.settings = order.settings
             self._spread_s = pacer.spread_s()
+            self._backoff.cap_s = return_cap_s(self._spread_s)
             self._adopted(order.settings)
         elif isinstance(order, Pause):
             self.facts.busy += 1

@@ -39,7 +39,7 @@ from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_g
 from watchbill_collector.ingest.commit import GroupCommit
 from watchbill_collector.ingest.counters import IngestCounters
 from watchbill_collector.ingest.dictionaries import Dictionaries, good_labels
-from watchbill_collector.ingest.liveness import Liveness, grace_s, stale_values
+from watchbill_collector.ingest.liveness import Liveness, grace_s, return_grace_s, stale_values
 from watchbill_collector.ingest.ports import Admission, CritSink, GapRow, Host, Mark, Sink, Standing
 from watchbill_collector.ingest.session import Outlet, Session
 from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
@@ -68,6 +68,11 @@ class IngestOptions:
     ack_messages: int = ACK_MESSAGES_MAX
     send_grid_ms: int = SEND_GRID_MS
     send_grid_busy_ms: int = SEND_GRID_BUSY_MS
+
+
+def spread_ms(agents: int) -> int:
+    """Over how long so many agents should spread their next connections."""
+    return min(RECONNECT_SPREAD_MS_MAX, agents * 1000 // AGENTS_PER_SPREAD_SECOND)
 
 
 _REFUSALS = {
@@ -151,11 +156,11 @@ class Ingest:
         """Begin to look after sessions and hosts."""
         expected = [(host.agent_id, labels) for host, labels in self._admission.expected()]
         now_s = self.clock.monotonic_s()
-        self.liveness.expect(expected, self.options.beat_interval_ms, now_s)
+        wait_s = return_grace_s(spread_ms(len(expected)) / 1000)
+        self.liveness.expect(expected, wait_s, now_s)
         for host, labels, leaving in self._admission.promised():
             # Who should have been back while no collector ran gets the time that all others get.
-            not_before_s = now_s + grace_s(self.options.beat_interval_ms)
-            self.liveness.promised(host.agent_id, labels, leaving.back_by_ms, not_before_s)
+            self.liveness.promised(host.agent_id, labels, leaving.back_by_ms, now_s + wait_s)
         self._look()
 
     async def close(self) -> None:
@@ -571,8 +576,7 @@ class Ingest:
 
     def reconnect_spread_ms(self) -> int:
         """Over how long agents should spread their next connections."""
-        agents = len(self.liveness)
-        return min(RECONNECT_SPREAD_MS_MAX, agents * 1000 // AGENTS_PER_SPREAD_SECOND)
+        return spread_ms(len(self.liveness))
 
     def _renew_settings(self) -> None:
         options = self.options
