@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -109,6 +110,22 @@ async def test_an_acceptance_whose_body_does_not_end_is_one(channel: Any, receiv
     failed = await failure(channel("slack", f'url = "{receiver.url}"\ntimeout = "1s"'), a.notice())
     assert failed.transient
     assert "broke off: no end within 1s" in failed.why
+
+
+async def test_an_answer_that_comes_byte_by_byte_has_the_attempts_time_and_no_more(
+    channel: Any, receiver: Any, a: Any
+) -> None:
+    async def trickles(writer: asyncio.StreamWriter, _: Any) -> None:
+        with contextlib.suppress(ConnectionError):
+            for byte in b"HTTP/1.1 200 OK\r\nx: " + b"y" * 10_000:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    receiver.behaviour = trickles
+    failed = await failure(channel("webhook", f'url = "{receiver.url}"\ntimeout = "1s"'), a.notice())
+    assert failed.transient
+    assert "within 1s" in failed.why
 
 
 async def test_of_a_gigabyte_only_the_beginning_is_read(hook: Any, receiver: Any, a: Any) -> None:

@@ -46,6 +46,8 @@ class AuditKeeper:
         self._refusals = Refusals(clock)
         self.unwritten = 0
         """Rows that could not be written and are known of by this number alone."""
+        self.own_signature_disputed = False
+        """Whether the collector found at its start that the chain is not what it had signed."""
         self._failing = ""
         self._texts: dict[str, str] = {}
 
@@ -121,6 +123,7 @@ class AuditKeeper:
         wrong = await asyncio.to_thread(self._audit.begin_signing)
         if wrong is None:
             return
+        self.own_signature_disputed = True
         log.critical(
             "the audit is not what this collector signed: rolled back, or written anew",
             extra=fields(row=wrong.seq),
@@ -297,8 +300,8 @@ class AuditMetrics:
             ("rows", "Rows of the audit.", head.seq if head is not None else 0),
             (
                 "witnesses_disagreeing",
-                "Hosts that were told of rows which the audit does not contain: it was rolled back or written anew.",
-                self._witnesses.disagreeing,
+                "Hosts that were told of rows which the audit does not contain, and the collector if it signed such.",
+                self._witnesses.disagreeing + self._keeper.own_signature_disputed,
             ),
             ("rows_unsigned", "Rows behind the newest signed checkpoint.", self._audit.unsigned),
             ("rows_unwritten", "Rows that could not be written.", self._keeper.unwritten),
