@@ -1,11 +1,14 @@
 """Every command against a served collector: tables for people, JSON for programs, exit codes."""
 
 import dataclasses
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -427,3 +430,37 @@ def test_completion_lists_commands(shell):
     assert shell("completion", "bash").out == 'eval "$(_WATCHBILL_COMPLETE=bash_source watchbill)"\n'
     shell.extra = {"_WATCHBILL_COMPLETE": "bash_complete", "COMP_WORDS": "watchbill ho", "COMP_CWORD": "1"}
     assert shell().out.strip() == "plain,hosts"
+
+
+@pytest.fixture
+def older() -> Iterator[str]:
+    """Something that answers everything with a document that has nothing of what is looked for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, name="older")
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "command", [("hosts",), ("alerts", "--json"), ("gaps",), ("query", "up"), ("rules", "list")]
+)
+def test_a_collector_of_another_version_is_no_traceback(shell, older, command):
+    done = shell(*command, "--url", older)
+    assert (done.code, done.out) == (1, "")
+    assert "is the collector of another version?" in done.err

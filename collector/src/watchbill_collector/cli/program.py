@@ -167,6 +167,11 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as exc:
         _say(exc.format_message(), "")
         return exc.exit_code
+    except (
+        KeyError
+    ) as exc:  # Documents are read where they are shown: what is missing there is another version's.
+        _say(f"the answer has no {exc.args[0]!r}: is the collector of another version?", f"{PROGRAM} doctor")
+        return FAILED
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted", "")
         return 130
