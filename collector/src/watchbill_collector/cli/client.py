@@ -134,7 +134,7 @@ def _failure(status: int, document: Any, collector: Collector) -> CommandFailed:
     if status == 400:
         return Misused(message, hint)
     if status == 404:
-        return CommandFailed(message, hint or "watchbill --help")
+        return CommandFailed(message, hint or ("" if "watchbill " in message else "watchbill --help"))
     if status == 503 and fields.get("errorType") == "unavailable":
         return Unreachable(message, hint or "try again in a moment")
     return CommandFailed(message, hint)

@@ -175,8 +175,9 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted", "")
         return 130
-    except BrokenPipeError:
-        # Whoever read us has enough; what is still buffered must not complain at exit either.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read us has enough, which is no failure: click exits with 1 then, and for nothing else in this mode.
+        # What is still buffered must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as exc:
