@@ -14,8 +14,16 @@ from watchbill.codec import FamilyRun, MetricKind, encode_schema, number
 from watchbill.errors import Refused
 from watchbill.protocol.frames import GapReason, Stream
 from watchbill_agent.spool import DiskSpool, Draft, Record, SimulatedFilesystem, Sizes, tools
-from watchbill_agent.spool.format import FRAME_BYTES, HEADER_BYTES, Header, encode_header
-from watchbill_agent.spool.segment import parse_name, segment_name
+from watchbill_agent.spool.format import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    Header,
+    bad_stretches,
+    decode_header,
+    encode_header,
+    seed_of,
+)
+from watchbill_agent.spool.segment import examine, parse_name, segment_name
 
 BULK, CRIT = Stream.BULK, Stream.CRIT
 ROOT = Path("/spool")
@@ -90,6 +98,10 @@ def test_a_changed_byte_anywhere_costs_one_record_at_most(which: int) -> None:
         disk = small_spool()
         before = disk.read(path, 1 << 20)[offset]
         disk.damage(path, offset, before ^ (1 << (offset % 8)))
+        data = disk.read(path, 1 << 20)
+        seed = seed_of(data[8:24]) if decode_header(data) else None
+        if seed is not None:
+            assert bad_stretches(data, seed) == examine(data, seed).bad, "a check finds what a reader does"
         spool = opened(disk)
         lost = judge(spool, lost_max=1)
         seen.add(tuple(lost))

@@ -29,7 +29,7 @@ from watchbill.protocol.frames import (
     StreamState,
 )
 from watchbill_agent.spool.filesystem import Filesystem, SystemFilesystem
-from watchbill_agent.spool.format import BOOT_ID_BYTES, STORE_ID_BYTES, seed_of
+from watchbill_agent.spool.format import BOOT_ID_BYTES, STORE_ID_BYTES, bad_stretches, seed_of
 from watchbill_agent.spool.lane import Lane, LaneJob, Limits, Place
 from watchbill_agent.spool.note import Note, decode_note, encode_note
 from watchbill_agent.spool.records import Draft, Record, SpoolFacts, gap_record, merged
@@ -37,7 +37,6 @@ from watchbill_agent.spool.segment import (
     UNKNOWN,
     Found,
     Segment,
-    examine,
     numbers_used,
     samples_between,
     total_after,
@@ -442,6 +441,10 @@ class DiskSpool:
         """The number given out last, durable or not."""
         return self._lanes[stream].last
 
+    def is_durable(self, stream: Stream, seq: int) -> bool:
+        """Whether this record survives a power cut."""
+        return self._lanes[stream].durable >= seq
+
     @property
     def failing(self) -> bool:
         """Whether records are kept in memory because the disk takes none."""
@@ -491,11 +494,11 @@ class DiskSpool:
             data = self._disk.read(path, 16 * MIB)
         except OSError:
             return 0  # It left in the meantime.
-        found = examine(data, place.seed)
-        for bad in found.bad:
+        found = bad_stretches(data, place.seed)
+        for bad in found:
             name = f"{STREAM_DIRECTORIES[stream]}-{path.stem}-{bad.offset}.bad"
             quarantine_bytes(self._disk, self.directory, name, data[bad.offset : bad.offset + bad.size])
-        return len(found.bad)
+        return len(found)
 
     def damage_found(self, stream: Stream, count: int) -> None:
         """What `check_segment` found."""

@@ -27,6 +27,7 @@ _CHECKSUM = struct.Struct("<I")
 MARKER = b"\xd7WBr"
 _FRAME = struct.Struct("<4sIIQQIqIBBH")
 FRAME_BYTES = _FRAME.size + 4
+_SIZES = struct.Struct("<4sII")
 _ID = struct.Struct("<Q")
 
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -219,6 +220,25 @@ def scan(data: bytes, seed: int, start: int = HEADER_BYTES) -> Iterator[tuple[Fr
             size = found.size
         at += size
         yield found, at
+
+
+def bad_stretches(data: bytes, seed: int) -> list[Bad]:
+    """What is bad in a segment, and nothing else: a few times as fast as `scan` where nothing is."""
+    view, crc32, sizes, checksum_of = memoryview(data), zlib.crc32, _SIZES.unpack_from, _CHECKSUM.unpack_from
+    at, end = HEADER_BYTES, len(data)
+    while at + FRAME_BYTES <= end:
+        marker, size, checksum = sizes(data, at)
+        begins = at + FRAME_BYTES
+        ends = begins + size
+        if (
+            marker != MARKER
+            or ends > end
+            or crc32(view[at : at + _FRAME.size], seed) != checksum_of(data, at + _FRAME.size)[0]
+            or crc32(view[begins:ends], seed) != checksum
+        ):
+            break
+        at = ends
+    return [found for found, _ in scan(data, seed, at) if isinstance(found, Bad)]
 
 
 def _next_frame(data: bytes, at: int, seed: int) -> int | None:

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from watchbill.clock import Clock
+from watchbill.protocol.frames import Stream
 from watchbill_agent.spool.disk import DiskSpool
+from watchbill_agent.spool.records import Draft, SpoolFull
 
 log = logging.getLogger("watchbill.spool")
 
@@ -92,6 +94,15 @@ class Keeper:
         if self._running is None:
             self._running = asyncio.create_task(self._sync(), name="spool sync")
         return await asyncio.shield(self._running)
+
+    async def keep(self, draft: Draft) -> int:
+        """Keep a critical record; its number, once it is on the disk for good. Raises SpoolFull when it is not: its
+        producer must not believe that it was kept, though it may still arrive."""
+        seq = self._spool.append(Stream.CRIT, draft)
+        await self.sync()
+        if not self._spool.is_durable(Stream.CRIT, seq):
+            raise SpoolFull(f"the disk does not sync: {self._spool.facts().error or 'it gave no reason'}")
+        return seq
 
     async def _sync(self) -> bool:
         spool = self._spool
