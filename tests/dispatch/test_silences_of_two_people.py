@@ -1,11 +1,13 @@
 """Two people silence, and end silences, at once: everybody's word counts, once."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from watchbill.errors import Refused, UsageError
+from watchbill_collector.audit import Audit
 from watchbill_collector.dispatch.given import labelled
 from watchbill_collector.scopes import EVERYTHING
 
@@ -33,6 +35,14 @@ async def test_two_who_silence_the_same_have_a_silence_each(desk: Any) -> None:
     assert one.told() == ["firing"], "both have ended: one by a person, one by its time"
     await one.restart()
     assert {silence.expired_by for silence in one.silences.all()} == {"", "ann"}
+    rows = Audit(one.store, one.clock).after(0, 10)
+    assert [(row.actor, row.action) for row in rows] == [
+        ("ann", "silence.add"),
+        ("bob", "silence.add"),
+        ("ann", "silence.expire"),
+    ]
+    assert json.loads(rows[1].detail)["reason"] == "by bob"
+    assert rows[2].target == both[1].silence_id
 
 
 async def test_of_two_who_end_the_same_one_is_told_that_it_has_ended(desk: Any) -> None:

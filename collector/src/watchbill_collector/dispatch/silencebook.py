@@ -1,13 +1,15 @@
 """All silences: in the store, and in memory for whoever looks every second.
 
 Two people may silence the same alerts at the same time: each silence is its own, with its own reason and end. The
-second who ends a silence early is told that somebody was quicker.
+second who ends a silence early is told that somebody was quicker. What is done is in the audit, in one transaction.
 """
 
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
+
+import sqlalchemy as sa
 
 from watchbill.clock import Clock
 from watchbill.errors import Busy, Refused, UsageError
@@ -19,7 +21,8 @@ from watchbill_collector.dispatch.silence import (
     Silence,
 )
 from watchbill_collector.scopes import EVERYTHING, Bindings, NoBindings, View
-from watchbill_collector.store import Store, silences
+from watchbill_collector.store import Store, audit, silences
+from watchbill_collector.store.audit import Entry
 from watchbill_collector.store.silences import SilenceRow
 
 AUTHOR_CHARACTERS_MAX: Final = 128
@@ -135,7 +138,20 @@ class SilenceBook:
             ends_ms=starts_ms + round(duration_s * 1000),
             scope=SCOPES_JOINED_BY.join(one.text for one in scope.scopes or ()),
         )
-        await self._store.write(lambda connection: silences.add_silence(connection, self._store.site, row))
+
+        def work(connection: sa.Connection) -> None:
+            silences.add_silence(connection, self._store.site, row)
+            detail = {
+                "matchers": row.matchers,
+                "reason": row.reason,
+                "starts_ms": row.starts_ms,
+                "ends_ms": row.ends_ms,
+                "scope": row.scope,
+            }
+            entry = Entry(actor=row.author, action="silence.add", target=row.silence_id, detail=detail)
+            audit.append(connection, self._store.site, self._clock, entry)
+
+        await self._store.write(work)
         made = self._silence(row)
         assert made is not None, "what was read just now reads again"
         self._all = (*(one for one in self._all if one.ends_ms > now_ms - silences.KEPT_MS), made)
@@ -150,10 +166,16 @@ class SilenceBook:
         quicker = f"silence {silence_id} has ended already"
         if before.ends_ms <= now_ms:
             raise Refused(f"{quicker}, by {before.expired_by}" if before.expired_by else quicker)
-        done = await self._store.write(
-            lambda connection: silences.expire_silence(connection, silence_id, now_ms, by)
-        )
-        if not done:
+
+        def work(connection: sa.Connection) -> bool:
+            if not silences.expire_silence(connection, silence_id, now_ms, by):
+                return False
+            detail = {"matchers": before.match.text, "author": before.author}
+            entry = Entry(actor=by, action="silence.expire", target=silence_id, detail=detail)
+            audit.append(connection, self._store.site, self._clock, entry)
+            return True
+
+        if not await self._store.write(work):
             raise Refused(quicker)
         after = replace(before, ends_ms=now_ms, expired_by=by)
         self._all = tuple(after if one.silence_id == silence_id else one for one in self._all)
