@@ -185,6 +185,80 @@ def test_a_collector_that_is_killed_takes_its_broker_along(house: Any, free_port
     assert not Path(f"/proc/{second}").exists()
 
 
+@pytest.fixture
+def foreign(house: Any, free_ports: Any) -> Iterator[tuple[Path, int]]:
+    """Somebody else's broker: an authority of its own, passwords, rules for two."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from watchbill_collector.pki import Authority
+    from watchbill_collector.pki.authority import private_pem
+
+    home = house.root / "b"
+    home.mkdir()
+    now_ms = round(time.time() * 1000)
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = Authority.create(home, "broker", now_ms)
+    leaf = authority.issue_server(["127.0.0.1"], key.public_key(), now_ms, 86_400)
+    (home / "server.pem").write_bytes(private_pem(key) + leaf.public_bytes(Encoding.PEM))
+    for user in ("watchbill", "pump"):
+        (home / user).write_text(f"{user}'s secret\n")
+        argv = ["mosquitto_passwd", "-b", *(["-c"] if user == "watchbill" else []), str(home / "passwords")]
+        subprocess.run([*argv, user, f"{user}'s secret"], check=True, timeout=20)
+    (home / "passwords").chmod(0o644)
+    (home / "rules").write_text("user watchbill\ntopic readwrite wb/#\nuser pump\ntopic readwrite wb/#\n")
+    (port,) = free_ports(1)
+    (home / "conf").write_text(
+        f"user {'root' if os.geteuid() == 0 else 'nobody'}\nlistener {port} 127.0.0.1\nallow_anonymous false\n"
+        f"cafile {home}/ca.pem\ncertfile {home}/server.pem\nkeyfile {home}/server.pem\n"
+        f"password_file {home}/passwords\nacl_file {home}/rules\n"
+    )
+    process = subprocess.Popen(["/usr/sbin/mosquitto", "-c", str(home / "conf")], stderr=subprocess.DEVNULL)
+    yield home, port
+    process.kill()
+    process.wait()
+
+
+def test_a_broker_of_somebody_else_with_passwords_is_enough(
+    house: Any, foreign: tuple[Path, int], until: Any
+) -> None:
+    home, port = foreign
+    url = f"mqtts://127.0.0.1:{port}"
+    collector = house.collector(launch=False)
+    with open(collector.etc / "collector.toml", "a") as file:
+        file.write(
+            f'[mqtt]\nbroker = "{url}"\nca = "{home}/ca.pem"\nuser = "watchbill"\n'
+            f'password_file = "{home}/watchbill"\ntopic_prefix = "wb/7"\n'
+        )
+    collector.launch()
+    until(lambda: collector.metric("watchbill_collector_mqtt_connected") == 1, "it is connected")
+    token = collector.issue("pump-7", mqtt=True)["token"]
+    toml = (
+        f'profile = "edge"\ninterval = "1s"\nticks_per_message = 2\n[mqtt]\nca = "{home}/ca.pem"\n'
+        f'user = "pump"\npassword_file = "{home}/pump"\n'
+    )
+    agent = house.home("pump-7", toml)
+    (home / "pump").write_text("wrong\n")
+    refused = agent.command("enroll", "--token-file", "-", given=token)
+    assert refused.code == 6
+    assert "not authorized" in refused.err
+    assert "wrong" not in refused.err
+    (home / "pump").write_text("pump's secret\n")
+    done = agent.command("enroll", "--token-file", "-", given=token)
+    assert done.code == 0, done
+    agent.start()
+    house.until_up(collector, "pump-7")
+    assert collector.host("pump-7")["transport"] == "mqtt"
+    status = agent.command("status", "--json").json["link"]
+    assert status["transport"] == "mqtt"
+    assert status["collector"] == f"{url}/wb/7"
+    assert status["budget"]["spent_bytes"] > 0
+    agent.stop()
+    until(lambda: collector.host("pump-7")["state"] == "stopped", "the goodbye")
+    assert not collector.gaps("pump-7")
+    assert collector.stop() == 0
+
+
 def test_a_configuration_that_cannot_be_is_named(house: Any) -> None:
     collector = house.collector(launch=False)
     (collector.etc / "collector.toml").write_text(

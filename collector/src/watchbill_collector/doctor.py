@@ -52,7 +52,35 @@ def _findings(homes: Homes) -> Iterator[Finding]:
     yield _disk(homes)
     for name, address in (("agents", config.grpc.listen), ("enrolment", config.grpc.enroll_listen)):
         yield _tls_port(name, address)
+    yield from _mqtt(config)
     yield _http(config)
+
+
+def _mqtt(config: CollectorConfig) -> Iterator[Finding]:
+    """The broker: its own child, or another that answers."""
+    from watchbill.topics import parse_mqtt_url
+    from watchbill_collector.config import EMBEDDED
+    from watchbill_collector.ingest.mosquitto import find, version
+
+    mqtt = config.mqtt
+    if not mqtt.broker:
+        yield Finding("mqtt", "ok", 'off; broker = "embedded" in [mqtt] lets hosts come through a broker')
+        return
+    if mqtt.broker == EMBEDDED:
+        program = find()
+        assert program is not None, "judged with the configuration"
+        try:
+            found = ".".join(map(str, version(program)))
+        except WatchbillError as exc:
+            yield Finding("mqtt", "fail", str(exc), "apt-get install mosquitto")
+            return
+        yield Finding("mqtt", "ok", f"{program} is {found}")
+        for name, address in (("mqtt agents", mqtt.listen), ("mqtt enrol", mqtt.enroll_listen)):
+            yield _tls_port(name, address)
+        return
+    url = parse_mqtt_url(mqtt.broker)
+    assert url is not None, "judged with the configuration"
+    yield _tls_port("mqtt", Address(url.host, url.port))
 
 
 def _rules(homes: Homes, config: CollectorConfig) -> Iterator[Finding]:
