@@ -41,6 +41,7 @@ WAITING_MAX: Final = 4_096
 """Publishes under way and waiting; beyond it publishing fails: the broker takes nothing."""
 RECEIVE_MAX: Final = 200
 """Messages that the broker may have under way to us."""
+READ_BYTES: Final = 64 * 1024
 PACKET_BYTES_MAX: Final = ENVELOPE_BYTES_MAX + 1024
 
 NO_SUBSCRIBERS: Final = 0x10
@@ -94,6 +95,35 @@ class Will:
 
     topic: str
     payload: bytes
+
+
+class _Buffered:
+    """A socket of which as much is read as there is: the client asks for a packet's head byte by byte, and every
+    question was a system call. `pending` tells it that there is more.
+    """
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._inner = inner
+        self._data = b""
+        self._at = 0
+
+    def recv(self, size: int) -> bytes:
+        """As a socket's."""
+        if self._at >= len(self._data):
+            if size >= READ_BYTES:
+                return self._inner.recv(size)
+            self._data, self._at = self._inner.recv(READ_BYTES), 0
+        piece = self._data[self._at : self._at + size]
+        self._at += len(piece)
+        return piece
+
+    def pending(self) -> int:
+        """Bytes that can be read although the kernel has none."""
+        inner = self._inner.pending() if isinstance(self._inner, ssl.SSLSocket) else 0
+        return len(self._data) - self._at + inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 class _Client(aiomqtt.Client):
@@ -155,7 +185,7 @@ class _Client(aiomqtt.Client):
         """Done when the connection is over."""
         return self._disconnected
 
-    def sockets_from(self, make: Callable[[], socket.socket]) -> None:
+    def sockets_from(self, make: "Callable[[], _Buffered]") -> None:
         """Where connections come from, in place of what the library does."""
         self._client._create_socket = make  # type: ignore[method-assign]
 
@@ -230,9 +260,8 @@ class Connection:
             properties=connecting,
             tls_context=context,
         )
-        if not broker.unix:
-            # Ours knows proxies, has a bound on how long it tries, and closes what fails.
-            client.sockets_from(lambda: _open_socket(broker, context))
+        # Ours knows proxies, has a bound on how long it tries, closes what fails, and reads more than a byte.
+        client.sockets_from(lambda: _Buffered(_open_socket(broker, context)))
         return client
 
     # ------------------------------------------------------------ life
@@ -402,6 +431,14 @@ class Connection:
 
 def _open_socket(broker: Broker, context: ssl.SSLContext | None) -> socket.socket:
     """A connection to the broker, TLS and all. In a thread; raises OSError, Unreachable, Refused."""
+    if broker.unix:
+        local = socket.socket(socket.AF_UNIX)
+        try:
+            local.connect(broker.unix)
+        except OSError:
+            local.close()
+            raise
+        return local
     plain = connect(Endpoint(broker.host, broker.port), broker.proxy, CONNECT_TIMEOUT_S)
     if context is None:
         return plain
