@@ -234,7 +234,8 @@ def test_a_broker_of_somebody_else_with_passwords_is_enough(
     until(lambda: collector.metric("watchbill_collector_mqtt_connected") == 1, "it is connected")
     token = collector.issue("pump-7", mqtt=True)["token"]
     toml = (
-        f'profile = "edge"\ninterval = "1s"\nticks_per_message = 2\n[mqtt]\nca = "{home}/ca.pem"\n'
+        f'profile = "edge"\ninterval = "1s"\nticks_per_message = 2\nidentity_dir = "{home}/id"\n'
+        f'[mqtt]\nca = "{home}/ca.pem"\n'
         f'user = "pump"\npassword_file = "{home}/pump"\n'
     )
     agent = house.home("pump-7", toml)
@@ -246,6 +247,7 @@ def test_a_broker_of_somebody_else_with_passwords_is_enough(
     (home / "pump").write_text("pump's secret\n")
     done = agent.command("enroll", "--token-file", "-", given=token)
     assert done.code == 0, done
+    assert (home / "id" / "identity.json").exists()
     agent.start()
     house.until_up(collector, "pump-7")
     assert collector.host("pump-7")["transport"] == "mqtt"

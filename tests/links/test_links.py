@@ -54,6 +54,19 @@ async def test_a_hello_is_welcomed(bench: Bench) -> None:
         assert facts.transport == bench.kind
 
 
+async def test_a_host_that_beats_seldom_says_so_and_is_given_the_time(bench: Bench) -> None:
+    seldom, greedy, usual = [await bench.opened(bench.enrol(name)) for name in ("seldom", "greedy", "usual")]
+    told = []
+    for agent, asked_ms in ((seldom, 30_000), (greedy, 10_000_000), (usual, 0)):
+        welcome = await agent.hello(beat_interval_ms=asked_ms)
+        assert isinstance(welcome, Welcome)
+        told.append(welcome.settings.beat_interval_ms)
+    assert told == [30_000, 60_000, 10_000]
+    pulse = bench.ingest.liveness.pulse(seldom.agent_id)
+    assert pulse is not None
+    assert pulse.grace_s == 90
+
+
 async def test_what_is_sent_is_committed_in_order_and_acknowledged(bench: Bench) -> None:
     agent, schema = await bench.linked(), schema_of("m")
     await agent.dictionary(schema)
