@@ -39,14 +39,25 @@ def run(*, quick: bool) -> Report:
             if ticks == 10:
                 report.add(f"collector, {what}", ours, "CPU-s/M", WANTED_10, "wanted")
             report.add(f"collector, {what}", ours, "CPU-s/M", json_cost, "JSON, parsed alone")
+            grpc, _ = _ours(work / f"grpc{ticks}", hosts, ticks, warm_s, measure_s / 2, report, mqtt=False)
+            report.add(f"collector, {what}", ours, "CPU-s/M", grpc, "the same over gRPC")
             report.add(f"broker, {what}, TLS", broker, "CPU-s/M", json_broker, "JSON, without TLS")
     return report
 
 
 def _ours(
-    home: Path, hosts: int, ticks: int, warm_s: float, measure_s: float, report: Report
+    home: Path,
+    hosts: int,
+    ticks: int,
+    warm_s: float,
+    measure_s: float,
+    report: Report,
+    *,
+    mqtt: bool = True,
 ) -> tuple[float, float]:
-    """CPU seconds per million samples, of the collector and of its broker."""
+    """CPU seconds per million samples, of the collector and of its broker. Without `mqtt` hosts come over gRPC, and
+    the broker idles.
+    """
     home.mkdir()
     collector = Collector(home, None, mqtt=True)
     write_identities(home / "identities", collector.register(Fleet(hosts).names))
@@ -55,7 +66,7 @@ def _ours(
     try:
         broker = _by_pid(int((collector.state / "broker" / "mosquitto.pid").read_text()))
         plan = Plan(
-            str(home / "identities"), str(home / "sent.npy"), 1.0, ticks, mqtt_port=collector.mqtt_port
+            str(home / "identities"), str(home / "sent.npy"), 1.0, ticks, mqtt_port=collector.mqtt_port * mqtt
         )
         agents = Agents(plan, home / "agents.log")
         agents.ask("play")
@@ -68,7 +79,7 @@ def _ours(
         messages = "watchbill_collector_mqtt_received_total"
         facts = agents.ask("facts")
         report.notes.append(
-            f"{ticks} tick(s): {millions:.2f} M samples in {after[messages] - before[messages]:,.0f} messages; "
+            f"{ticks} tick(s), {'MQTT' if mqtt else 'gRPC'}: {millions:.2f} M samples in {after[messages] - before[messages]:,.0f} messages; "
             f"{facts['refused']} refused, {facts['again']} sent again"
         )
         return ended.since(begun) / millions, carried_then.since(carried) / millions
