@@ -79,7 +79,8 @@ def _ours(
         messages = "watchbill_collector_mqtt_received_total"
         facts = agents.ask("facts")
         report.notes.append(
-            f"{ticks} tick(s), {'MQTT' if mqtt else 'gRPC'}: {millions:.2f} M samples in {after[messages] - before[messages]:,.0f} messages; "
+            f"{ticks} tick(s), {'MQTT' if mqtt else 'gRPC'}: {millions:.2f} M samples, "
+            f"{after[messages] - before[messages]:,.0f} MQTT messages; "
             f"{facts['refused']} refused, {facts['again']} sent again"
         )
         return ended.since(begun) / millions, carried_then.since(carried) / millions
