@@ -108,6 +108,17 @@ async def test_self_metrics_say_what_the_documents_say(agent):
     assert f"{one.sampling.batcher.series} series every 10 s" in text
 
 
+async def test_a_disk_that_takes_no_spool_is_a_reason_to_say_so_and_not_to_stop(agent, tmp_path):
+    (tmp_path / "in the way").write_text("a file")
+    one = agent(f'interval = "10s"\n[spool]\ndir = "{tmp_path}/in the way"\n')
+    run(one, 2)
+    assert one.spool.facts().records == 2
+    document = one.status()
+    assert (document["queue"]["kind"], document["queue"]["durable"]) == ("memory", False)
+    assert "in the way" in document["queue"]["error"]
+    assert any(line.startswith("spool") and "in the way" in line for line in status_lines(document))
+
+
 async def test_an_identity_that_others_can_read_stops_the_start(agent, tmp_path):
     one = agent('interval = "10s"\n')
     one._lock.release()

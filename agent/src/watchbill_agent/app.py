@@ -22,11 +22,12 @@ from watchbill.clock import Clock, SystemClock
 from watchbill.codec import encode_ticks, require_fast_protobuf
 from watchbill.config import Homes
 from watchbill.daemon import Daemon, Stamp
-from watchbill.errors import ConfigError, Problem, UsageError
+from watchbill.errors import ConfigError, Problem, StorageError, UsageError
 from watchbill.files import Lock, make_directory
 from watchbill.identity import AgentIdentity, IdentityFile
+from watchbill.limits import SPOOL_BYTES_DEFAULT
 from watchbill.logs import RateLimit, fields
-from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, Stream
+from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, RetiredSpool, Stream
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.batch import Message
@@ -127,25 +128,37 @@ class Agent:
         retired = last.retired if last is not None else ()
         same_boot = last is not None and last.boot_id == self.boot_id
         ended_ms = last.last_boottime_ms if last is not None and same_boot else UNKNOWN_MS
+        noted = same_boot
         spool: MemorySpool | DiskSpool
         # A host that is not enrolled sends nothing, and what it keeps could never be sent under its next name.
         if config.kind == "memory" or self.identity is None:
             spool = MemorySpool(config.bytes_max, retired)
-            noted = same_boot
         else:
-            spool = DiskSpool(
-                spool_directory(self.homes, self.config),
-                sixteen(self.identity.agent_id),
-                sizes=Sizes(config.bytes_max, config.crit_bytes),
-                clock=self.clock,
-                boot_id=sixteen(self.boot_id),
-                retired=retired,
-            )
-            noted = same_boot or spool.held_before
-            ended_ms = ended_ms or spool.newest_ms
+            try:
+                spool = self._disk_spool(self.identity, retired)
+                noted = same_boot or spool.held_before
+                ended_ms = ended_ms or spool.newest_ms
+            except StorageError as exc:
+                # A host whose disk is broken is one to be watched.
+                log.error(
+                    "the spool cannot be opened; what waits is kept in memory", extra=fields(reason=exc)
+                )
+                spool = MemorySpool(SPOOL_BYTES_DEFAULT, retired)
+                spool.trouble = str(exc)
         if noted:
             spool.notice(GapReason.RESTART, ended_ms, self.clock.boottime_ms())
         return spool
+
+    def _disk_spool(self, identity: AgentIdentity, retired: tuple[RetiredSpool, ...]) -> DiskSpool:
+        config = self.config.spool
+        return DiskSpool(
+            spool_directory(self.homes, self.config),
+            sixteen(identity.agent_id),
+            sizes=Sizes(config.bytes_max, config.crit_bytes),
+            clock=self.clock,
+            boot_id=sixteen(self.boot_id),
+            retired=retired,
+        )
 
     def _load_identity(self) -> AgentIdentity | None:
         identity = IdentityFile(self.config.identity_home(self.homes)).load()

@@ -17,6 +17,7 @@ A session, in order:
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import OrderedDict
@@ -56,6 +57,8 @@ log = logging.getLogger("watchbill.link")
 WELCOME_TIMEOUT_S = 30.0
 FORKS_IN_A_ROW_MAX = 3
 """A collector that lets us fork more often than this without a session is broken, and gets the backoff."""
+SYNC_PATIENCE_S = 5.0
+"""A disk that takes longer than this to sync does not hold up beats; what it holds up waits for the next turn."""
 REFUSED_WAIT_S = 60.0
 """After a refusal that only a person can lift: ask seldom."""
 RETRY_SPREAD_S = 5.0
@@ -306,7 +309,7 @@ class Sender:
     async def _greet(self, link: Link) -> Pacer | None:
         """Hello and Welcome; None when the Welcome ordered a fork."""
         about = self._about()
-        await self._sync()
+        await self._make_durable()
         streams = self._client.hello()
         hello = Hello(
             agent_version=about.agent_version,
@@ -482,9 +485,15 @@ class Sender:
             self._client.unsent(stream) or self._spool.last(stream) > self._spool.state(stream).last_durable
         )
 
+    async def _make_durable(self) -> None:
+        """Sync what was appended, as long as a disk may take for it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_PATIENCE_S):
+                await self._sync()
+
     async def _send_records(self, flow: "_Flow", pacer: Pacer, *, crit_only: bool = False) -> None:
         if any(self._spool.last(stream) > self._spool.state(stream).last_durable for stream in Stream):
-            await self._sync()
+            await self._make_durable()
         while (run := self._client.take(BATCH_BYTES_MAX, BATCH_RECORDS_MAX, crit_only=crit_only)) is not None:
             await self._send_run(flow, run)
             pacer.last_sent_s = pacer.last_records_s = self._clock.monotonic_s()

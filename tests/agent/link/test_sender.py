@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -34,7 +35,7 @@ from watchbill.protocol.frames import (
 from watchbill.protocol.timing import CollectorTime, Pacer
 from watchbill.v1 import link_pb2 as pb
 from watchbill_agent.sender import About, Sender
-from watchbill_agent.spool import Draft, MemorySpool
+from watchbill_agent.spool import DiskSpool, Draft, MemorySpool, SimulatedFilesystem
 from watchbill_agent.transports import LinkDown
 from watchbill_agent.transports.in_memory import FarEnd, InMemoryTransport
 
@@ -227,6 +228,30 @@ async def test_a_stop_without_a_link_ends_at_once(house: House) -> None:
     await until(lambda: house.sender.facts.reason == "unreachable")
     house.tick()
     assert not await house.sender.stop("test", 60)
+
+
+async def test_a_disk_that_hangs_holds_up_no_beat(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("watchbill_agent.sender.SYNC_PATIENCE_S", 0.05)
+    house.collector.settings = Settings(beat_interval_ms=50)
+    disk = DiskSpool(Path("/spool"), b"a" * 16, filesystem=SimulatedFilesystem())
+
+    async def hang() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    about = About("0.1.0", b"r" * 16, "boot", interval_ms=10)
+    transport = InMemoryTransport(house.collector.serve)
+    sender = Sender(transport, disk, lambda: about, house.clock, random.Random(1), sync=hang)
+    task = asyncio.create_task(sender.run())
+    await until(lambda: sender.facts.connected)
+    disk.append(BULK, Draft(encode_ticks([BlockValues(LOAD, [1], 0, pack([1.0]))]), 1, 1, 1, (LOAD,)))
+    sender.wake()
+    sent = sender.facts.beats_sent
+    await until(lambda: sender.facts.beats_sent >= sent + 3)
+    assert sender.facts.records_sent == 0, "what is not durable is not sent"
+    task.cancel()
+    await asyncio.wait({task})
+    await transport.close()
 
 
 async def test_busy_is_honoured_and_then_everything_unacknowledged_goes_again(house: House) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from watchbill.clock import Clock, SystemClock
 from watchbill.codec import GapBody
+from watchbill.errors import StorageError
 from watchbill.files import Lock
 from watchbill.limits import KIB, MIB, RETIRED_SPOOLS_KEPT, SPOOL_DISK_BYTES_DEFAULT
 from watchbill.logs import fields
@@ -122,6 +123,9 @@ class DiskSpool:
         self._lock = Lock(directory / LOCK_NAME) if filesystem is None else None
         try:
             self._open(agent_id, tuple(retired))
+        except OSError as exc:
+            self.close()
+            raise StorageError(f"{directory}: the spool cannot be read: {exc.strerror or exc}") from exc
         except BaseException:
             self.close()
             raise

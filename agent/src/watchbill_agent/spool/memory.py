@@ -121,6 +121,8 @@ class MemorySpool:
         self._appended = 0
         self._dropped_records = 0
         self._dropped_samples = 0
+        self.trouble = ""
+        """Why this is in memory, where it was to be on disk."""
 
     @property
     def spool_id(self) -> bytes:
@@ -296,6 +298,7 @@ class MemorySpool:
             dropped_samples=self._dropped_samples,
             appended_records=self._appended,
             acked=bulk.acked,
+            error=self.trouble,
         )
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchbill.codec import GapBody, Schema, decode_gap, number
+from watchbill.errors import Unreadable
 from watchbill.limits import DICTIONARY_BYTES_MAX, DICTIONARY_PARTS_MAX
 from watchbill.protocol.frames import GapReason, digest_of
-from watchbill_agent.spool.format import NUMBERED, Bad, Fault, Frame, Kind, encode_frame, scan
+from watchbill_agent.spool.format import FRAME_BYTES, NUMBERED, Bad, Fault, Frame, Kind, encode_frame, scan
 from watchbill_agent.spool.records import Record, gap_record
 
 SUFFIX = ".seg"
@@ -96,6 +97,11 @@ def examine(data: bytes, seed: int) -> Found:
             found.bad.append(one)
             found.trailing.append(one)
             continue
+        if one.kind is Kind.GAP and not _is_gap(one.payload):
+            bad = Bad(Fault.DAMAGED, ends - FRAME_BYTES - len(one.payload), FRAME_BYTES + len(one.payload))
+            found.bad.append(bad)
+            found.trailing.append(bad)
+            continue
         end = ends
         if one.kind is Kind.CHECKPOINT:
             found.notes.append(one.payload)
@@ -105,6 +111,14 @@ def examine(data: bytes, seed: int) -> Found:
             found.trailing.clear()
             found.numbered.append(one)
     return Found(found.numbered, found.notes, found.schemas, found.bad, found.trailing, end)
+
+
+def _is_gap(payload: bytes) -> bool:
+    try:
+        first, last, _ = decode_gap(payload)
+    except Unreadable:
+        return False
+    return 0 < first <= last
 
 
 def dictionary_frames(schema: Schema, seed: int) -> bytes:
