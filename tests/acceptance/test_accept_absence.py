@@ -44,9 +44,13 @@ def test_every_way_to_go_is_shown_as_what_it_is(house: Any, until: Any) -> None:
     assert absence(collector)["reason"] == "reboot"
     assert absence(collector)["back_by"] == found["back_by"]
 
-    # Killed: nobody announced that.
+    # How complete the hour is, as far as the host was there for it: read from history, the reboot is a hole in it.
     agent.start()
     house.until_up(collector, "web01")
+    complete = 'watchbill_host_completeness_ratio{instance="web01",job="node"}'
+    assert 0 < until(lambda: collector.value(complete), "the completeness is said") < 1
+
+    # Killed: nobody announced that.
     agent.kill()
     found = until(lambda: absence(collector), "the broken stream is shown")
     assert (found["kind"], found["reason"], found["back_by"]) == ("unexpected", "", None)

@@ -44,6 +44,7 @@ from watchbill_collector.configured import (
     store_password,
 )
 from watchbill_collector.servicebook import Belonging, read_services
+from watchbill_collector.services.completeness import recall
 from watchbill_collector.services.departures import retire_decommissioned
 
 if TYPE_CHECKING:
@@ -550,6 +551,10 @@ class _Collector:
 
     def _spawn_loops(self) -> None:
         self._house.spawn("begin judging", self._begin_judging())
+        now_ms = self._clock.wall_ms()
+        self._house.spawn(
+            "completeness", recall(self._history, self._table, self._registry, self._ingest, now_ms)
+        )
         self._dispatching.spawn(self._house)
         for name, seconds, work in (
             ("own metrics", OWN_SAMPLES_S, self._sample_own),

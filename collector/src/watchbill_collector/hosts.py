@@ -225,13 +225,13 @@ class HostRegistry:
 
     def expected(self) -> list[tuple[Host, Mapping[str, str]]]:
         """Active hosts that came and did not say goodbye, with the labels of their series."""
-        return [(host, presence.labels) for host, presence in self._came() if presence.leaving is None]
+        return [(host, presence.labels) for host, presence in self.came() if presence.leaving is None]
 
     def promised(self) -> list[tuple[Host, Mapping[str, str], Leaving]]:
         """Active hosts that said goodbye and that they would be back."""
         return [
             (host, presence.labels, presence.leaving)
-            for host, presence in self._came()
+            for host, presence in self.came()
             if presence.leaving is not None and presence.leaving.back_by_ms
         ]
 
@@ -239,11 +239,12 @@ class HostRegistry:
         """Active hosts that were made to come and go, and said that they are gone for good."""
         return [
             host
-            for host, presence in self._came()
+            for host, presence in self.came()
             if host.ephemeral and presence.leaving is not None and presence.leaving.reason == DECOMMISSION
         ]
 
-    def _came(self) -> list[tuple[Host, Presence]]:
+    def came(self) -> list[tuple[Host, Presence]]:
+        """Active hosts that ever came, and how they are there."""
         came = [(self._hosts[agent_id], presence) for agent_id, presence in list(self._present.items())]
         return [(host, presence) for host, presence in came if host.state is HostState.ACTIVE]
 

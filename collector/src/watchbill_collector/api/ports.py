@@ -490,7 +490,8 @@ class EnrolmentService(Protocol):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A range of records that is known to be missing, and why. Sequence numbers include both ends; `samples` is
-    None where nobody can say how many there were.
+    None where nobody can say how many there were; `duration_s` is from the first to the last of it, None where that is
+    not known.
     """
 
     host: str
@@ -504,6 +505,7 @@ class Gap:
     last: datetime | None
     reason: str
     recorded: datetime
+    duration_s: float | None = None
 
 
 class GapsService(Protocol):

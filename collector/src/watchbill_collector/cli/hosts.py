@@ -209,7 +209,7 @@ def gaps(session: Session, host: str | None, since: str | None, limit: int) -> N
 
 def _gap_table(session: Session, rows: list[dict[str, Any]]) -> None:
     session.screen.table(
-        ("HOST", "STREAM", "RECORDS", "SAMPLES", "FROM", "TO", "REASON", "RECORDED"),
+        ("HOST", "STREAM", "RECORDS", "SAMPLES", "FROM", "TO", "FOR", "REASON", "RECORDED"),
         [
             (
                 gap["host"],
@@ -218,12 +218,13 @@ def _gap_table(session: Session, rows: list[dict[str, Any]]) -> None:
                 "unknown" if gap["samples"] is None else number(gap["samples"]),
                 _short(gap["first"]),
                 _short(gap["last"]),
+                "-" if gap.get("duration_s") is None else span(gap["duration_s"]),
                 gap["reason"],
                 f"{ago(gap['recorded'])} ago",
             )
             for gap in rows
         ],
-        (2, 3),
+        (2, 3, 6),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from watchbill.errors import StorageError, WatchbillError
-from watchbill.protocol.frames import GapReason
+from watchbill.protocol.frames import NOTICES, GapReason, Stream
 from watchbill_collector.labels import Indices
 from watchbill_collector.series import SeriesIds, Ticks, Times, Values
 
@@ -66,6 +66,17 @@ class GapRow:
     last_ms: int
     reason: GapReason
     recorded_ms: int
+
+    @property
+    def samples_known(self) -> int | None:
+        """How many samples are missing with it; None when nobody knows.
+
+        Unknown are the end of a spool that came to no orderly end, damaged history, and gaps that an agent could not
+        tell more of. A notice has lost none, and critical records have none.
+        """
+        if self.samples or self.reason in NOTICES or self.stream == Stream.CRIT:
+            return self.samples
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,6 +27,7 @@ from watchbill_collector.ingest.dictionaries import HostSeries, Keys
 from watchbill_collector.series import NO_SOURCE, SeriesIds
 
 if TYPE_CHECKING:
+    from watchbill_collector.ingest.completeness import Coverage
     from watchbill_collector.ingest.session import Session
 
 BOOTS_KEPT = 4
@@ -103,6 +104,7 @@ class Agent:
         "bytes",
         "clock_ms",
         "connections",
+        "coverage",
         "hellos",
         "instance",
         "interval_ms",
@@ -125,6 +127,7 @@ class Agent:
         self.job = ""
         self.labels: Mapping[str, str] = {}
         self.lost_ms = 0
+        self.coverage: Coverage | None = None
         self.agent_version = ""
         self.interval_ms = 0
         self.transport = ""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from watchbill.errors import StorageError
 from watchbill.limits import MIB, PENDING_BYTES_MAX
@@ -26,7 +27,7 @@ from watchbill.protocol.server import Watermark
 from watchbill_collector.ingest.agents import Agent, Bucket
 from watchbill_collector.ingest.counters import IngestCounters
 from watchbill_collector.ingest.ports import CritEvent, CritSink, GapRow, Mark, Sink
-from watchbill_collector.series import Ticks
+from watchbill_collector.series import Ticks, Times
 
 log = logging.getLogger("watchbill.commit")
 
@@ -40,6 +41,9 @@ OWN_BYTES_MAX = 8 * MIB
 """Samples that the collector makes itself and that wait through failed commits; the oldest go, counted."""
 
 
+Covered: TypeAlias = Sequence[tuple[Agent, Times]]
+
+
 @dataclass(slots=True)
 class _Group:
     """What goes into one transaction."""
@@ -49,6 +53,7 @@ class _Group:
     gaps: list[GapRow] = field(default_factory=list)
     events: dict[str, list[CritEvent]] = field(default_factory=dict)
     touched: dict[Watermark, Agent] = field(default_factory=dict)
+    covered: list[tuple[Agent, Times]] = field(default_factory=list)
     bytes: int = 0
 
 
@@ -65,7 +70,8 @@ class GroupCommit:
     """Gathers and commits. Everything but the commit itself runs in the event loop's thread.
 
     `appended` gets committed samples (the head); `committed` and `failed` get the agents whose watermarks a
-    transaction held, or lost with how many seconds to stay away.
+    transaction held, or lost with how many seconds to stay away; `settled` gets whose readings of which times, and
+    which gaps, are committed.
     """
 
     def __init__(
@@ -77,7 +83,9 @@ class GroupCommit:
         appended: Callable[[Sequence[Ticks]], None] = lambda _: None,
         committed: Callable[[Sequence[Agent]], None] = lambda _: None,
         failed: Callable[[Sequence[Agent], float], None] = lambda _agents, _seconds: None,
+        settled: Callable[[Covered, Sequence[GapRow]], None] = lambda _covered, _gaps: None,
     ) -> None:
+        self._settled = settled
         self._sink = sink
         self._crit = crit
         self._counters = counters
@@ -130,6 +138,10 @@ class GroupCommit:
         group = self._group
         group.ticks.append(ticks)
         group.bytes += size
+
+    def cover(self, agent: Agent, times: Times) -> None:
+        """The times of samples that were just added."""
+        self._group.covered.append((agent, times))
 
     def touch(self, watermark: Watermark, agent: Agent) -> None:
         """A watermark has moved, and its records were added."""
@@ -216,6 +228,7 @@ class GroupCommit:
             own = [ticks for ticks in group.own if id(ticks) not in self._judged]
             if group.ticks or own:
                 self._appended([*group.ticks, *own])
+            self._settled(group.covered, group.gaps)
             if group.own:
                 self._judged = set()
                 group.own = []  # Done with, should only the critical events have failed.

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from watchbill.leaving import WORDS
+from watchbill.protocol.frames import GapReason
+from watchbill_collector.history.values import GapRow
 
 REFUSAL_KEYS_MAX = 10_000
 """Pairs of host and reason counted apart; what comes beyond is counted under an empty host name."""
@@ -32,11 +34,17 @@ _COUNTERS = {
     "dictionaries_decoded": "Series dictionaries that had to be decoded: the rest were known.",
 }
 
+_GAP_COUNTERS = {
+    "records": "Records that will never come, by the reason of their gap; a notice has none.",
+    "samples": "Samples missing with gaps, as far as anybody knows.",
+    "unknown": "Gaps of which nobody knows how many samples are missing.",
+}
+
 
 class IngestCounters:
     """Counters of one collector process."""
 
-    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "leavings", "refusals")
+    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "gap_counts", "leavings", "refusals")
 
     def __init__(self) -> None:
         self.messages = 0
@@ -61,6 +69,7 @@ class IngestCounters:
         self.dictionaries_decoded = 0
         self.refusals: dict[tuple[str, str], int] = {}
         self.cuts: dict[str, int] = {}
+        self.gap_counts: dict[tuple[str, str], list[int]] = {}
         self.leavings: dict[str, int] = {}
         self._gauges: Callable[[], dict[str, float]] = dict
         self._skews: Callable[[], Iterable[tuple[str, float]]] = list
@@ -77,6 +86,17 @@ class IngestCounters:
         if agent not in self.cuts and len(self.cuts) >= REFUSAL_KEYS_MAX:
             agent = ""
         self.cuts[agent] = self.cuts.get(agent, 0) + 1
+
+    def gap(self, agent: str, row: GapRow) -> None:
+        """A gap row of an agent was committed: records, samples, and whether nobody knows how many."""
+        key = (agent, GapReason(row.reason).name.lower())
+        if key not in self.gap_counts and len(self.gap_counts) >= REFUSAL_KEYS_MAX:
+            key = ("", key[1])
+        counts = self.gap_counts.setdefault(key, [0, 0, 0])
+        samples = row.samples_known
+        counts[0] += row.count
+        counts[1] += samples or 0
+        counts[2] += samples is None
 
     def left(self, reason: str) -> None:
         """A host said goodbye, with this word."""
@@ -117,6 +137,11 @@ class IngestCounters:
         for agent, count in list(self.cuts.items()):
             cuts.add_metric((agent,), float(count))
         yield cuts
+        for place, (name, text) in enumerate(_GAP_COUNTERS.items()):
+            family = CounterMetricFamily(f"watchbill_collector_gap_{name}", text, labels=("agent", "reason"))
+            for (agent, reason), counts in list(self.gap_counts.items()):
+                family.add_metric((agent, reason), float(counts[place]))
+            yield family
         leavings = CounterMetricFamily(
             "watchbill_collector_goodbyes",
             "Sessions that ended with a goodbye, by the reason that the agent gave.",

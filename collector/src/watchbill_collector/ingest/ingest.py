@@ -36,7 +36,8 @@ from watchbill.limits import (
 from watchbill.protocol.frames import AuditHead, EndReason, Hello, Settings, Stream, StreamMark, Welcome
 from watchbill.protocol.server import Closed, Watermark, fault_of, greet
 from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_groups
-from watchbill_collector.ingest.commit import GroupCommit
+from watchbill_collector.ingest.commit import Covered, GroupCommit
+from watchbill_collector.ingest.completeness import Completeness, Coverage
 from watchbill_collector.ingest.counters import IngestCounters
 from watchbill_collector.ingest.dictionaries import Dictionaries, good_labels
 from watchbill_collector.ingest.liveness import Liveness, grace_s, return_grace_s, stale_values
@@ -114,8 +115,10 @@ class Ingest:
             appended=appended,
             committed=self._committed,
             failed=self._failed,
+            settled=self._settled,
         )
         self.liveness = Liveness(table, self.commits.add_own)
+        self._completeness = Completeness(table, self.commits.add_own)
         self.now_ms = clock.wall_ms()
         """The collector's wall clock, read once a turn of the loop rather than once a message."""
         self._admission = admission
@@ -150,6 +153,8 @@ class Ingest:
                 self._surplus[mark.agent_id, mark.spool_id, mark.stream] = mark
                 continue
             agent = self.agent(mark.agent_id)
+            # What it had delivered by then, history has to tell.
+            agent.coverage = agent.coverage or Coverage(self.now_ms)
             agent.ledger.restore(mark.spool_id, StreamMark(Stream(mark.stream), mark.seq, mark.digest))
 
     def start(self) -> None:
@@ -338,6 +343,9 @@ class Ingest:
         labels, fault = good_labels(hello.labels)
         labels = {**labels, JOB_LABEL: hello.job, **host.labels, INSTANCE_LABEL: host.instance}
         agent.labels, agent.lost_ms = labels, 0
+        if agent.coverage is None:
+            agent.coverage = Coverage(self.now_ms, self.now_ms)
+        agent.coverage.expects(hello.interval_ms, hello.ticks_per_message)
         agent.instance, agent.job = host.instance, labels[JOB_LABEL]
         agent.agent_version, agent.interval_ms = hello.agent_version[:64], hello.interval_ms
         agent.transport = session.transport
@@ -525,6 +533,27 @@ class Ingest:
             else:
                 session.acknowledge(now_s)
 
+    def _settled(self, covered: Covered, gaps: Sequence[GapRow]) -> None:
+        for agent, times in covered:
+            if agent.coverage is not None:
+                agent.coverage.mark(times)
+        for row in gaps:
+            self.counters.gap(self.name_of(row.agent_id), row)
+
+    def _coverages(self) -> list[tuple[int, Coverage]]:
+        found = [(up, self._agents.get(agent_id)) for agent_id, up in self.liveness.shown()]
+        return [
+            (up, agent.coverage) for up, agent in found if agent is not None and agent.coverage is not None
+        ]
+
+    def unread(self) -> dict[str, Coverage]:
+        """Hosts that were there before this process, whose last hour has to be read from history."""
+        return {
+            agent_id: agent.coverage
+            for agent_id, agent in self._agents.items()
+            if agent.coverage is not None and agent.coverage.since_ms is None
+        }
+
     def _failed(self, agents: Sequence[Agent], seconds: float) -> None:
         for agent in agents:
             self._welcome_waiting(agent)
@@ -541,7 +570,8 @@ class Ingest:
         self.now_ms = self.clock.wall_ms()
         for session in [*self._hurried, *self._next_share()]:
             self._look_at(session, now_s)
-        self.liveness.look(now_s, self.now_ms)
+        if self.liveness.look(now_s, self.now_ms):
+            self._completeness.say(self.now_ms, self._coverages())
         if round(now_s) % 10 == 0:
             grid_ms = self._settings.send_grid_ms
             self._renew_settings()

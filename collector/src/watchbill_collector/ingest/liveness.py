@@ -117,9 +117,13 @@ class Liveness:
         if pulse.up is not None:
             self._emit([_ticks(pulse.series, now_ms, stale_values(1))])
 
-    def look(self, now_s: float, now_ms: int) -> None:
+    def shown(self) -> list[tuple[str, int]]:
+        """The hosts that have an `up` now, and its series."""
+        return [(key, int(pulse.series[0])) for key, pulse in self._pulses.items() if pulse.up is not None]
+
+    def look(self, now_s: float, now_ms: int) -> bool:
         """Notice who fell silent, was heard again or did not come back, and make everybody's sample when it is
-        time."""
+        time: then True."""
         self._miss(now_s, now_ms)
         for pulse in self._pulses.values():
             fresh = now_s - pulse.heard_s <= pulse.grace_s
@@ -128,6 +132,8 @@ class Liveness:
         if now_s >= self._next_s:
             self._next_s = max(self._next_s + EMIT_EVERY_S, now_s + EMIT_EVERY_S / 2)
             self._say_all(now_ms)
+            return True
+        return False
 
     def _miss(self, now_s: float, now_ms: int) -> None:
         """Who should have been back by now is down."""

@@ -370,6 +370,7 @@ class Session:
         for tick in taken:
             ingest.counters.samples += tick.values.size
             ingest.commits.add(tick, size)
+            ingest.commits.cover(self.agent, tick.times_ms)
             size = 0  # Counted once for the record.
 
     def _block(self, block: pb.Block, offset: int | None) -> Ticks:

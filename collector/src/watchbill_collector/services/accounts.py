@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
-from watchbill.protocol.frames import NOTICES, GapReason, Stream
+from watchbill.protocol.frames import GapReason, Stream
 from watchbill_collector.api.ports import Gap, GapSummary, NoSuch, at
 from watchbill_collector.history import GapRow, History
 from watchbill_collector.hosts import HostRegistry
@@ -47,7 +47,7 @@ class AccountsService:
                 before.records + row.count,
                 before.samples + row.samples,
                 last if before.last is None else max(last, before.last),
-                before.unknown + (samples_of(row) is None),
+                before.unknown + (row.samples_known is None),
             )
         return found
 
@@ -60,20 +60,10 @@ class AccountsService:
             from_seq=row.from_seq,
             to_seq=row.to_seq,
             count=row.count,
-            samples=samples_of(row),
+            samples=row.samples_known,
             first=at(row.first_ms) if row.first_ms else None,
             last=at(row.last_ms) if row.last_ms else None,
             reason=GapReason(row.reason).name.lower(),
             recorded=at(row.recorded_ms),
+            duration_s=max(0, row.last_ms - row.first_ms) / 1000 if row.first_ms and row.last_ms else None,
         )
-
-
-def samples_of(row: GapRow) -> int | None:
-    """How many samples are missing with a gap; None when nobody knows.
-
-    Unknown are the end of a spool that came to no orderly end, damaged history, and gaps that an agent could not
-    tell more of. A notice has lost none, and critical records have none.
-    """
-    if row.samples or row.reason in NOTICES or row.stream == Stream.CRIT:
-        return row.samples
-    return None
