@@ -125,6 +125,19 @@ def test_promtool_asks_a_collector_as_it_asks_prometheus(house, collector, until
     assert "web1" in done.out.split(), done
 
 
+def test_the_collectors_doctor_asks_each_port_and_no_proxy(house, collector):
+    proxy = {"http_proxy": "http://127.0.0.1:9"}
+    done = collector.command("doctor", "--json", extra=proxy)
+    states = {finding["check"]: finding["state"] for finding in done.json["findings"]}
+    assert {
+        name: states[name] for name in ("config", "authority", "agents", "enrolment", "http")
+    } == dict.fromkeys(("config", "authority", "agents", "enrolment", "http"), "ok"), done
+    assert done.code == 0
+    stopped = house.collector(launch=False).command("doctor", extra=proxy)
+    assert stopped.code == 1
+    assert stopped.out.count("does not answer: Connection refused") == 3, stopped.out
+
+
 @pytest.mark.real("promtool")
 def test_promtool_takes_every_file_of_the_stock_pack(shared_house):
     files = sorted((Path(watchbill_collector.__file__).parent / "rules" / "stock").glob("*.yml"))

@@ -183,8 +183,10 @@ def _http(config: CollectorConfig) -> Finding:
     if context is not None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    # This very machine is asked: what the environment says of proxies is not for it.
+    ways = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN_S, context=context):  # noqa: S310 - http(s) only.
+        with urllib.request.build_opener(*ways).open(url, timeout=ANSWER_WITHIN_S):
             return Finding("http", "ok", f"{url} is ready")
     except urllib.error.HTTPError as exc:
         return Finding(
@@ -194,4 +196,6 @@ def _http(config: CollectorConfig) -> Finding:
             "wait",
         )
     except OSError as exc:
-        return Finding("http", "fail", f"{url} does not answer: {exc}", f"systemctl status {PROGRAM}")
+        inner = getattr(exc, "reason", exc)
+        why = getattr(inner, "strerror", None) or inner
+        return Finding("http", "fail", f"{url} does not answer: {why}", f"systemctl status {PROGRAM}")
