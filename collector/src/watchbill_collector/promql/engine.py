@@ -22,6 +22,7 @@ from watchbill_collector.promql.frames import label_order
 from watchbill_collector.promql.merging import with_final_labels
 from watchbill_collector.promql.nodes import Node, RangeSource, Run
 from watchbill_collector.promql.plan import Plan, Plans
+from watchbill_collector.promql.shared import SharedValues
 from watchbill_collector.promql.storage import Storage
 from watchbill_collector.promql.values import UNLABELLED, Grid, Scalar, Vector, any_present
 from watchbill_collector.promql.windows import Floats, Ints, Mask
@@ -127,10 +128,12 @@ class Engine:
         budget: Budget | None = None,
         *,
         lookback_ms: int | None = None,
+        shared: SharedValues | None = None,
     ) -> Result:
-        """Evaluate at one time; raises PromqlError."""
+        """Evaluate at one time; raises PromqlError. `shared`: what other expressions of this moment have worked out."""
         plan = self.plan(query) if isinstance(query, str) else query
         run = self._run(storage, budget, Grid.instant(time_ms), time_ms, lookback_ms)
+        run.shared = shared
         with np.errstate(all="ignore"):
             if isinstance(plan.root, RangeSource):
                 return _result(run, _samples(plan.root, run, time_ms))

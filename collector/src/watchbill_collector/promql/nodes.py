@@ -19,6 +19,7 @@ from watchbill_collector.promql import ast
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.errors import BadQuery, TooMany
 from watchbill_collector.promql.querymemory import POINT_BYTES
+from watchbill_collector.promql.shared import SharedValues
 from watchbill_collector.promql.storage import Hints, Ragged, SeriesSet, Storage, Windows
 from watchbill_collector.promql.values import Grid, Notes, Scalar, Text, Value, Vector
 from watchbill_collector.promql.windows import Floats, Ints, Mask
@@ -35,6 +36,7 @@ class Run:
     lookback_ms: int
     default_step_ms: int
     notes: Notes = field(default_factory=Notes)
+    shared: SharedValues | None = None
     _selected: dict[tuple[tuple[Matcher, ...], int, int, Hints], SeriesSet] = field(default_factory=dict)
 
     @property
@@ -75,6 +77,13 @@ class Node(ABC):
         """The value at every step; raises PromqlError."""
         budget = run.budget
         budget.check(str(self.expr) if not run.instant else "")
+        if run.shared is not None and grid.count == 1:
+            key = (self, grid.start_ms, run.end_ms, run.lookback_ms)
+            known = run.shared.known(key)
+            if known is None:
+                known = self._evaluate(run, grid)
+                run.shared.keep(key, known)
+            return known
         mark = budget.mark()
         if not self.invariant or grid.count <= 1:
             value = self._evaluate(run, grid)

@@ -68,50 +68,67 @@ class Plans:
         return found
 
 
-def plan(text: str) -> Plan:
+Made = dict[ast.Expr, Node]
+"""Nodes by what they evaluate: plans that are made with the same ones share equal parts."""
+
+
+def plan(text: str, made: Made | None = None) -> Plan:
     """Parse and plan an expression; raises BadQuery."""
     expr = parse(text)
-    return Plan(text, expr, _any(expr))
+    return Plan(text, expr, _Planner(made).any(expr))
 
 
-def _any(expr: ast.Expr) -> Node | RangeSource:
-    expr = ast.bare(expr)
-    if isinstance(expr, ast.Range):
-        return RangeNode(expr)
-    if isinstance(expr, ast.Subquery):
-        return SubqueryNode(expr, _node(expr.expr))
-    return _node(expr)
+class _Planner:
+    """Trees to nodes."""
 
+    def __init__(self, made: Made | None) -> None:
+        self._made = made
 
-def _node(expr: ast.Expr) -> Node:
-    expr = ast.bare(expr)
-    if isinstance(expr, ast.Number):
-        return NumberNode(expr)
-    if isinstance(expr, ast.String):
-        return StringNode(expr)
-    if isinstance(expr, ast.Selector):
-        return SelectorNode(expr)
-    if isinstance(expr, ast.Negation):
-        return NegationNode(expr, _node(expr.expr))
-    if isinstance(expr, ast.Call):
-        return call_node(expr, [_any(arg) for arg in expr.args])
-    if isinstance(expr, ast.Aggregate):
-        param = None if expr.param is None else _node(expr.param)
-        return aggregate_node(expr, _node(expr.expr), param)
-    if isinstance(expr, ast.Binary):
-        return _binary(expr)
-    raise BadQuery(f"expected an instant vector or a scalar, got a {expr.kind.value}", str(expr))
+    def any(self, expr: ast.Expr) -> Node | RangeSource:
+        """Whatever the expression is."""
+        expr = ast.bare(expr)
+        if isinstance(expr, ast.Range):
+            return RangeNode(expr)
+        if isinstance(expr, ast.Subquery):
+            return SubqueryNode(expr, self._node(expr.expr))
+        return self._node(expr)
 
+    def _node(self, expr: ast.Expr) -> Node:
+        expr = ast.bare(expr)
+        if self._made is None:
+            return self._new(expr)
+        found = self._made.get(expr)
+        if found is None:
+            found = self._made[expr] = self._new(expr)
+        return found
 
-def _binary(expr: ast.Binary) -> Node:
-    lhs, rhs = _node(expr.lhs), _node(expr.rhs)
-    left, right = expr.lhs.kind, expr.rhs.kind
-    if left is ast.Kind.SCALAR and right is ast.Kind.SCALAR:
-        return ScalarsNode(expr, lhs, rhs)
-    if left is ast.Kind.SCALAR:
-        return VectorScalarNode(expr, rhs, lhs, swapped=True)
-    if right is ast.Kind.SCALAR:
-        return VectorScalarNode(expr, lhs, rhs, swapped=False)
-    if expr.op in SET_OPERATORS:
-        return SetNode(expr, lhs, rhs)
-    return VectorsNode(expr, lhs, rhs)
+    def _new(self, expr: ast.Expr) -> Node:
+        if isinstance(expr, ast.Number):
+            return NumberNode(expr)
+        if isinstance(expr, ast.String):
+            return StringNode(expr)
+        if isinstance(expr, ast.Selector):
+            return SelectorNode(expr)
+        if isinstance(expr, ast.Negation):
+            return NegationNode(expr, self._node(expr.expr))
+        if isinstance(expr, ast.Call):
+            return call_node(expr, [self.any(arg) for arg in expr.args])
+        if isinstance(expr, ast.Aggregate):
+            param = None if expr.param is None else self._node(expr.param)
+            return aggregate_node(expr, self._node(expr.expr), param)
+        if isinstance(expr, ast.Binary):
+            return self._binary(expr)
+        raise BadQuery(f"expected an instant vector or a scalar, got a {expr.kind.value}", str(expr))
+
+    def _binary(self, expr: ast.Binary) -> Node:
+        lhs, rhs = self._node(expr.lhs), self._node(expr.rhs)
+        left, right = expr.lhs.kind, expr.rhs.kind
+        if left is ast.Kind.SCALAR and right is ast.Kind.SCALAR:
+            return ScalarsNode(expr, lhs, rhs)
+        if left is ast.Kind.SCALAR:
+            return VectorScalarNode(expr, rhs, lhs, swapped=True)
+        if right is ast.Kind.SCALAR:
+            return VectorScalarNode(expr, lhs, rhs, swapped=False)
+        if expr.op in SET_OPERATORS:
+            return SetNode(expr, lhs, rhs)
+        return VectorsNode(expr, lhs, rhs)

@@ -12,7 +12,8 @@ from pathlib import Path
 from watchbill.errors import Problem
 from watchbill.files import UnreadableFile, read_bounded
 from watchbill.limits import LABELS_MAX, METRIC_NAME_BYTES_MAX
-from watchbill_collector.promql.plan import Plan
+from watchbill_collector.promql.plan import Made, Plan
+from watchbill_collector.rules.common import nodes_of
 from watchbill_collector.rules.document import (
     FILE_BYTES_MAX,
     BadDocument,
@@ -98,7 +99,9 @@ def load(sources: Sequence[Source], known: RuleSet | None = None) -> tuple[RuleS
     Expressions that `known` has already are not planned again.
     """
     found = Found()
-    plans = {rule.expr: rule.plan for rule in known.rules} if known is not None else {}
+    known = known or RuleSet()
+    plans = {rule.expr: rule.plan for rule in known.rules}
+    made = dict(known.made)
     groups: list[Group] = []
     seen_files: set[str] = set()
     for source in sources:
@@ -113,14 +116,15 @@ def load(sources: Sequence[Source], known: RuleSet | None = None) -> tuple[RuleS
             found.add(problem.file, problem.line, problem.key, problem.got, problem.wanted)
             continue
         if tree is not None:
-            groups.extend(_Reader(source.file, found, plans).file(tree))
+            groups.extend(_Reader(source.file, found, plans, made).file(tree))
     if len(groups) > GROUPS_MAX:
         found.add(
             groups[-1].file, groups[-1].place.line, "groups", f"{len(groups)} groups", f"at most {GROUPS_MAX}"
         )
     if sum(len(group.rules) for group in groups) > RULES_MAX:
         found.add(groups[-1].file, groups[-1].place.line, "rules", "more rules", f"at most {RULES_MAX}")
-    return RuleSet(tuple(groups)), found.all()
+    rules = RuleSet(tuple(groups))
+    return RuleSet(rules.groups, nodes_of(rules, made)), found.all()
 
 
 def check(sources: Sequence[Source]) -> list[Problem]:
@@ -131,8 +135,8 @@ def check(sources: Sequence[Source]) -> list[Problem]:
 class _Reader:
     """One file."""
 
-    def __init__(self, file: str, found: Found, plans: dict[str, Plan]) -> None:
-        self._reading = Reading(file, found, plans)
+    def __init__(self, file: str, found: Found, plans: dict[str, Plan], made: Made) -> None:
+        self._reading = Reading(file, found, plans, made)
         self._file = file
 
     def file(self, tree: Tree) -> list[Group]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from watchbill_collector.head import Watch
-from watchbill_collector.promql.plan import Plan
+from watchbill_collector.promql.plan import Made, Plan
 from watchbill_collector.rules.template import Template
 from watchbill_collector.rules.template_queries import read_by
 
@@ -103,6 +103,8 @@ class RuleSet:
     """Everything that was loaded, files in the order given."""
 
     groups: tuple[Group, ...] = field(default=())
+    made: Made = field(default_factory=dict)
+    """The nodes of all their expressions, for those that are loaded after them."""
 
     @property
     def rules(self) -> list[Rule]:

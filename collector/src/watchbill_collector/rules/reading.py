@@ -15,7 +15,7 @@ from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.matching import InvalidRegex
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import PromqlError
-from watchbill_collector.promql.plan import Plan, plan
+from watchbill_collector.promql.plan import Made, Plan, plan
 from watchbill_collector.rules.document import NODES_MAX, Listing, Mapping, Scalar, Tree, kind, shown
 from watchbill_collector.rules.needs import WINDOW_MS_MAX, pinned, watches
 from watchbill_collector.rules.template import VARIABLES, Template
@@ -55,12 +55,14 @@ class Found:
 
 
 class Reading:
-    """One file that is being read. `plans` remembers expressions that are planned already, by their text."""
+    """One file that is being read. `plans` remembers expressions that are planned already, by their text, and `made`
+    the nodes of their parts."""
 
-    def __init__(self, file: str, found: Found, plans: dict[str, Plan]) -> None:
+    def __init__(self, file: str, found: Found, plans: dict[str, Plan], made: Made) -> None:
         self.file = file
         self.found = found
         self.plans = plans
+        self.made = made
         self._visited = 0
         self._too_many = False
 
@@ -87,7 +89,7 @@ class Reading:
         if known is not None:
             return known
         try:
-            made = plan(text)
+            made = plan(text, self.made)
         # Also what the engine says of a query when it is planned, such as a regular expression that is none.
         except PromqlError as error:
             message = str(error)

@@ -21,6 +21,7 @@ from watchbill_collector.matching import Matcher
 from watchbill_collector.rules.alerts import Alert, AlertState, Hold, nothing_held, resumed
 from watchbill_collector.rules.certainty import SETTLE_MS, Certainty
 from watchbill_collector.rules.changes import ActiveAlert, AlertChange
+from watchbill_collector.rules.common import Shared, shared_nodes
 from watchbill_collector.rules.files import Source, load
 from watchbill_collector.rules.groups import GroupRun, RuleChange
 from watchbill_collector.rules.head_storage import HeadStorage
@@ -95,6 +96,7 @@ class Rulebook:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._runs: tuple[GroupRun, ...] = ()
+        self._shared: Shared = frozenset()
         self._certainty = Certainty(head)
         self._unsaved = False
         self._save_failing = False
@@ -127,6 +129,7 @@ class Rulebook:
                         each.inherit(old)
                 runs.append(run)
             self.rules, self._runs = rules, tuple(runs)
+            self._shared = shared_nodes(rules)
             self._watch(now_ms)
             self._certainty.rules_loaded(rules.rules)
             for gone in former.values():
@@ -208,6 +211,7 @@ class Rulebook:
                 with self._head.lock:
                     self._head.fold(now_ms)
                     self._certainty.look(now_ms)
+                    self._around.shared.begin(self._shared)
                     for run in due:
                         changes += run.evaluate(
                             now_ms,
@@ -216,6 +220,7 @@ class Rulebook:
                             lambda ticks: self._put(ticks, now_ms),
                             self._monotonic,
                         )
+                    self._around.shared.end()
                     self._note_warming(due)
                 self.stats.changes += len(changes)
                 self._count(due, self._monotonic() - began)

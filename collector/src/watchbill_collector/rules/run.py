@@ -12,8 +12,10 @@ import numpy as np
 
 from watchbill_collector.labels import METRIC_NAME, STRINGS, LabelFrame
 from watchbill_collector.promql.budget import Budget
-from watchbill_collector.promql.engine import Engine, InstantVector
+from watchbill_collector.promql.engine import Engine, InstantVector, Result
 from watchbill_collector.promql.errors import ExecutionFailed, PromqlError
+from watchbill_collector.promql.plan import Plan
+from watchbill_collector.promql.shared import SharedValues
 from watchbill_collector.promql.storage import Storage
 from watchbill_collector.rules.alerts import (
     Alert,
@@ -52,19 +54,20 @@ _NO_SERIES: SeriesIds = np.zeros(0, np.uint32)
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What is the same for all rules. `external_labels` and `external_url` are for templates, `monotonic`
-    for the time that their queries may take."""
+    for the time that queries may take, `shared` for what rules have in common at one moment."""
 
     table: SeriesTable
     engine: Engine
     external_labels: Mapping[str, str] = field(default_factory=dict)
     external_url: str = ""
     monotonic: Callable[[], float] | None = None
+    shared: SharedValues = field(default_factory=SharedValues)
 
-    def budget(self) -> Budget:
-        """What one evaluation of one rule may use."""
-        if self.monotonic is None:
-            return Budget()
-        return Budget(deadline_s=self.monotonic() + RULE_TIME_S_MAX, monotonic=self.monotonic)
+    def ask(self, plan: Plan, query_ms: int, storage: Storage) -> Result:
+        """What the expression of a rule answers, within what one rule may use. Raises PromqlError."""
+        clock = self.monotonic
+        budget = Budget() if clock is None else Budget(deadline_s=clock() + RULE_TIME_S_MAX, monotonic=clock)
+        return self.engine.instant(plan, query_ms, storage, budget, shared=self.shared)
 
 
 @dataclass(slots=True)
@@ -122,7 +125,7 @@ class RecordingRun:
 
     def evaluate(self, query_ms: int, now_ms: int, storage: Storage, limit: int, hold: Hold) -> list[Ticks]:  # noqa: ARG002
         """The samples to write at `now_ms`. Raises PromqlError."""
-        result = self._around.engine.instant(self.rule.plan, query_ms, storage, self._around.budget())
+        result = self._around.ask(self.rule.plan, query_ms, storage)
         vector = result.vector()
         self.health.samples = result.samples
         ids = np.array(self._rows.of(vector.labels), np.uint32)
@@ -169,7 +172,7 @@ class AlertingRun:
     def evaluate(self, query_ms: int, now_ms: int, storage: Storage, limit: int, hold: Hold) -> list[Ticks]:
         """Judge, and give the samples to write at `now_ms`. `changes` are in the verdict. Raises
         PromqlError."""
-        result = self._around.engine.instant(self.rule.plan, query_ms, storage, self._around.budget())
+        result = self._around.ask(self.rule.plan, query_ms, storage)
         self.health.samples = result.samples
         given = self._given(result.vector())
         verdict = decide(

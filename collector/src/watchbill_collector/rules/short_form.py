@@ -164,7 +164,7 @@ class ShortForm:
         planned = read.plans.get(text)
         if planned is None:
             try:
-                planned = read.plans[text] = plan(text)
+                planned = read.plans[text] = plan(text, read.made)
             except BadQuery as error:
                 read.bad(
                     nowhere,

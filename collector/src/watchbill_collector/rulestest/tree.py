@@ -16,7 +16,7 @@ class TreeReader:
 
     def __init__(self, file: str, found: Found) -> None:
         self.file = file
-        self._reading = Reading(file, found, {})
+        self._reading = Reading(file, found, {}, {})
 
     def bad(self, node: Tree, at: str, got: str, wanted: str) -> None:
         """Note a mistake."""
