@@ -5,6 +5,7 @@ bounds that the kernel keeps, and is gone with the message. The address, which i
 the message; what became of it goes to standard output, both as JSON.
 """
 
+import contextlib
 import json
 import logging
 import resource
@@ -30,7 +31,10 @@ class Said(logging.Handler):
 
 def main() -> int:
     """Send it, and say what became of it: delivered, failed, unknown or missing."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # A sandbox may forbid the call, and has limits of its own.
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     request = json.loads(sys.stdin.buffer.read(REQUEST_BYTES_MAX))
     signal.alarm(int(request["timeout_s"]) + 1)  # Should whoever started us be dead.
     try:
