@@ -21,7 +21,7 @@ async def test_samples_arrive_and_the_end_is_announced(tmp_path, collector, agen
     assert (hello.instance, hello.job, dict(hello.labels)) == ("web01", "test", {"rack": "b12"})
     assert (hello.interval_ms, hello.ticks_per_message) == (200, 1)
     assert {"node_load1", "node_memory_MemTotal_bytes", "watchbill_agent_series"} <= collector.names()
-    assert collector.heard[-1].bye.reason == "shutdown"
+    assert collector.heard[-1].bye.reason == "stop"
     assert [record.seq for record in collector.records()] == list(range(1, len(collector.records()) + 1))
     assert "delivered=True" in agent.text()
 
@@ -220,7 +220,7 @@ async def test_the_status_socket_is_private_and_survives_nonsense(tmp_path, coll
                 writer.write(question)
                 writer.write_eof()
                 answer = await reader.read()
-                assert not answer or b"wanted one of: gaps, status" in answer
+                assert not answer or b"wanted one of: gaps, leaving, status" in answer
             writer.close()
     finally:
         os.close(directory)
