@@ -159,3 +159,15 @@ async def test_the_reserve_is_made_and_old_segments_are_read(tmp_path: Path) -> 
     assert (facts.damaged, facts.reserve_short) == (1, 0)
     assert len(list((tmp_path / "quarantine").iterdir())) == 1, "the bad bytes are kept to be looked at"
     assert len(list((tmp_path / "crit").glob("spare-*"))) == SIZES.limits(CRIT).reserve
+
+
+def test_who_appends_faster_than_anybody_syncs_waits_for_the_disk(disk: SlowDisk) -> None:
+    from watchbill_agent.spool.lane import UNSYNCED_BYTES_MAX
+
+    spool = DiskSpool(Path("/other"), b"a" * 16, sizes=Sizes(64 << 20), filesystem=disk)
+    body = b"\x12\x00" + bytes(100_000)
+    for _ in range(2 * UNSYNCED_BYTES_MAX // len(body)):
+        spool.append(BULK, Draft(body, 1, 1, 1))
+        unsynced = spool.last(BULK) - spool.state(BULK).last_durable
+        assert unsynced * len(body) <= UNSYNCED_BYTES_MAX + len(body)
+    assert spool.state(BULK).last_durable > 0

@@ -58,6 +58,8 @@ log = logging.getLogger("watchbill.spool")
 
 TAIL_BYTES_MAX = 256 * KIB
 """Records kept in memory although they are durable, so that a live session reads no file."""
+UNSYNCED_BYTES_MAX = 4 * MIB
+"""Records that are not durable are kept in memory, to be written anew if a sync fails; beyond this, appending syncs."""
 RING_BYTES_MAX = 1 * MIB
 """Records kept in memory because the disk takes none; beyond it the oldest go, counted."""
 SEGMENTS_MAX = 4_096
@@ -262,6 +264,13 @@ class Lane:
         """Bytes of its segments."""
         return sum(one.room for one in self.segments)
 
+    def _sync_now(self) -> None:
+        """Whoever appends faster than anybody syncs waits for the disk himself: memory is bounded."""
+        job = self.begin_sync()
+        if job is not None:
+            job.run()
+            self.end_sync(job)
+
     @property
     def waiting_bytes(self) -> int:
         """Bytes of segments that hold something unacknowledged, and of what no file has."""
@@ -433,6 +442,8 @@ class Lane:
             self._shrink_ring()
         if self._grown:
             self._keep_the_bound()
+        if self._tail_bytes > UNSYNCED_BYTES_MAX and not self._busy and not self.failing:
+            self._sync_now()
 
     def _write(self, kept: _Kept) -> None:
         """Write a record behind the others. Raises OSError when there is no room to be made."""
