@@ -8,7 +8,7 @@ import pytest
 
 from watchbill.codec import BlockValues, encode_beat, encode_bye, encode_ticks, pack
 from watchbill.limits import MESSAGE_BYTES_MAX
-from watchbill.protocol.frames import Ack, End, EndReason, Stream, Welcome
+from watchbill.protocol.frames import Ack, End, EndReason, GapReason, Stream, Welcome
 from watchbill_agent.sender import About, Sender
 from watchbill_agent.spool import Draft, MemorySpool
 from watchbill_agent.transports import LinkDown, LinkRefused
@@ -126,6 +126,14 @@ async def test_a_goodbye_is_kept_with_its_reason_and_a_cut_is_not_announced(benc
     kept = bench.admission.leavings[agent.agent_id]
     assert (kept.reason, kept.back_by_ms - kept.left_ms) == ("reboot", 60_000)
     assert abs(kept.left_ms - bench.clock.wall_ms()) < 60_000
+    again = await bench.opened(agent.agent_id)
+    again.spool_id = agent.spool_id
+    assert isinstance(await again.hello(), Welcome)
+    assert bench.admission.leavings == {}
+    await until(lambda: bench.sink.gaps, "the notice of the reboot")
+    [row] = bench.sink.gaps
+    assert (row.reason, row.count, row.first_ms, row.samples_known) == (GapReason.REBOOT, 0, kept.left_ms, 0)
+    assert row.last_ms >= row.first_ms
     other = await bench.linked("web02")
     bench.cut()
     await until(lambda: bench.ingest.sessions == 0, "the end of the session")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from watchbill.clock import Clock
-from watchbill.leaving import Leaving, taken
+from watchbill.leaving import POWEROFF, REBOOT, Leaving, taken
 from watchbill.limits import (
     ACK_INTERVAL_MS,
     ACK_MESSAGES_MAX,
@@ -33,7 +33,16 @@ from watchbill.limits import (
     SESSIONS_PER_AGENT_MAX,
     SILENCE_MAX_MS,
 )
-from watchbill.protocol.frames import AuditHead, EndReason, Hello, Settings, Stream, StreamMark, Welcome
+from watchbill.protocol.frames import (
+    AuditHead,
+    EndReason,
+    GapReason,
+    Hello,
+    Settings,
+    Stream,
+    StreamMark,
+    Welcome,
+)
 from watchbill.protocol.server import Closed, Watermark, fault_of, greet
 from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_groups
 from watchbill_collector.ingest.commit import Covered, GroupCommit
@@ -367,6 +376,7 @@ class Ingest:
         session.open(hello, pulse, offset_ms, watermarks)
         agent.session = session
         agent.run_id = hello.run_id
+        self._note_reboot(agent, hello)
         self._admission.seen(agent.agent_id, labels)
         self.counters.sessions_begun += 1
         session.say(
@@ -458,6 +468,27 @@ class Ingest:
                 first_ms=agent.last_tick_ms,
                 last_ms=self.now_ms,
                 reason=closed.reason,
+                recorded_ms=self.now_ms,
+            )
+        )
+
+    def _note_reboot(self, agent: Agent, hello: Hello) -> None:
+        """The time that a machine was down, as it had announced: its agent cannot tell, in another boot."""
+        leaving = self._admission.leaving(agent.agent_id)
+        if leaving is None or leaving.reason not in (REBOOT, POWEROFF):
+            return
+        self.commits.add_gap(
+            GapRow(
+                agent_id=agent.agent_id,
+                spool_id=hello.spool_id,
+                stream=int(Stream.BULK),
+                from_seq=0,
+                to_seq=0,
+                count=0,
+                samples=0,
+                first_ms=leaving.left_ms,
+                last_ms=self.now_ms,
+                reason=GapReason.REBOOT,
                 recorded_ms=self.now_ms,
             )
         )

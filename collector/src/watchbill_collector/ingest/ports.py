@@ -87,6 +87,9 @@ class Admission(Protocol):
     def left(self, agent_id: str, leaving: Leaving) -> None:
         """The host announced its stop: it is neither up nor down, until it should have been back."""
 
+    def leaving(self, agent_id: str) -> Leaving | None:
+        """How the host said goodbye; None while it has not, or when it came back since."""
+
     def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
         """Active hosts that were seen and did not say goodbye, with the labels of their series."""
 
@@ -156,6 +159,10 @@ class MemoryAdmission:
     def left(self, agent_id: str, leaving: Leaving) -> None:
         """Remember how it went."""
         self.leavings[agent_id] = leaving
+
+    def leaving(self, agent_id: str) -> Leaving | None:
+        """How it went."""
+        return self.leavings.get(agent_id)
 
     def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
         """Hosts that were here and did not say goodbye."""

@@ -50,6 +50,10 @@ class RegistryAdmission:
         """The host announced its stop."""
         self._registry.left(agent_id, leaving)
 
+    def leaving(self, agent_id: str) -> Leaving | None:
+        """How the host said goodbye."""
+        return self._registry.leaving(agent_id)
+
     def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
         """Active hosts that came and did not say goodbye."""
         return [(_host(row), labels) for row, labels in self._registry.expected()]

@@ -39,9 +39,10 @@ class GapReason(IntEnum):
     REFUSED = 6
     RESTART = 7
     SUSPENDED = 8
+    REBOOT = 9
 
 
-NOTICES = frozenset({GapReason.RESTART, GapReason.SUSPENDED})
+NOTICES = frozenset({GapReason.RESTART, GapReason.SUSPENDED, GapReason.REBOOT})
 """Reasons of gaps in which no record was lost: nothing ran, so nothing was recorded."""
 
 

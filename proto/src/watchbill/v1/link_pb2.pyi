@@ -81,6 +81,8 @@ class _GapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapReason.V
     GAP_REASON_RESTART: _GapReason.ValueType  # 7
     """Time in which no agent ran."""
     GAP_REASON_SUSPENDED: _GapReason.ValueType  # 8
+    GAP_REASON_REBOOT: _GapReason.ValueType  # 9
+    """From a goodbye for a reboot or power-off to the return: the collector's own notice."""
 
 class GapReason(_GapReason, metaclass=_GapReasonEnumTypeWrapper): ...
 
@@ -98,6 +100,8 @@ GAP_REASON_REFUSED: GapReason.ValueType  # 6
 GAP_REASON_RESTART: GapReason.ValueType  # 7
 """Time in which no agent ran."""
 GAP_REASON_SUSPENDED: GapReason.ValueType  # 8
+GAP_REASON_REBOOT: GapReason.ValueType  # 9
+"""From a goodbye for a reboot or power-off to the return: the collector's own notice."""
 Global___GapReason: _TypeAlias = GapReason  # noqa: Y015
 
 class _EndReason:
