@@ -8,6 +8,7 @@ is used up, in this order, and how one sees it:
 3. the spool is full: the oldest go, into a counted gap with the reason OVERFLOW, as when the collector is away.
 
 Beats and acknowledgements never wait: they are what says that this host is alive. `crit` records never wait either.
+Connections that do not come about are paid for too: without a collector a host that tries all day stays in its budget.
 """
 
 from typing import Final
@@ -20,6 +21,10 @@ BYTES_PER_DAY_MIN: Final = 1_000_000
 PUBLISH_BYTES: Final = 250
 """What a publish costs beside its payload: topic, TLS record, the broker's answer, TCP and IP both ways."""
 RECEIVED_BYTES: Final = 200
+CONNECT_BYTES: Final = 6_000
+"""What opening a connection costs: TLS with two certificates, CONNECT, SUBSCRIBE, knock and challenge."""
+WAIT_S_MAX: Final = 3_600.0
+"""The longest that a host stays away because its budget is used up: by then it has grown enough to connect."""
 
 
 class Budget:
@@ -51,4 +56,4 @@ class Budget:
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until records may be sent again; 0 when they may."""
-        return max(0.0, -self.level(now_s) / self._rate)
+        return min(WAIT_S_MAX, max(0.0, -self.level(now_s) / self._rate))

@@ -205,6 +205,8 @@ class Sender:
                 wait_s = self._away(
                     exc.reason, exc.detail, lasted_s, final=exc.final, at_least_s=exc.at_least_s
                 )
+            if self._budget is not None:
+                wait_s = max(wait_s, self._budget.wait_s(self._clock.monotonic_s()))
             if self._farewell is not None and not self._stopping:
                 await self._be_gone()
             elif wait_s > 0:

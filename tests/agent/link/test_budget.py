@@ -12,9 +12,10 @@ from watchbill.codec import BlockValues, FamilyRun, MetricKind, encode_down, enc
 from watchbill.limits import RECORD_BYTES_MAX
 from watchbill.protocol.frames import Ack, GapReason, Settings, Stream, StreamMark, Welcome
 from watchbill.v1 import link_pb2 as pb
-from watchbill_agent.budget import BYTES_PER_DAY_MIN, DAY_S, Budget
+from watchbill_agent.budget import BYTES_PER_DAY_MIN, DAY_S, WAIT_S_MAX, Budget
 from watchbill_agent.sender import About, Sender
 from watchbill_agent.spool import Draft, MemorySpool
+from watchbill_agent.transports import Link, LinkDown
 from watchbill_agent.transports.in_memory import FarEnd, InMemoryTransport
 
 SERIES = 2_000
@@ -50,6 +51,32 @@ def test_values_are_shed_before_records() -> None:
     budget.spend(2_000_000)
     assert budget.thrifty(0.0)
     assert budget.wait_s(0.0) == 0
+
+
+@pytest.mark.asyncio
+async def test_a_host_that_finds_no_collector_tries_no_more_than_it_may_pay(monkeypatch) -> None:
+    clock = SystemClock()
+    budget = Budget(BYTES_PER_DAY_MIN, clock.monotonic_s())
+    waits: list[float] = []
+
+    class Away:
+        async def open(self) -> Link:
+            budget.spend(BYTES_PER_DAY_MIN)
+            raise LinkDown("no-collector", "nobody listens")
+
+    async def stay_away(seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(0)
+
+    sender = Sender(
+        Away(), MemorySpool(), lambda: About("0", b"r" * 16, "boot"), clock, random.Random(1), budget=budget
+    )
+    monkeypatch.setattr(sender, "_stay_away", stay_away)
+    task = asyncio.create_task(sender.run())
+    await until(lambda: len(waits) >= 3)
+    task.cancel()
+    await asyncio.wait({task})
+    assert waits[:3] == [WAIT_S_MAX] * 3
 
 
 def test_over_any_day_no_more_is_spent_than_the_budget_and_what_was_saved() -> None:

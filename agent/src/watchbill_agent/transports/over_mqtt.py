@@ -34,7 +34,7 @@ from watchbill.identity import AgentIdentity
 from watchbill.mqtt import Broker, BrokerDown, BrokerRefused, Connection, Will
 from watchbill.tls import load_chain
 from watchbill.topics import PREFIX_DEFAULT, Lane, Topics, lane_of
-from watchbill_agent.budget import PUBLISH_BYTES, RECEIVED_BYTES, Budget
+from watchbill_agent.budget import CONNECT_BYTES, PUBLISH_BYTES, RECEIVED_BYTES, Budget
 from watchbill_agent.transports import LinkDown, LinkRefused
 
 CHALLENGE_TIMEOUT_S: Final = 15.0
@@ -68,6 +68,7 @@ class MqttOptions:
 class WireCount:
     """What went over the wire through all links: publishes, their bytes, and what came and was refused, by reason."""
 
+    connections: int = 0
     messages: int = 0
     bytes: int = 0
     received_bytes: int = 0
@@ -80,6 +81,12 @@ class WireCount:
         self.bytes += size
         if self.budget is not None:
             self.budget.spend(size + PUBLISH_BYTES)
+
+    def connecting(self) -> None:
+        """A connection is opened, or tried."""
+        self.connections += 1
+        if self.budget is not None:
+            self.budget.spend(CONNECT_BYTES)
 
     def received(self, size: int) -> None:
         """A message of so many bytes came."""
@@ -139,6 +146,7 @@ class MqttTransport:
             options = self._options()
         except WatchbillError as exc:
             raise LinkRefused("configuration", str(exc)) from exc
+        self.count.connecting()
         link = MqttLink(identity, options, self._clock, self.count)
         try:
             await link.begin()
