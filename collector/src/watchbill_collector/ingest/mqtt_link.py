@@ -245,6 +245,8 @@ class Mailbox:
             self._open(envelope, now_s)
         elif kind is Kind.WILL:
             self._broken(envelope)
+        elif kind is Kind.CLOSED and envelope.link not in self.links:
+            pass  # Both ends closed at the same moment; there is nothing left to close.
         else:
             link = self._link_of(envelope, now_s)
             if kind is Kind.FRAME:
