@@ -279,12 +279,15 @@ class DiskSpool:
         oldest = lane.segments[0]
         if oldest.first > covered + 1:
             samples = samples_between(note.total, oldest.samples_before) if covered == through else 0
-            self._cover(lane, covered + 1, oldest.first - 1, samples)
+            self._cover(lane, covered + 1, oldest.first - 1, samples, note.durable - base)
 
-    def _cover(self, lane: Lane, first: int, last: int, samples: int) -> None:
+    def _cover(self, lane: Lane, first: int, last: int, samples: int, durable: int = 0) -> None:
         """Numbers before the oldest segment of which no note says anything: bulk was dropped on a full disk, most
         likely; critical records leave only when they are acknowledged. If the collector has them, it says so."""
-        reason = GapReason.OVERFLOW if lane.stream is Stream.BULK else GapReason.COLLECTOR_REWIND
+        reason = GapReason.OVERFLOW
+        if lane.stream is Stream.CRIT:
+            # What was not durable went with the power, and its producer was not told that it was kept.
+            reason = GapReason.COLLECTOR_REWIND if last <= durable else GapReason.CORRUPT
         gap = gap_record(first, last, GapBody(reason, max(0, samples)))
         if lane.gaps and lane.gaps[-1].gap is reason and lane.gaps[-1].last + 1 == first:
             gap = merged(lane.gaps.pop(), gap, divisible=True)
