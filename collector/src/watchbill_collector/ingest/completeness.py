@@ -81,9 +81,9 @@ class Coverage:
     def mark(self, times_ms: Times) -> None:
         """Readings of these times, ascending, were committed."""
         steps = len(times_ms) - 1
-        first_ms = int(times_ms[0])
-        last_ms = int(times_ms[-1]) if steps else first_ms
-        if last_ms - first_ms < (steps + 0.5) * self._interval_ms:
+        first_ms = times_ms.item(0)
+        last_ms = times_ms.item(steps)
+        if not steps or last_ms - first_ms < (steps + 0.5) * self._interval_ms:
             self._mark(first_ms, last_ms)
         else:  # One is missing among them.
             for time_ms in times_ms.tolist():
