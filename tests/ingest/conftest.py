@@ -44,7 +44,7 @@ from watchbill_collector.ingest.ports import Host, MemoryAdmission, MemoryCritSi
 from watchbill_collector.series import SeriesTable
 
 SITE = "main"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 DAY = datetime.timedelta(days=1)
 
 
