@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from watchbill.clock import ManualClock
-from watchbill_agent.scheduler import Scheduler, Slept
+from watchbill_agent.scheduler import STALL_TOLD_EVERY_MS, STALLS_TOLD_AT_ONCE, Scheduler, Slept
 
 
 class SleepyClock(ManualClock):
@@ -88,14 +88,46 @@ def test_a_suspend_is_told_apart_from_a_stall(clock):
     run(scheduler, clock, 30)
     assert scheduler.slept() is None
     clock.advance(100)
-    assert scheduler.slept() is None
+    stood_still = scheduler.slept()
+    assert stood_still is not None
+    assert not stood_still.suspended
+    scheduler.due()
     before_ms = clock.boottime_ms()
     clock.suspend(6 * 3600)
     clock.advance(0.2)
     slept = scheduler.slept()
-    assert slept == Slept(before_ms + 200, clock.boottime_ms())
+    assert slept == Slept(before_ms + 200, clock.boottime_ms(), suspended=True)
     assert len(scheduler.due()) == 1
     assert scheduler.slept() is None
+
+
+def test_a_process_that_stood_still_says_from_when_readings_are_missing(clock):
+    scheduler = Scheduler(10_000, [], 0, clock)
+    run(scheduler, clock, 30)
+    clock.advance(scheduler.wait_s() + 9.5)
+    assert scheduler.slept() is None, "that tick is late, and none is missing"
+    scheduler.due()
+    due_ms = clock.boottime_ms() + round(scheduler.wait_s() * 1000)
+    clock.advance(scheduler.wait_s() + 25)
+    assert scheduler.slept() == Slept(due_ms, clock.boottime_ms(), suspended=False)
+    assert len(scheduler.due()) == 1
+    assert scheduler.slept() is None
+
+
+def test_a_host_that_starves_tells_its_stalls_once_a_minute_and_leaves_none_out(clock):
+    scheduler = Scheduler(1_000, [], 0, clock)
+    run(scheduler, clock, 5)
+    began_ms, told = clock.boottime_ms(), []
+    for _ in range(200):
+        clock.advance(scheduler.wait_s() + 2.5)
+        told += [slept] if (slept := scheduler.slept()) is not None else []
+        scheduler.due()
+    assert len(told) <= STALLS_TOLD_AT_ONCE + (clock.boottime_ms() - began_ms) / STALL_TOLD_EVERY_MS
+    clock.advance(60)
+    last = scheduler.slept()
+    told += [last]
+    for earlier, later in itertools.pairwise(told):
+        assert later.from_ms - earlier.to_ms < 1_100, "between two of them lies nothing but readings"
 
 
 @pytest.mark.parametrize("step_ms", [3_600_000, -3_600_000, 315_360_000_000, -315_360_000_000])

@@ -251,7 +251,12 @@ class Agent:
             self._link.sender.wake()
 
     def _on_slept(self, slept: Slept) -> None:
-        log.info("the machine was suspended", extra=fields(seconds=(slept.to_ms - slept.from_ms) / 1000))
+        seconds = (slept.to_ms - slept.from_ms) / 1000
+        if not slept.suspended:
+            log.warning("this process stood still and missed readings", extra=fields(seconds=seconds))
+            self.spool.notice(GapReason.STALLED, slept.from_ms, slept.to_ms)
+            return
+        log.info("the machine was suspended", extra=fields(seconds=seconds))
         self.spool.notice(GapReason.SUSPENDED, slept.from_ms, slept.to_ms)
         if self._link is not None:
             self._link.sender.come_back()

@@ -118,7 +118,8 @@ class Sampling:
         """Do what is due now."""
         slept = self._scheduler.slept()
         if slept is not None:
-            self.suspended_s += (slept.to_ms - slept.from_ms) / 1000
+            if slept.suspended:
+                self.suspended_s += (slept.to_ms - slept.from_ms) / 1000
             self._slept(slept)
         began_s = self._clock.monotonic_s()
         for tick in self._scheduler.due():

@@ -19,6 +19,10 @@ ON_TIME_MS = 2
 """A tick not later than this carries the grid's own time: even steps pack and align better."""
 SUSPEND_MS_MIN = 1_000
 """The boot clock running ahead of the monotonic one by less is rounding."""
+STALLS_TOLD_AT_ONCE = 20
+STALL_TOLD_EVERY_MS = 60_000
+"""A host that starves misses readings all the time: so many stalls are told one by one, then one a minute, which spans
+all that came meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,11 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Slept:
-    """The machine was suspended between two boot times, in ms."""
+    """Nothing was read between two boot times, in ms: the machine was `suspended`, or this process stood still."""
 
     from_ms: int
     to_ms: int
+    suspended: bool
 
 
 @dataclass(slots=True)
@@ -95,6 +100,9 @@ class Scheduler:
         self._groups = [_Group(interval, now_ms, now_ms) for interval in (*slower, base_ms)]
         self._ahead_ms = self._boot_ahead_ms()
         self._last_ms = now_ms
+        self._stall: Slept | None = None
+        self._tellings = float(STALLS_TOLD_AT_ONCE)
+        self._refilled_ms = now_ms
 
     def _boot_ahead_ms(self) -> float:
         return self._clock.boottime_ms() - self._clock.monotonic_s() * 1000
@@ -105,14 +113,28 @@ class Scheduler:
         return max(0, due_ms - self._clock.boottime_ms()) / 1000
 
     def slept(self) -> Slept | None:
-        """Whether the machine was suspended since the last call."""
+        """Whether readings are missing since the last call: asked before `due`."""
         ahead_ms, now_ms = self._boot_ahead_ms(), self._clock.boottime_ms()
         slept_ms = round(ahead_ms - self._ahead_ms)
         self._ahead_ms = ahead_ms
         before_ms, self._last_ms = self._last_ms, now_ms
-        if slept_ms < SUSPEND_MS_MIN:
+        if slept_ms >= SUSPEND_MS_MIN:
+            return Slept(max(before_ms, now_ms - slept_ms), now_ms, suspended=True)
+        base = self._groups[-1]
+        if base.on_grid and now_ms - base.emit_due_ms >= base.emit_ms:
+            from_ms = base.emit_due_ms if self._stall is None else self._stall.from_ms
+            self._stall = Slept(from_ms, now_ms, suspended=False)
+        return self._told_stall(now_ms) if self._stall is not None else None
+
+    def _told_stall(self, now_ms: int) -> Slept | None:
+        """The stall that waits to be told, when it may be."""
+        grown = (now_ms - self._refilled_ms) / STALL_TOLD_EVERY_MS
+        self._tellings, self._refilled_ms = min(self._tellings + grown, STALLS_TOLD_AT_ONCE), now_ms
+        if self._tellings < 1:
             return None
-        return Slept(max(before_ms, now_ms - slept_ms), now_ms)
+        self._tellings -= 1
+        stall, self._stall = self._stall, None
+        return stall
 
     def due(self) -> list[Tick]:
         """The turns that are due now, the base group's last; each group at most once, however late."""

@@ -40,10 +40,11 @@ class GapReason(IntEnum):
     RESTART = 7
     SUSPENDED = 8
     REBOOT = 9
+    STALLED = 10
 
 
-NOTICES = frozenset({GapReason.RESTART, GapReason.SUSPENDED, GapReason.REBOOT})
-"""Reasons of gaps in which no record was lost: nothing ran, so nothing was recorded."""
+NOTICES = frozenset({GapReason.RESTART, GapReason.SUSPENDED, GapReason.REBOOT, GapReason.STALLED})
+"""Reasons of gaps in which no record was lost: nothing could run, so nothing was recorded."""
 
 
 class EndReason(IntEnum):

@@ -83,6 +83,8 @@ class _GapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapReason.V
     GAP_REASON_SUSPENDED: _GapReason.ValueType  # 8
     GAP_REASON_REBOOT: _GapReason.ValueType  # 9
     """From a goodbye for a reboot or power-off to the return: the collector's own notice."""
+    GAP_REASON_STALLED: _GapReason.ValueType  # 10
+    """The agent ran and could not read: stopped, frozen, or starved of CPU."""
 
 class GapReason(_GapReason, metaclass=_GapReasonEnumTypeWrapper): ...
 
@@ -102,6 +104,8 @@ GAP_REASON_RESTART: GapReason.ValueType  # 7
 GAP_REASON_SUSPENDED: GapReason.ValueType  # 8
 GAP_REASON_REBOOT: GapReason.ValueType  # 9
 """From a goodbye for a reboot or power-off to the return: the collector's own notice."""
+GAP_REASON_STALLED: GapReason.ValueType  # 10
+"""The agent ran and could not read: stopped, frozen, or starved of CPU."""
 Global___GapReason: _TypeAlias = GapReason  # noqa: Y015
 
 class _EndReason:
@@ -860,7 +864,7 @@ class Gap(_message.Message):
     to_seq: _builtins.int
     """The gap covers seq..to_seq."""
     count: _builtins.int
-    """Records lost: to_seq - seq + 1, or 0 for a notice (RESTART, SUSPENDED) that lost none."""
+    """Records lost: to_seq - seq + 1, or 0 for a notice (RESTART, SUSPENDED, STALLED) that lost none."""
     first_boottime_ms: _builtins.int
     last_boottime_ms: _builtins.int
     reason: Global___GapReason.ValueType
