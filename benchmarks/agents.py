@@ -313,6 +313,8 @@ class Agents:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 if __name__ == "__main__":
