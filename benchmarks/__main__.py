@@ -23,6 +23,7 @@ NAMES = (
     "mqtt",
     "edge",
     "reconnect",
+    "backlog",
     "spool",
 )
 

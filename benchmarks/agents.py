@@ -38,6 +38,8 @@ class Plan:
     ticks_per_message: int
     seed: int = 1
     ticks: int = 0
+    backlog_s: int = 0
+    """Readings of so many seconds lie in every spool already when it connects."""
     load: bool = True
     """Whether values move; else every host stays as it is, but for what `set` changes."""
     mqtt_port: int = 0
@@ -116,8 +118,21 @@ class _Player:
         self.spools.append(spool)
         self.batchers.append(batcher)
         self.senders.append(sender)
+        self._fill(number)
         task = asyncio.get_running_loop().create_task(sender.run(), name=f"sender {number}")
         self._tasks.append(task)
+
+    def _fill(self, number: int) -> None:
+        """The backlog: one reading for each interval that went by."""
+        from watchbill_agent.reading import Reading
+
+        interval_ms = round(self.plan.interval_s * 1000)
+        boottime_ms, wall_ms = self.clock.boottime_ms(), self.clock.wall_ms()
+        values = self.values[number].tolist()
+        for ago_ms in range(self.plan.backlog_s * 1000, 0, -interval_ms):
+            reading = Reading(self.layout, values)
+            self.batchers[number].add(interval_ms, [reading], boottime_ms - ago_ms, wall_ms - ago_ms)
+            self._deliver(number)
 
     async def connect(self) -> None:
         """Open all connections, some at a time."""
