@@ -733,13 +733,14 @@ class World:
         must(reasons, f"I1: record {uid}, {self.stream_of[uid].name}, is missing without a word")
 
     def explain_gap(self, key: Key, reason: GapReason) -> None:
-        uid = self.uid_at.get(key)
         if reason is GapReason.OVERFLOW:
             must(key in self.dropped or self.restored, f"I8: {key} is said to have been dropped, and was not")
         elif reason is GapReason.COLLECTOR_REWIND:
             must(self.restored, f"I8: {key}: the collector was never rewound")
         elif reason is GapReason.CORRUPT:
-            lost_power = self.crashed and (uid is None or uid not in self.promised)
+            # Of two clones either may have lost what it put there, while the other delivered its own.
+            uids = [self.uid_at.get(key)] + [self.other_uid_at.get(key)] * (self.other is not None)
+            lost_power = self.crashed and any(uid is None or uid not in self.promised for uid in uids)
             must(lost_power, f"I8: {key} is said to be damaged")
         elif reason is GapReason.SPOOL_RETIRED:
             must(self.rolled_back or self.restored, f"I8: {key}: the spool was never retired")
