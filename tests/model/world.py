@@ -254,9 +254,9 @@ class MutantLane(Lane):
 
     def _sync_failed(self, job: LaneJob) -> None:
         if "sync the same file again" in self.mutations:
-            self._names_changed = job.names_changed
-            self._leaving = job.leaving + self._leaving
-            self.note_due = True
+            self.files.names_changed = job.names_changed
+            self.files.leaving = job.leaving + self.files.leaving
+            self.files.note_due = True
             return
         super()._sync_failed(job)
 

@@ -49,7 +49,7 @@ def small_spool() -> SimulatedFilesystem:
         spool.append(BULK, Draft(body(index), 10 + index, 1000 * index + 1, 1000 * index + 2, (SCHEMA,)))
     assert spool.sync()
     lane = spool._lanes[BULK]
-    lane._active = None  # As if it were full.
+    lane.files.active = None  # As if it were full.
     for index in range(3, RECORDS):
         spool.append(BULK, Draft(body(index), 10 + index, 1000 * index + 1, 1000 * index + 2, (SCHEMA,)))
     assert spool.sync()

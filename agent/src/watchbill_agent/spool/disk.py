@@ -31,8 +31,10 @@ from watchbill.protocol.frames import (
 )
 from watchbill_agent.spool.filesystem import Filesystem, SystemFilesystem
 from watchbill_agent.spool.format import BOOT_ID_BYTES, STORE_ID_BYTES, bad_stretches, seed_of
-from watchbill_agent.spool.lane import Lane, LaneJob, Limits, Place
+from watchbill_agent.spool.lane import Lane
+from watchbill_agent.spool.lane_job import LaneJob
 from watchbill_agent.spool.note import Note, decode_note, encode_note
+from watchbill_agent.spool.place import Limits, Place
 from watchbill_agent.spool.records import Draft, Record, SpoolFacts, gap_record, merged
 from watchbill_agent.spool.segment import (
     UNKNOWN,
@@ -147,7 +149,8 @@ class DiskSpool:
             base = 0 if known is None else known.bases.get(stream, 0)
             self._settle(one, base)
         if known is None:
-            self._lanes[Stream.BULK].note_due = True  # The name must be durable before anybody is told of it.
+            # The name must be durable before anybody is told of it.
+            self._lanes[Stream.BULK].files.note_due = True
         self.held_before = any(lane.last for lane in self._lanes.values())
         """Whether an earlier process left something, so that this one goes on with its numbers."""
         newest = opened[Stream.BULK].newest
@@ -174,7 +177,7 @@ class DiskSpool:
             lambda: (self._clock.wall_ms(), self._clock.boottime_ms()),
         )
         lane = self._lanes[stream] = Lane(stream, place, self._sizes.limits(stream), self._note)
-        lane.spares = contents.spares if stream is Stream.CRIT else 0
+        lane.files.reserve.spares = contents.spares if stream is Stream.CRIT else 0
         opened = _Opened(lane)
         files = contents.files[stream]
         for index, file in enumerate(files):
@@ -184,7 +187,7 @@ class DiskSpool:
             if opened.note is not None:
                 break
             newest = opened.newest if segment is lane.segments[-1] else None
-            found = newest or lane.found(segment)
+            found = newest or lane.reader.found(segment)
             notes = [note for payload in found.notes if (note := decode_note(payload)) is not None]
             if notes:
                 opened.note = self._in_this_boot(notes[-1], segment.shift_ms)
@@ -220,7 +223,7 @@ class DiskSpool:
         if beyond is not None and header is not None:
             segment.last = beyond - 1
         else:
-            found = lane.found(segment)
+            found = lane.reader.found(segment)
             if header is None and found.numbered and found.numbered[0].first == file.first:
                 segment.samples_before = found.numbered[0].total - found.numbered[0].samples
             segment.last = numbers_used(found, file.first - 1) if beyond is None else beyond - 1
@@ -228,17 +231,14 @@ class DiskSpool:
                 opened.newest = found
                 lane.total = total_after(found, segment.samples_before)
         if segment.last < segment.first and beyond is not None:
-            lane.leave(segment)  # Another generation has its numbers.
+            lane.files.leave(segment)  # Another generation has its numbers.
         else:
             lane.segments.append(segment)
 
     def _settle(self, opened: _Opened, base: int) -> None:
         """Give a lane its numbers on the wire, and what its last note says."""
         lane, note = opened.lane, opened.note
-        lane.base = base
-        for segment in lane.segments:
-            segment.first -= base
-            segment.last -= base
+        lane.files.renumber(base)
         lane.last = lane.segments[-1].last if lane.segments else 0
         durable = 0
         if note is not None:
@@ -272,7 +272,7 @@ class DiskSpool:
                 lane.gaps.append(gap_record(first, gap.last - base, body))
         through = note.through - base
         while len(lane.segments) > 1 and lane.segments[0].last <= through:
-            lane.leave(lane.segments.pop(0))
+            lane.files.leave(lane.segments.pop(0))
         if not lane.segments:
             return
         covered = max(lane.acked, through, lane.gaps[-1].last if lane.gaps else 0)
@@ -317,7 +317,7 @@ class DiskSpool:
     def _take_back(self, lane: Lane, place: int) -> None:
         """Segments from `place` on are read into memory, to be written anew."""
         for segment in lane.segments[place:]:
-            records = lane.records_of(segment)
+            records = lane.reader.records_of(segment, lane.total)
             totals: list[int] = []
             total = max(0, segment.samples_before)
             for record in records:
@@ -329,7 +329,7 @@ class DiskSpool:
             if segment.handle:
                 self._disk.close(segment.handle)
                 segment.handle = 0
-            lane.leave(segment)
+            lane.files.leave(segment)
         del lane.segments[place:]
         lane.failing = True
 
@@ -419,10 +419,7 @@ class DiskSpool:
         if first is not None and first.size:
             through, total = first.first - 1, first.samples_before
         elif kept is not None:
-            through, total = (
-                kept.record.first - 1,
-                kept.total - (0 if kept.record.notice else kept.record.samples),
-            )
+            through, total = kept.record.first - 1, kept.total_before
         else:
             through, total = lane.last, lane.total
         base = lane.base

@@ -29,8 +29,9 @@ from watchbill_agent.spool.format import (
     decode_header,
     seed_of,
 )
-from watchbill_agent.spool.lane import SEGMENT_READ_BYTES_MAX, SPARE
+from watchbill_agent.spool.reserve import SPARE
 from watchbill_agent.spool.segment import SUFFIX, examine, numbers_used, parse_name
+from watchbill_agent.spool.segment_reader import SEGMENT_READ_BYTES_MAX
 
 log = logging.getLogger("watchbill.spool")
 

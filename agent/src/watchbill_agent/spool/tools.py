@@ -34,7 +34,6 @@ from watchbill_agent.spool.format import (
     scan,
     seed_of,
 )
-from watchbill_agent.spool.lane import SEGMENT_READ_BYTES_MAX
 from watchbill_agent.spool.note import Note, decode_note
 from watchbill_agent.spool.segment import (
     SUFFIX,
@@ -45,6 +44,7 @@ from watchbill_agent.spool.segment import (
     parse_name,
     segment_name,
 )
+from watchbill_agent.spool.segment_reader import SEGMENT_READ_BYTES_MAX
 from watchbill_agent.spool.store import (
     QUARANTINE,
     STREAM_DIRECTORIES,
