@@ -184,6 +184,7 @@ def test_what_an_older_version_recorded_is_moved_into_the_chain(tmp_path: Path) 
         "DROP TABLE audit; DROP TABLE audit_checkpoints; DROP TABLE silences;"
         "DROP TABLE notice_threads; DROP TABLE notices;"
         "ALTER TABLE bearer_tokens DROP COLUMN name; ALTER TABLE bearer_tokens DROP COLUMN used_ms;"
+        "ALTER TABLE presence DROP COLUMN left_reason; ALTER TABLE presence DROP COLUMN back_by_ms;"
         "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT, at_ms INT, boottime_ms INT,"
         " actor TEXT, source TEXT, verb TEXT, object TEXT, outcome TEXT, detail TEXT, prev_hash BLOB, hash BLOB);"
         "INSERT INTO events VALUES (3,'main',1,1,'init','','user.add','admin','ok','{}',NULL,NULL);"
