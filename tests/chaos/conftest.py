@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-ROUNDS = int(os.environ.get("WATCHBILL_CHAOS_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("WATCHBILL_CHAOS_ROUNDS", "3"))
 """How often each thing is killed; a night's run takes hundreds."""
 SEED = int(os.environ.get("WATCHBILL_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 

@@ -48,7 +48,7 @@ def test_a_partition_delays_and_loses_nothing(wired: tuple[Any, Any, Wire], unti
     collector, _, wire = wired
     until(lambda: len(account(collector, "web1").times) > 3, "some history")
     wire.swallow(on=True)
-    time.sleep(12)
+    time.sleep(8)
     wire.swallow(on=False)
     now_s = time.time()
     until(lambda: _has_newer(collector, now_s), "it has caught up", 120)
