@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from watchbill.clock import ManualClock, SystemClock
-from watchbill.errors import StorageError, UsageError
+from watchbill.errors import Refused, StorageError, UsageError
 from watchbill.identity import AgentIdentity, IdentityFile, IdentityRefused, RefusalReason
 from watchbill.leaving import Leaving
 from watchbill_agent.enroll import EnrolRequest
@@ -269,7 +269,7 @@ async def test_many_names_make_a_token_each_and_a_taken_one_makes_none(
     )
     assert len({one.token for one in issued}) == 500
     await _agent(site, ask, tmp_path, "db01")
-    with pytest.raises(UsageError, match="taken: db01"):
+    with pytest.raises(Refused, match="taken: db01"):
         await site.token(names=("db00", "db01"))
     assert len(site.enrolment.tokens.list()) == 501
 
