@@ -53,7 +53,7 @@ from watchbill_collector.pki.authority import private_pem, public_der
 from watchbill_collector.series import SeriesTable
 
 SITE = "main"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 DAY_S = 86_400.0
 COLLECTOR_SEED = b"\7" * 32
 GIB = 1 << 30
