@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ class Proxy:
 # ---------------------------------------------------------------- the ways
 
 
-class Bench:
+class Bench(ABC):
     """Ingest, one way to it, and hosts. `transport` makes an agent's end."""
 
     kind = ""
@@ -281,19 +282,21 @@ class Bench:
             await link.close()
         await self.ingest.close()
 
+    @abstractmethod
     def transport(self, agent_id: str) -> Transport:
-        raise NotImplementedError
+        """One agent's way in."""
 
+    @abstractmethod
     def hold(self) -> None:
         """Nothing gets through any more, and nothing breaks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flow(self) -> None:
-        raise NotImplementedError
+        """Everything gets through again."""
 
+    @abstractmethod
     def cut(self) -> None:
         """Every connection breaks without a word."""
-        raise NotImplementedError
 
     async def linked(self, instance: str = "web01") -> "RawAgent":
         agent = await self.opened(self.enrol(instance))
