@@ -351,6 +351,7 @@ class Sender:
             last_sent_s=answered_s,
             last_records_s=answered_s,
             records_every_s=about.interval_ms * about.ticks_per_message / 1000,
+            collects=about.ticks_per_message > 1 and not about.keeps_messages,
             beat_interval_ms_max=about.beat_interval_ms or BEAT_INTERVAL_MS_MAX,
         )
         self._keeps_messages = about.keeps_messages
@@ -461,17 +462,23 @@ class Sender:
         waiting = self._waits(Stream.BULK) and paused_s <= 0 and spent_s <= 0
         if self._budget is not None and spent_s > 0 and self._waits(Stream.BULK):
             self._budget.waits += 1
-        if urgent or (waiting and (not flow.begun or now_s >= flow.release_s)):
-            held = spent_s > 0 or (flow.begun and now_s < flow.release_s)
-            await self._send_records(flow, pacer, crit_only=held)
-            flow.release_s = float("inf")
+        looking = flow.evaluation_s is not None and now_s >= flow.evaluation_s
+        # What is read while this is being sent is for the next look.
+        newest_ms = self._newest.boottime_ms() if looking and self._newest is not None else 0
+        released = not flow.begun or looking or now_s >= flow.release_s
+        if urgent or (waiting and released):
+            if looking and pacer.held_until_s:
+                self._flush()
+            await self._send_records(flow, pacer, crit_only=spent_s > 0 or not released)
+            flow.release_s, pacer.held_until_s = float("inf"), 0.0
             waiting = self._waits(Stream.BULK)
             now_s = self._clock.monotonic_s()
         if not waiting:
             flow.release_s = float("inf")
         elif flow.release_s == float("inf"):
-            flow.release_s = now_s + pacer.release_in(now_s)
-        await self._beat_if_due(flow, pacer, now_s)
+            held = self._one_waits() and pacer.hold(now_s)
+            flow.release_s = pacer.held_until_s if held else now_s + pacer.release_in(now_s)
+        await self._beat_if_due(flow, pacer, now_s, newest_ms)
         now_s = self._clock.monotonic_s()
         waits = [pacer.beat_in(now_s), pacer.ack_patience_s()]
         if waiting and not self._client.stuck():
@@ -486,6 +493,10 @@ class Sender:
         return (
             self._client.unsent(stream) or self._spool.last(stream) > self._spool.state(stream).last_durable
         )
+
+    def _one_waits(self) -> bool:
+        """Whether a single record of readings waits: no backlog."""
+        return self._spool.last(Stream.BULK) == self._client.handed_out(Stream.BULK) + 1
 
     async def _make_durable(self) -> None:
         """Sync what was appended, as long as a disk may take for it."""
@@ -528,20 +539,21 @@ class Sender:
             flow.schemas.popitem(last=False)
         flow.schemas[schema.schema_id] = None
 
-    async def _beat_if_due(self, flow: "_Flow", pacer: Pacer, now_s: float) -> None:
-        metrics = frozenset(pacer.settings.beat_metrics)
+    async def _beat_if_due(self, flow: "_Flow", pacer: Pacer, now_s: float, newest_ms: int) -> None:
+        """Beat when it is time to; with values when the rules are about to look and `newest_ms`, the newest reading
+        for them, was not sent."""
         looks_s = pacer.evaluation_in(now_s)
-        with_values = flow.evaluation_s is not None and now_s >= flow.evaluation_s
-        with_values = with_values and (self._budget is None or not self._budget.thrifty(now_s))
         flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
         block: BlockValues | None = None
-        if with_values and self._newest is not None and self._newest.boottime_ms() > flow.newest_sent_ms:
+        unsent = newest_ms > flow.newest_sent_ms and (
+            self._budget is None or not self._budget.thrifty(now_s)
+        )
+        if unsent and self._newest is not None:
             if not self._keeps_messages:
                 await self._hand_over(flow, pacer)
-            newest_ms = self._newest.boottime_ms()
             if newest_ms > max(flow.newest_sent_ms, flow.newest_told_ms):
-                block = self._newest.values(metrics)
-                flow.newest_told_ms = newest_ms
+                flow.newest_told_ms = self._newest.boottime_ms()
+                block = self._newest.values(frozenset(pacer.settings.beat_metrics))
         show = self._heads is not None and self._heads.show_due
         if block is None and not show and pacer.beat_in(now_s) > 0:
             return

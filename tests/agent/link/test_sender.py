@@ -32,8 +32,10 @@ from watchbill.protocol.frames import (
     StreamMark,
     Welcome,
 )
-from watchbill.protocol.timing import CollectorTime, Pacer
+from watchbill.protocol.timing import HOLD_SHARE, CollectorTime, Pacer
 from watchbill.v1 import link_pb2 as pb
+from watchbill_agent.batch import Batcher
+from watchbill_agent.reading import Family, Layout, MetricType, Reading, Series
 from watchbill_agent.sender import About, Sender
 from watchbill_agent.spool import DiskSpool, Draft, MemorySpool, SimulatedFilesystem
 from watchbill_agent.transports import LinkDown
@@ -48,6 +50,7 @@ def schema(name: str) -> Schema:
     return encode_schema([FamilyRun(name, MetricKind.GAUGE, "", ((),))])
 
 
+LAYOUT = Layout([Family("m", MetricType.GAUGE, "")], [Series("m", ())])
 LOAD, MEMORY = schema("node_load1"), schema("node_memory_MemFree_bytes")
 
 
@@ -332,6 +335,64 @@ def test_a_beat_with_values_leaves_shortly_before_the_rules_look() -> None:
     assert in_s is not None
     assert (one.time.ms(50.0 + in_s) + 500) % 15_000 == pytest.approx(2_000)
     assert pacer().evaluation_in(50.0) is None
+
+
+def test_a_record_waits_for_a_look_that_is_near_and_the_beat_with_it() -> None:
+    one = pacer(evaluation_period_ms=15_000, send_grid_ms=0)
+    looks_s = one.evaluation_in(50.0)
+    assert looks_s is not None
+    one.records_every_s = looks_s / HOLD_SHARE - 0.1
+    assert not one.hold(50.0), "nothing is collected meanwhile"
+    one.collects = True
+    assert not one.hold(50.0), "too far"
+    one.records_every_s = looks_s / HOLD_SHARE + 0.1
+    assert one.hold(50.0)
+    assert one.held_until_s == pytest.approx(50.0 + looks_s + 0.25)
+    one.last_sent_s = one.last_records_s = one.held_until_s - 12
+    one.records_every_s = 1
+    assert one.beat_in(one.held_until_s - 1) == pytest.approx(1)
+    assert not pacer().hold(50.0), "no rules, no look"
+
+
+async def test_a_full_record_and_what_is_collected_leave_in_one_message_before_a_near_look(
+    house: House,
+) -> None:
+    def flush() -> None:
+        house.tick()
+        flushed.append(house.spool.last(BULK))
+
+    flushed: list[int] = []
+    house.collector.settings = Settings(
+        credit_bytes=1 << 20, beat_metrics=("m",), evaluation_period_ms=400, beat_interval_ms=10_000
+    )
+    about = About("0", b"r" * 16, "boot", interval_ms=100, ticks_per_message=10)
+    batcher = Batcher()
+    sender = Sender(
+        house.transport,
+        house.spool,
+        lambda: about,
+        house.clock,
+        random.Random(1),
+        newest=batcher,
+        flush=flush,
+    )
+    await house.sender.stop("test", 0.5)
+    house.collector.heard.clear()
+    house.sender = sender
+    house.task = asyncio.create_task(sender.run())
+    await until(lambda: sender.facts.connected)
+    house.tick()
+    await until(lambda: house.acked() == 1)
+    assert not flushed, "the first record of a session waits for nothing"
+    for _ in range(3):
+        batcher.add(100, [Reading(LAYOUT, [1.0])], house.clock.boottime_ms(), house.clock.wall_ms())
+        house.tick()
+        full = house.spool.last(BULK)
+        await until(lambda full=full: house.acked() > full)
+        assert flushed[-1] == full + 1
+    batches = [up.batch for up in house.collector.heard if up.HasField("batch")]
+    assert [len(batch.records) for batch in batches] == [1, 2, 2, 2]
+    assert not any(up.beat.HasField("block") for up in house.collector.heard)
 
 
 def test_the_collectors_time_follows_the_quickest_message_and_forgets_it_slowly() -> None:

@@ -13,10 +13,10 @@ REFUSED, so that the stream goes on), and only for a broken protocol the session
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from watchbill.codec import decode_hello, encode_down
@@ -384,31 +384,28 @@ class Session:
         if offset is None:
             # A boot that this process never saw: the host's wall clock, corrected by what we know of it now.
             offset = block.first_wall_ms - first_ms - round(self.agent.skew_s * 1000)
-        first_ms = last_ms = first_ms + offset
-        steps = block.steps_ms
+        times_ms = _times(first_ms + offset, block.steps_ms[:])
+        first_ms, last_ms = times_ms[0], times_ms[-1]
         now_ms = self._ingest.now_ms
-        if steps:
-            last_ms += sum(steps)
         if last_ms > now_ms + FUTURE_MS_MAX:
             raise RecordRefused(
                 "future", f"a tick {(last_ms - now_ms) / 1000:.0f} s ahead of the collector's clock"
             )
         if first_ms < now_ms - AGE_MS_MAX:
             raise RecordRefused("too_old", f"a tick {(now_ms - first_ms) / 86_400_000:.1f} days old")
-        times = np.array((first_ms,), np.int64) if not steps else _times(first_ms, steps)
-        values = block.values
-        if len(values) != 8 * len(times) * series.total:
+        values, count = block.values, len(times_ms)
+        if len(values) != 8 * count * series.total:
             raise RecordRefused(
-                "block_size", f"{len(values)} bytes for {len(times)} ticks of {series.total} series, 8 each"
+                "block_size", f"{len(values)} bytes for {count} ticks of {series.total} series, 8 each"
             )
-        matrix = np.frombuffer(values, _FLOAT64).reshape(len(times), series.total)
+        matrix = np.frombuffer(values, _FLOAT64).reshape(count, series.total)
         if series.columns is not None:
             matrix = matrix[:, series.columns]
         if last_ms > self.agent.last_tick_ms:
             self.agent.last_tick_ms = last_ms
             if offset == self.offset_ms and block.first_wall_ms:
                 self.agent.clock_ms = block.first_wall_ms - block.first_boottime_ms
-        return Ticks(series.ids, times, matrix)
+        return Ticks(series.ids, np.array(times_ms, np.int64), matrix)
 
     def _event(self, watermark: Watermark, seq: int, event: pb.Event) -> None:
         if watermark.stream is not Stream.CRIT:
@@ -584,16 +581,14 @@ def _samples_of(gap: pb.Gap, held: int) -> int:
     return samples_beyond(parts, gap.samples, held) or 0
 
 
-def _times(first_ms: int, steps: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The times of several ticks. Raises RecordRefused: too many, or two at the same time."""
+def _times(first_ms: int, steps: Sequence[int]) -> list[int]:
+    """The times of the ticks of a block; as Python's integers, which for a few are cheaper than an array. Raises
+    RecordRefused: too many, or two at the same time."""
     if len(steps) >= TICKS_PER_BLOCK_MAX:
         raise RecordRefused("ticks", f"a block has at most {TICKS_PER_BLOCK_MAX} ticks")
     if 0 in steps:
         raise RecordRefused("times", "two ticks of a block have the same time")
-    times: npt.NDArray[np.int64] = np.empty(1 + len(steps), np.int64)
-    times[0] = first_ms
-    times[1:] = steps
-    return np.cumsum(times, out=times)
+    return list(accumulate(steps, initial=first_ms))
 
 
 def _within(time_ms: int) -> int:

@@ -380,6 +380,10 @@ class Client:
             return self._log.state(stream).last_durable > self._log.state(stream).acked
         return self._log.state(stream).last_durable > self._progress[stream].cursor
 
+    def handed_out(self, stream: Stream) -> int:
+        """The last number that was handed out in this session."""
+        return self._progress[stream].cursor
+
     def stuck(self) -> bool:
         """Whether records wait and the credit lets none of them go."""
         waiting = [

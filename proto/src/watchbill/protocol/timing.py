@@ -12,6 +12,11 @@ from watchbill.protocol.frames import Settings
 
 EVALUATION_LEAD_MS = 500
 """A beat with values leaves this long before the rules look."""
+HOLD_SHARE = 0.6
+"""A message that is full waits for the rules' next look when that comes before so much of another one is collected: then
+both leave as one. At 1 s, ten ticks a message and rules every 15 s that is one message in 15 s instead of two."""
+HOLD_SLACK_S = 0.25
+"""How long after the expected look it leaves all the same."""
 RECORDS_SLACK_S = 0.5
 """How much later than expected records may be before a beat goes in their place."""
 ACK_INTERVALS_MISSED_MAX = 3
@@ -53,7 +58,8 @@ class CollectorTime:
 class Pacer:
     """When the messages of one session leave. All times are monotonic seconds of the agent.
 
-    Records wait for the grid. A beat leaves when nothing else did for the beat interval; and shortly before
+    Records wait for the grid, and a single one for the rules' next look when that is near: `collects` says whether
+    more will have been collected by then, `held_until_s` until when one is waiting so, 0 while none is. A beat leaves when nothing else did for the beat interval; and shortly before
     the rules look, one with values leaves when the newest tick has not been sent.
     """
 
@@ -63,6 +69,8 @@ class Pacer:
     last_heard_s: float = 0.0
     last_records_s: float = 0.0
     records_every_s: float = 0.0
+    collects: bool = False
+    held_until_s: float = 0.0
     paused_until_s: float = 0.0
     beat_interval_ms_max: int = BEAT_INTERVAL_MS_MAX
 
@@ -81,15 +89,24 @@ class Pacer:
         grid_s = self.grid_in(now_s)
         return grid_s if looks_s is None else min(grid_s, looks_s)
 
+    def hold(self, now_s: float) -> bool:
+        """Whether a single record that waits had better leave with what is being collected, at the rules' next look;
+        then `held_until_s` is set."""
+        looks_s = self.evaluation_in(now_s) if self.collects else None
+        if looks_s is None or looks_s > self.records_every_s * HOLD_SHARE:
+            return False
+        self.held_until_s = now_s + looks_s + HOLD_SLACK_S
+        return True
+
     def beat_in(self, now_s: float) -> float:
         """Seconds until a beat is due if nothing else is sent; 0 or less when it is.
 
-        When records are expected within half a beat interval after it would be due, they do its work.
+        When records are expected, or held back, within half a beat interval after it would be due, they do its work.
         """
         most_ms = self.beat_interval_ms_max
         interval_s = min(self.settings.beat_interval_ms or most_ms, most_ms) / 1000
         due_s = self.last_sent_s + interval_s
-        expected_s = self.last_records_s + self.records_every_s + RECORDS_SLACK_S
+        expected_s = max(self.last_records_s + self.records_every_s + RECORDS_SLACK_S, self.held_until_s)
         if due_s < expected_s <= due_s + interval_s / 2 + RECORDS_SLACK_S:
             due_s = expected_s
         return due_s - now_s
