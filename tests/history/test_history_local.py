@@ -1,7 +1,9 @@
 """The history on disk: mini-blocks, merges, late readings, tiers, retention and opening again."""
 
+import contextlib
 import dataclasses
 import itertools
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watchbill.clock import ManualClock
-from watchbill_collector.history import History, HistoryOptions, Tier, local, tiers
+from watchbill_collector.history import History, HistoryOptions, Tier, commits, local, tiers
 from watchbill_collector.series import SeriesTable, Ticks
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -223,6 +225,23 @@ def test_marks_outlive_the_rows_that_brought_them(open_history: Open) -> None:
     again.history.remove_marks([gone])
     again.history.close()
     assert [mark.agent_id for mark in open_history().history.marks()] == ["a"]
+
+
+def test_a_large_commit_is_several_rows_of_one_transaction(
+    open_history: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "ROW_BYTES", 140)  # Two hosts' readings, of 72 bytes each.
+    fleet = open_history()
+    fleet.commit(
+        *[fleet.ticks(host, NAMES, [START, START + 1, START + 2]) for host in "abcde"], marks={"a": 7}
+    )
+    fleet.commit(marks={"b": 3})
+    fleet.history.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "history" / "tail.db")) as tail:
+        assert tail.execute("SELECT count(*) FROM raw").fetchone() == (4,)
+    again = open_history()
+    assert again.found() == fleet.recorded
+    assert {(each.agent_id, each.seq) for each in again.history.marks()} == {("a", 7), ("b", 3)}
 
 
 def test_times_that_no_day_can_hold_are_counted_and_left_out(open_history: Open) -> None:

@@ -545,9 +545,7 @@ class Sender:
         looks_s = pacer.evaluation_in(now_s)
         flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
         block: BlockValues | None = None
-        unsent = newest_ms > flow.newest_sent_ms and (
-            self._budget is None or not self._budget.thrifty(now_s)
-        )
+        unsent = newest_ms > flow.newest_sent_ms and (self._budget is None or not self._budget.thrifty(now_s))
         if unsent and self._newest is not None:
             if not self._keeps_messages:
                 await self._hand_over(flow, pacer)

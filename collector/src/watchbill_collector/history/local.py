@@ -213,15 +213,15 @@ class History:
                 commits.Entry(in_file.get(of.number) or write(connection, of), piece.times, piece.values)
                 for of, piece in kept
             ]
-            raw = 0
-            if entries or marks:
-                data = self._packer.pack(entries, marks)
-                raw = self._tail.add_raw(data)
+            raws: list[tuple[int, slice]] = []
+            for part, data in self._packer.rows(entries, marks) if entries or marks else ():
+                raws.append((self._tail.add_raw(data), part))
                 self.counters.bytes_raw += len(data)
                 self._checkpointer.wrote(len(data))
             if gaps:
                 self._tail.add_gaps(gaps)
-        self._waiting.add([(of.owner, piece) for of, piece in kept], raw, began)
+        for raw, part in raws:
+            self._waiting.add([(of.owner, piece) for of, piece in kept[part]], raw, began)
         for of, piece in kept:
             self._recent.add(of.number)
             self.counters.samples += piece.values.size

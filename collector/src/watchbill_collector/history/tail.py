@@ -1,6 +1,6 @@
 """tail.db: what was committed and is not in a day file yet.
 
-    raw      one row per group commit (`commits`): the readings as they came, with the watermarks
+    raw      a row, or a few, per group commit (`commits`): the readings as they came, with the watermarks
     minis    small blocks of one owner, list and hour, made of raw readings; merged hourly into day files
     flushed  owner -> the last raw row whose readings of this owner are in minis
     marks    watermarks of raw rows that went

@@ -13,8 +13,8 @@ from watchbill.protocol.frames import Settings
 EVALUATION_LEAD_MS = 500
 """A beat with values leaves this long before the rules look."""
 HOLD_SHARE = 0.6
-"""A message that is full waits for the rules' next look when that comes before so much of another one is collected: then
-both leave as one. At 1 s, ten ticks a message and rules every 15 s that is one message in 15 s instead of two."""
+"""A message that is full waits for the rules' next look when that comes before so much of another one is collected:
+then both leave as one. At 1 s, ten ticks a message and rules every 15 s that is one message in 15 s instead of two."""
 HOLD_SLACK_S = 0.25
 """How long after the expected look it leaves all the same."""
 RECORDS_SLACK_S = 0.5
@@ -59,8 +59,9 @@ class Pacer:
     """When the messages of one session leave. All times are monotonic seconds of the agent.
 
     Records wait for the grid, and a single one for the rules' next look when that is near: `collects` says whether
-    more will have been collected by then, `held_until_s` until when one is waiting so, 0 while none is. A beat leaves when nothing else did for the beat interval; and shortly before
-    the rules look, one with values leaves when the newest tick has not been sent.
+    more will have been collected by then, `held_until_s` until when one is waiting so, 0 while none is. A beat leaves
+    when nothing else did for the beat interval; and shortly before the rules look, one with values leaves when the
+    newest tick has not been sent.
     """
 
     time: CollectorTime
