@@ -48,6 +48,8 @@ async def test_hosts_are_listed_with_all_that_is_known(serve):
         "outdated": False,
         "transport": "",
         "absence": None,
+        "certificate_lifetime_s": None,
+        "expired_grace_s": None,
     }
 
 

@@ -250,6 +250,17 @@ def test_tokens_are_made_listed_and_revoked(admin, tmp_path):
     assert "withdrawn" in admin("enroll", "list").out
 
 
+def test_a_token_says_how_long_certificates_last(admin):
+    plain = admin("enroll", "create", "--name", "web01", "--json").json["issued"][0]["enrolment"]
+    assert (plain["certificate_lifetime_s"], plain["expired_grace_s"]) == (None, None)
+    order = ("--certificate-lifetime", "90d", "--expired-grace", "52w")
+    box = admin("enroll", "create", "--name", "pump-7", *order, "--json").json["issued"][0]["enrolment"]
+    assert (box["certificate_lifetime_s"], box["expired_grace_s"]) == (90 * 86_400, 364 * 86_400)
+    assert "for 90d, late by 364d" in admin("enroll", "list").out
+    wrong = admin("enroll", "create", "--name", "x", "--certificate-lifetime", "long")
+    assert (wrong.code, "got 'long'" in wrong.err) == (2, True)
+
+
 def test_gaps(ask, served):
     served.twins.gaps.rows[:] = [
         Gap("web1", "id-1", "bulk", 1, 5, 5, 1500, THEN, THEN, "overflow", datetime.now(UTC))

@@ -1,5 +1,8 @@
 """Tokens, users, sessions and certificates as rows: the same on SQLite and PostgreSQL."""
 
+import uuid
+from dataclasses import replace
+
 from watchbill.clock import ManualClock
 from watchbill.leaving import Leaving
 from watchbill_collector.enrolment.tokens import EnrolmentOrder, EnrolmentTokens
@@ -73,7 +76,15 @@ async def test_enrolment_tokens_live_through_a_restart(store: Store) -> None:
         EnrolmentOrder(match="web-*", uses=5, labels={"a": "ü<script>"}, cidr="10.0.0.0/8"), actor="ann"
     )
     await tokens().create(
-        EnrolmentOrder(names=("x", "y"), approve=True, replace=True, ephemeral=True), actor="ann"
+        EnrolmentOrder(
+            names=("x", "y"),
+            approve=True,
+            replace=True,
+            ephemeral=True,
+            certificate_lifetime_s=86_400.5,
+            expired_grace_s=0,
+        ),
+        actor="ann",
     )
     views = {view.enrolment.enrolment_id: view for view in tokens().list()}
     assert views[made[0].view.enrolment.enrolment_id] == made[0].view
@@ -97,8 +108,36 @@ def test_certificates_keys_uses_and_presence_are_found_again(store: Store) -> No
     assert store.read(lambda c: host_rows.owner_of_key(c, b"z" * 32)) is None
     assert store.read(lambda c: host_rows.last_expiries(c, "main")) == {AGENT: 200}
     assert store.read(lambda c: host_rows.all_present(c, "main")) == {AGENT: there({"job": "web"})}
-    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 150)) == 1
+    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 150, 0)) == 1
     gone = there({"job": "web"}, Leaving("reboot", 3, 900_003))
     store.write_blocking(lambda c: host_rows.put_present(c, "main", AGENT, gone, 5))
     assert store.read(lambda c: host_rows.all_present(c, "main")) == {AGENT: gone}
     assert store.read(lambda c: token_rows.find_use(c, "none", b"a")) is None
+
+
+def test_a_certificate_is_kept_as_long_as_its_own_host_may_renew_it(store: Store) -> None:
+    patient = replace(_host(), expired_grace_ms=1_000, certificate_lifetime_ms=10)
+    other = replace(_host(), agent_id=str(uuid.uuid4()), instance="web02")
+    for host, serial in ((patient, "1"), (other, "2")):
+        certificate = replace(_certificate(serial, serial.encode(), 100), agent_id=host.agent_id)
+        store.write_blocking(lambda c, host=host: host_rows.add_host(c, host))
+        store.write_blocking(lambda c, made=certificate: host_rows.add_certificate(c, "main", made))
+    assert sorted(store.read(lambda c: host_rows.all_hosts(c, "main")), key=lambda one: one.instance) == [
+        patient,
+        other,
+    ]
+
+    def left() -> list[str]:
+        return [
+            one.serial
+            for host in (patient, other)
+            for one in store.read(lambda c, of=host.agent_id: host_rows.certificates_of(c, of, 9))
+        ]
+
+    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 99, 0)) == 0
+    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 150, 60)) == 0
+    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 161, 60)) == 1
+    assert left() == ["1"]
+    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 1_100, 60)) == 0
+    assert store.write_blocking(lambda c: host_rows.drop_certificates(c, 1_101, 60)) == 1
+    assert left() == []

@@ -481,7 +481,11 @@ class _Collector:
                     self._bindings,
                 ),
                 rules=(rules := JudgingService(self._book, self._belonging, self._dispatching.hush_of)),
-                hosts=(hosts := FleetService(self._registry, self._ingest, accounts, self._ingest.delivered)),
+                hosts=(
+                    hosts := FleetService(
+                        self._registry, self._ingest, accounts, self._ingest.delivered, self._lifetimes
+                    )
+                ),
                 enrolments=DoorService(self._enrolment.tokens),
                 gaps=accounts,
                 users=PeopleService(self._users, self._clock.wall_ms),

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from watchbill.config import Address, ByteSize, Duration, Homes, Problem, Table, Wrong, load, option
 from watchbill.topics import PREFIX_DEFAULT, parse_mqtt_url, prefix_wanted
 from watchbill_collector.dispatch.settings import Digest, Watchdog
+from watchbill_collector.lifetimes import CERTIFICATE_LIFETIME_S_MAX, DAY_S, EXPIRED_GRACE_S_MAX
 
-DAY_S = 86_400
 URL_CHARACTERS_MAX = 500
 """Of `external_url`: it is in every notice."""
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
@@ -222,14 +222,14 @@ def _shown(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificates:
-    """What the collector's own authority issues to agents."""
+    """What the collector's own authority issues to agents; a token may say otherwise for its hosts."""
 
     lifetime: Duration = option(
-        Duration(7 * DAY_S), at_least=60, at_most=90 * DAY_S, help="Renewed at half of it."
+        Duration(7 * DAY_S), at_least=60, at_most=CERTIFICATE_LIFETIME_S_MAX, help="Renewed at half of it."
     )
     expired_grace: Duration = option(
         Duration(30 * DAY_S),
-        at_most=365 * DAY_S,
+        at_most=EXPIRED_GRACE_S_MAX,
         help="How long an expired certificate may still be renewed.",
     )
 

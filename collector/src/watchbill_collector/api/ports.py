@@ -374,7 +374,8 @@ class Host:
 
     `since` is when the state began. `clock_skew_s` is the host's wall clock minus the collector's.
     `outdated`: its agent is older than the collector. `transport` is how it came last: "grpc" or "mqtt".
-    `absence` is there while the host is not, or has lost its link.
+    `absence` is there while the host is not, or has lost its link. Its next certificate will last
+    `certificate_lifetime_s`, and one that has expired may be renewed for `expired_grace_s`.
     """
 
     name: str
@@ -393,6 +394,8 @@ class Host:
     outdated: bool = False
     transport: str = ""
     absence: Absence | None = None
+    certificate_lifetime_s: float | None = None
+    expired_grace_s: float | None = None
 
 
 class HostsService(Protocol):
@@ -429,7 +432,8 @@ class EnrolmentOrder:
 
     `names`: one single-use token for each. `match`: one token for up to `uses` hosts whose names match the
     pattern. `ttl_s` None is the collector's default. `cidr` limits where from. `labels` are bound to the
-    identity. With `mqtt` the hosts ask through the broker.
+    identity. With `mqtt` the hosts ask through the broker. The hosts' certificates last `certificate_lifetime_s` and
+    may be renewed for `expired_grace_s` after their end; None: as the collector is configured.
     """
 
     names: tuple[str, ...] = ()
@@ -442,12 +446,14 @@ class EnrolmentOrder:
     approve: bool = False
     replace: bool = False
     mqtt: bool = False
+    certificate_lifetime_s: float | None = None
+    expired_grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """A token as the collector keeps it: everything but the secret. `state` is open, used, expired, dead or
-    withdrawn.
+    withdrawn. The last two are None where the hosts follow the collector's configuration.
     """
 
     id: str
@@ -463,6 +469,8 @@ class Enrolment:
     labels: Mapping[str, str]
     ephemeral: bool
     approve: bool
+    certificate_lifetime_s: float | None = None
+    expired_grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

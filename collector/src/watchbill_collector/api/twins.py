@@ -344,6 +344,8 @@ class EnrolmentTwin:
             labels=order.labels,
             ephemeral=order.ephemeral,
             approve=order.approve,
+            certificate_lifetime_s=order.certificate_lifetime_s,
+            expired_grace_s=order.expired_grace_s,
         )
         self._enrolments[enrolment.id] = enrolment
         token = f"wb1.{enrolment.id}.{secrets.token_urlsafe(20)}"

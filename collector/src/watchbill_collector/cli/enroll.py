@@ -8,7 +8,7 @@ import click
 from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.errors import Misused
 from watchbill_collector.cli.options import Session, pairs, seconds, talks
-from watchbill_collector.cli.screen import ago, clean, labels_text
+from watchbill_collector.cli.screen import ago, clean, labels_text, span
 
 NAMES_MAX = 10_000
 LIST_BYTES_MAX = 4 << 20
@@ -35,6 +35,16 @@ def enroll() -> None:
 @click.option(
     "--mqtt", is_flag=True, help="The host asks through the broker: it need not reach the collector."
 )
+@click.option(
+    "--certificate-lifetime",
+    metavar="DURATION",
+    help="How long each certificate of the host lasts, such as 90d.",
+)
+@click.option(
+    "--expired-grace",
+    metavar="DURATION",
+    help="How long after its end it may be renewed, such as 365d; 0: never.",
+)
 @talks
 def create(
     session: Session,
@@ -49,6 +59,8 @@ def create(
     approve: bool,
     replace: bool,
     mqtt: bool,
+    certificate_lifetime: str | None,
+    expired_grace: str | None,
 ) -> None:
     """Make tokens, and print one line to paste on each host.
 
@@ -56,6 +68,7 @@ def create(
     watchbill enroll create --name web1
     watchbill enroll create --from hosts.txt --labels role=web
     watchbill enroll create --match 'web-*' --uses 50 --ttl 30d
+    watchbill enroll create --name pump-7 --mqtt --certificate-lifetime 90d --expired-grace 365d
     """
     if sum((bool(names), file is not None, match is not None)) != 1:
         raise Misused("give one of --name, --from and --match", "watchbill enroll create --name web1")
@@ -75,6 +88,10 @@ def create(
         order["names"] = list(names) if file is None else _names(file)
     if ttl:
         order["ttl_s"] = seconds(ttl)
+    if certificate_lifetime:
+        order["certificate_lifetime_s"] = seconds(certificate_lifetime)
+    if expired_grace:
+        order["expired_grace_s"] = seconds(expired_grace)
     document = session.client.post("/enrolments", order)
     if session.as_json:
         session.screen.json(document)
@@ -128,7 +145,7 @@ def list_enrolments(session: Session) -> None:
         session.screen.line("No tokens. try: watchbill enroll create --name NAME")
         return
     session.screen.table(
-        ("TOKEN", "STATE", "FOR", "USED", "EXPIRES", "FROM", "LABELS", "BY"),
+        ("TOKEN", "STATE", "FOR", "USED", "EXPIRES", "FROM", "CERTIFICATES", "LABELS", "BY"),
         [
             (
                 row["id"],
@@ -137,6 +154,7 @@ def list_enrolments(session: Session) -> None:
                 f"{row['used']}/{row['uses']}",
                 ago(row["expires"]),
                 row["cidr"] or "anywhere",
+                _lifetimes(row),
                 labels_text(row["labels"]) if row["labels"] else "-",
                 row["created_by"],
             )
@@ -144,6 +162,15 @@ def list_enrolments(session: Session) -> None:
         ],
         (3, 4),
     )
+
+
+def _lifetimes(row: dict[str, Any]) -> str:
+    """What the token says of its hosts' certificates; `-`: what collector.toml says."""
+    life_s, grace_s = row["certificate_lifetime_s"], row["expired_grace_s"]
+    words = [] if life_s is None else [f"for {span(life_s)}"]
+    if grace_s is not None:
+        words.append(f"late by {span(grace_s)}" if grace_s else "never late")
+    return ", ".join(words) or "-"
 
 
 @enroll.command()

@@ -108,7 +108,7 @@ def show(session: Session, name: str) -> None:
         ("series", str(host["series"])),
         ("transport", clean(host["transport"] or "-")),
         ("clock", "-" if host["clock_skew_s"] is None else f"{host['clock_skew_s']:+.3f} s"),
-        ("certificate", clean(host["certificate_expires"] or "-")),
+        ("certificate", _certificate(host)),
         ("missing", _missing(gaps)),
     ):
         screen.line(f"{key:12} {value}")
@@ -226,6 +226,17 @@ def _gap_table(session: Session, rows: list[dict[str, Any]]) -> None:
         ],
         (2, 3, 6),
     )
+
+
+def _certificate(host: dict[str, Any]) -> str:
+    """When it ends, and what the next is like."""
+    words = [f"until {clean(host['certificate_expires'])}" if host["certificate_expires"] else "-"]
+    life_s, grace_s = host.get("certificate_lifetime_s"), host.get("expired_grace_s")
+    if life_s is not None:
+        words.append(f"the next for {span(life_s)}")
+    if grace_s is not None:
+        words.append(f"may be renewed {span(grace_s)} late" if grace_s else "never renewed late")
+    return "; ".join(words)
 
 
 def _missing(gaps: dict[str, Any]) -> str:

@@ -247,7 +247,10 @@ class EnrolmentDesk:
             address=address,
             enrolled_ms=now,
             changed_ms=now,
+            certificate_lifetime_ms=token.certificate_lifetime_ms,
+            expired_grace_ms=token.expired_grace_ms,
         )
+        lifetimes = self._office.lifetimes_of(host)
         if before is not None:
             retired = replace(
                 before, state=HostState.RETIRED, changed_ms=now, reason=f"replaced by {host.agent_id}"
@@ -277,6 +280,8 @@ class EnrolmentDesk:
                 "fingerprint": fingerprint(request.public_key),
                 "pending": host.state is HostState.PENDING,
                 "replaced": before.agent_id if before else "",
+                "certificate_lifetime_s": lifetimes.agent_s,
+                "expired_grace_s": lifetimes.expired_grace_s,
             },
         )
 

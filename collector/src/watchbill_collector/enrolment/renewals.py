@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from watchbill.identity import IdentityRefused, RefusalReason, fingerprint
 from watchbill_collector.enrolment.rulings import Granted, Office, Ruling
-from watchbill_collector.hosts import Admission
+from watchbill_collector.hosts import Admission, Host
+from watchbill_collector.lifetimes import DAY_S
 from watchbill_collector.pki import SigningRequest, read_request
 from watchbill_collector.pki.requests import signed_by
 from watchbill_collector.store import hosts as host_rows
@@ -27,6 +28,9 @@ PROOF_WINDOW_S: Final = 300
 """How far a host's clock may be off when it proves an expired certificate: within this a proof could be
 replayed, and would earn the thief a certificate for a key he does not have.
 """
+
+KEPT_LONGER_S: Final = 7 * DAY_S
+"""How long certificates are remembered with which nothing can be proved any more."""
 
 Judge = Callable[[sa.Connection, Ruling], Granted]
 
@@ -71,10 +75,6 @@ class RenewalDesk:
         return await self._renew("recover", asked.agent_id, lambda c, r: self._proved(c, asked, r), address)
 
     def _proved(self, connection: sa.Connection, asked: Renewal, ruling: Ruling) -> Granted:
-        if not self._office.lifetimes.expired_grace_s:
-            raise IdentityRefused(
-                RefusalReason.TOO_LONG_EXPIRED, "this collector does not renew expired certificates"
-            )
         request = read_request(asked.csr)
         message = renewal_message(asked.agent_id, request.csr_sha256, asked.wall_ms)
         last = host_rows.certificates_of(connection, asked.agent_id, PROOF_KEYS_MAX)
@@ -91,13 +91,24 @@ class RenewalDesk:
                 f"the host's clock is {abs(off_s):.0f} s {'fast' if off_s > 0 else 'slow'}: "
                 f"set it right to within {PROOF_WINDOW_S} s",
             )
-        if now >= proving[0].not_after_ms + self._office.lifetimes.expired_grace_s * 1000:
-            days = self._office.lifetimes.expired_grace_s / 86_400
+        host = self._office.hosts.get(asked.agent_id)
+        assert host is not None, "certificates are of hosts, and hosts are never deleted"
+        self.check_grace(host, proving[0].not_after_ms)
+        return self._next(connection, asked.agent_id, request, "recover", ruling)
+
+    def check_grace(self, host: Host, not_after_ms: int) -> None:
+        """Raises IdentityRefused when a certificate that ended then cannot be renewed any more."""
+        grace_s = self._office.lifetimes_of(host).expired_grace_s
+        if not grace_s:
             raise IdentityRefused(
                 RefusalReason.TOO_LONG_EXPIRED,
-                f"the certificate ended more than {days:g} days ago: watchbill enroll create --replace",
+                f"expired certificates of {host.instance} are not renewed: watchbill enroll create --replace",
             )
-        return self._next(connection, asked.agent_id, request, "recover", ruling)
+        if self._office.clock.wall_ms() >= not_after_ms + grace_s * 1000:
+            raise IdentityRefused(
+                RefusalReason.TOO_LONG_EXPIRED,
+                f"the certificate ended more than {grace_s / DAY_S:g} days ago: watchbill enroll create --replace",
+            )
 
     async def _renew(
         self,
@@ -135,7 +146,7 @@ class RenewalDesk:
         last = host_rows.certificates_of(connection, agent_id, RENEWALS_PER_LIFE_MAX)
         if last and last[0].csr_sha256 == request.csr_sha256 and now < last[0].not_after_ms:
             return Granted(host, last[0].der)  # The same request again: its answer was lost.
-        life_ms = round(self._office.lifetimes.agent_s * 1000)
+        life_ms = round(self._office.lifetimes_of(host).agent_s * 1000)
         if len(last) == RENEWALS_PER_LIFE_MAX and last[-1].issued_ms > now - life_ms:
             wait_s = (last[-1].issued_ms + life_ms - now) / 1000
             raise IdentityRefused(
@@ -155,9 +166,10 @@ class RenewalDesk:
 
     async def tidy(self) -> int:
         """Forget certificates with which nothing can be proved any more; how many. Called now and then."""
-        kept_ms = round((self._office.lifetimes.expired_grace_s + self._office.lifetimes.agent_s) * 1000)
-        before = self._office.clock.wall_ms() - kept_ms
-        return await self._office.store.write(lambda c: host_rows.drop_certificates(c, before))
+        now_ms, grace_ms = self._office.clock.wall_ms(), round(self._office.lifetimes.expired_grace_s * 1000)
+        # A week more, so that who comes too late is told that, and not that nobody knows the key.
+        before_ms = now_ms - KEPT_LONGER_S * 1000
+        return await self._office.store.write(lambda c: host_rows.drop_certificates(c, before_ms, grace_ms))
 
 
 def renewal_message(agent_id: str, csr_sha256: bytes, wall_ms: int) -> bytes:

@@ -17,8 +17,9 @@ from watchbill.identity import AgentUri, IdentityRefused, RefusalReason
 from watchbill.limits import ENROL_FAILURES_PER_MINUTE_MAX
 from watchbill_collector.enrolment.tokens import EnrolmentTokens
 from watchbill_collector.hosts import HostChange, HostRegistry
+from watchbill_collector.lifetimes import Lifetimes
 from watchbill_collector.limiter import WINDOW_S, FailureLimiter
-from watchbill_collector.pki import Authority, Lifetimes, SigningRequest
+from watchbill_collector.pki import Authority, SigningRequest
 from watchbill_collector.store import Store, events
 from watchbill_collector.store import hosts as host_rows
 from watchbill_collector.store.enrolments import Enrolment
@@ -81,6 +82,10 @@ class Office:
         self._recorded = 0
         self._suppressed = 0
 
+    def lifetimes_of(self, host: Host) -> Lifetimes:
+        """How long this host's certificates last, and may be renewed late."""
+        return self.lifetimes.bound(host.certificate_lifetime_ms, host.expired_grace_ms)
+
     def check_rate(self, what: str, address: str) -> None:
         """Raises IdentityRefused while that address has failed too often; asked only about who is wrong."""
         left = self.failures.retry_after_s(address)
@@ -94,7 +99,8 @@ class Office:
         """Issue a certificate and remember it, in the transaction of whatever it is issued for; DER."""
         now = self.clock.wall_ms()
         uri = AgentUri(host.site, host.agent_id)
-        issued = self.authority.issue_agent(uri, request.public_key, now, self.lifetimes.agent_s)
+        life_s = self.lifetimes_of(host).agent_s
+        issued = self.authority.issue_agent(uri, request.public_key, now, life_s)
         certificate = Certificate(
             serial=issued.serial,
             agent_id=host.agent_id,

@@ -19,6 +19,12 @@ from watchbill.identity import TOKEN_SECRET_BYTES, EnrolmentToken, parse_endpoin
 from watchbill.limits import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX
 from watchbill_collector.credentials import new_id, secret_hash
 from watchbill_collector.hosts import HostRegistry, check_instance
+from watchbill_collector.lifetimes import (
+    CERTIFICATE_LIFETIME_S_MAX,
+    CERTIFICATE_LIFETIME_S_MIN,
+    DAY_S,
+    EXPIRED_GRACE_S_MAX,
+)
 from watchbill_collector.store import Store, events
 from watchbill_collector.store import enrolments as rows
 from watchbill_collector.store.enrolments import Enrolment, EnrolmentKind, EnrolmentState
@@ -44,7 +50,8 @@ class EnrolmentOrder:
 
     `cidr` limits where from; `labels` are bound to the identity; `ephemeral` hosts vanish when they end; with
     `approve` a person has to look at each; `replace` lets a host take a name that is taken, and its series;
-    with `mqtt` the host asks through the broker.
+    with `mqtt` the host asks through the broker. How long the hosts' certificates last, and for how long after their
+    end they may be renewed, is None where collector.toml says it.
     """
 
     names: tuple[str, ...] = ()
@@ -57,6 +64,8 @@ class EnrolmentOrder:
     approve: bool = False
     replace: bool = False
     mqtt: bool = False
+    certificate_lifetime_s: float | None = None
+    expired_grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,8 @@ class EnrolmentTokens:
             expires_ms=now + round(order.ttl_s * 1000),
             created_ms=now,
             created_by=harmless(actor, 128),
+            certificate_lifetime_ms=_ms(order.certificate_lifetime_s),
+            expired_grace_ms=_ms(order.expired_grace_s),
         )
         return enrolment, secret
 
@@ -226,6 +237,8 @@ class EnrolmentTokens:
             "approve": one.approve,
             "replace": one.replace,
             "expires_ms": one.expires_ms,
+            "certificate_lifetime_s": _s(one.certificate_lifetime_ms),
+            "expired_grace_s": _s(one.expired_grace_ms),
         }
         event = Event(verb=verb, target=one.pattern, actor=actor, source=source, detail=detail)
         events.append(connection, self._store.site, self._clock, event)
@@ -256,12 +269,35 @@ def check_order(order: EnrolmentOrder) -> None:
         raise UsageError(f"--uses: got {order.uses}, wanted 1 to {USES_MAX}")
     if not TTL_MIN_S <= order.ttl_s <= TTL_MAX_S:
         raise UsageError(f"--ttl: got {order.ttl_s:.0f} s, wanted 1 minute to 90 days")
+    _check_lifetimes(order)
     if order.cidr:
         try:
             ipaddress.ip_network(order.cidr)
         except ValueError as exc:
             raise UsageError(f"--cidr: got {harmless(order.cidr, 60)!r}, wanted a network: {exc}") from exc
     check_labels(order.labels)
+
+
+def _check_lifetimes(order: EnrolmentOrder) -> None:
+    life_s, grace_s = order.certificate_lifetime_s, order.expired_grace_s
+    if life_s is not None and not CERTIFICATE_LIFETIME_S_MIN <= life_s <= CERTIFICATE_LIFETIME_S_MAX:
+        raise UsageError(
+            f"--certificate-lifetime: got {life_s:.0f} s, "
+            f"wanted {CERTIFICATE_LIFETIME_S_MIN // 60} minutes to {CERTIFICATE_LIFETIME_S_MAX // DAY_S} days"
+        )
+    if grace_s is not None and not 0 <= grace_s <= EXPIRED_GRACE_S_MAX:
+        raise UsageError(
+            f"--expired-grace: got {grace_s:.0f} s, wanted 0 to {EXPIRED_GRACE_S_MAX // DAY_S} days; "
+            "0: expired certificates are not renewed"
+        )
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
+
+
+def _s(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -1,11 +1,12 @@
 """The site's certificate authority: whom the ports trust, and what it signs.
 
 One ECDSA P-256 root, made by `init`, kept 0600 beside the state, signs agents' and servers' certificates
-directly; the hash of its public key is in every enrolment token. Agents get seven days and renew at half
-of it.
+directly; the hash of its public key is in every enrolment token. Agents get seven days, or what their
+token says, and renew at half of it.
 """
 
-from watchbill_collector.pki.authority import Authority, Issued, Lifetimes
+from watchbill_collector.lifetimes import Lifetimes
+from watchbill_collector.pki.authority import Authority, Issued
 from watchbill_collector.pki.keys import AuditKey, SigningKeys
 from watchbill_collector.pki.peer import Peer, read_peer
 from watchbill_collector.pki.requests import SigningRequest, read_request

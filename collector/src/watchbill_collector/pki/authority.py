@@ -23,12 +23,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from watchbill.errors import Unreadable
 from watchbill.files import read_bounded, write_atomic
 from watchbill.identity import AgentUri
+from watchbill_collector.lifetimes import DAY_S
 from watchbill_collector.pki.keyfiles import KEY_FILE_BYTES_MAX, milliseconds, moment, read_private
 
 CA_KEY_FILE: Final = "ca.key"
 CA_FILE: Final = "ca.pem"
 
-DAY_S: Final = 86_400
 CA_LIFE_S: Final = 20 * 365 * DAY_S
 BACKDATED_S: Final = 86_400
 """Servers' and the root's certificates begin this much before they are made: a host whose clock is slow by
@@ -36,17 +36,6 @@ less can verify them. An agent's certificate is judged by the collector's own cl
 AGENT_BACKDATED_S.
 """
 AGENT_BACKDATED_S: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """How long certificates last, in seconds. After `expired_grace_s` beyond its end an agent's
-    certificate cannot be renewed any more; 0 switches renewal of expired certificates off.
-    """
-
-    agent_s: float = 7 * DAY_S
-    server_s: float = 90 * DAY_S
-    expired_grace_s: float = 30 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +130,11 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True)
             .sign(self._key, hashes.SHA256())
         )
+
+    def sign(self, message: bytes) -> bytes:
+        """ECDSA with SHA-256, DER, over a message that begins with a domain of its own: no certificate does."""
+        assert message.startswith(b"watchbill/"), "what is signed has to say what it is"
+        return self._key.sign(message, ec.ECDSA(hashes.SHA256()))
 
     def _leaf(
         self, public_key: object, now_ms: int, backdated_s: int, life_s: float

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from watchbill.errors import ConfigError, Permanent, Problem, Unreadable
 from watchbill.files import FileMissing, write_atomic
 from watchbill.grpc_environment import tls_1_2_is_off
+from watchbill_collector.lifetimes import Lifetimes
 from watchbill_collector.pki.authority import (
     Authority,
-    Lifetimes,
     describe_key,
     load_p256,
     private_pem,

@@ -30,6 +30,8 @@ class DoorService:
                 approve=order.approve,
                 replace=order.replace,
                 mqtt=order.mqtt,
+                certificate_lifetime_s=order.certificate_lifetime_s,
+                expired_grace_s=order.expired_grace_s,
             ),
             actor=by.name,
         )
@@ -69,4 +71,10 @@ def _enrolment(view: TokenView) -> Enrolment:
         labels=one.labels,
         ephemeral=one.ephemeral,
         approve=one.approve,
+        certificate_lifetime_s=_seconds(one.certificate_lifetime_ms),
+        expired_grace_s=_seconds(one.expired_grace_ms),
     )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -18,6 +18,7 @@ from watchbill_collector.api.ports import (
 )
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ingest import Ingest
+from watchbill_collector.lifetimes import Lifetimes
 from watchbill_collector.services.accounts import AccountsService
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState as RowState
@@ -32,8 +33,12 @@ class FleetService:
         ingest: Ingest,
         accounts: AccountsService,
         delivered: Callable[[str], bool],
+        lifetimes: Lifetimes,
     ) -> None:
-        """`delivered` tells whether an agent has ever had something committed."""
+        """`delivered` tells whether an agent has ever had something committed; `lifetimes` are those of hosts whose
+        token said nothing else.
+        """
+        self._lifetimes = lifetimes
         self._registry = registry
         self._ingest = ingest
         self._accounts = accounts
@@ -104,6 +109,7 @@ class FleetService:
                 state = HostState.STOPPED if self._delivered(row.agent_id) else HostState.NEVER
         version = facts.agent_version if facts is not None and facts.agent_version else row.agent_version
         expires_ms = self._registry.valid_until_ms(row.agent_id)
+        lifetimes = self._lifetimes.bound(row.certificate_lifetime_ms, row.expired_grace_ms)
         return Host(
             name=row.instance,
             agent_id=row.agent_id,
@@ -118,6 +124,8 @@ class FleetService:
             labels=row.labels,
             gaps=gaps,
             certificate_expires=at(expires_ms) if expires_ms else None,
+            certificate_lifetime_s=lifetimes.agent_s,
+            expired_grace_s=lifetimes.expired_grace_s,
             outdated=_older(version, __version__),
             transport=facts.transport if facts is not None else "",
             absence=_absence(state, leaving, since_ms, heard_ms, facts.lost_ms if facts is not None else 0),

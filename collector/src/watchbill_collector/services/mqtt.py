@@ -226,12 +226,8 @@ class MqttService:
             raise IdentityRefused(
                 RefusalReason.UNKNOWN_AGENT, "no host was enrolled here under that identity"
             )
-        grace_ms = parts.enrolment.office.lifetimes.expired_grace_s * 1000
-        if parts.clock.wall_ms() >= until_ms + grace_ms:
-            raise IdentityRefused(
-                RefusalReason.TOO_LONG_EXPIRED,
-                "the certificate ended too long ago: watchbill enroll create --replace",
-            )
+        if parts.clock.wall_ms() >= until_ms:
+            parts.enrolment.renewals.check_grace(host, until_ms)
         answer = await parts.enrolment.renewals.renew(
             Admission(host, "", until_ms), Renewal(asked.agent_id, asked.csr), ADDRESS
         )

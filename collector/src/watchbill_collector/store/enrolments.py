@@ -29,7 +29,9 @@ class EnrolmentState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment:
-    """A token, without its secret. `pattern` is the name, or the pattern names have to fit."""
+    """A token, without its secret. `pattern` is the name, or the pattern names have to fit. The last two are bound to
+    the hosts that it lets in; None: as collector.toml says.
+    """
 
     enrolment_id: str
     site: str
@@ -48,6 +50,8 @@ class Enrolment:
     expires_ms: int
     created_ms: int
     created_by: str
+    certificate_lifetime_ms: int | None = None
+    expired_grace_ms: int | None = None
 
 
 def all_enrolments(connection: sa.Connection, site: str) -> list[Enrolment]:

@@ -35,7 +35,8 @@ class Host:
     site.
 
     `labels` were bound at enrolment and win over what the host says; `public_key` is the
-    SubjectPublicKeyInfo it enrolled with. Times in UTC ms.
+    SubjectPublicKeyInfo it enrolled with. Times in UTC ms. How long its certificates last and may be renewed late is
+    None where collector.toml says it.
     """
 
     agent_id: str
@@ -52,6 +53,8 @@ class Host:
     enrolled_ms: int
     changed_ms: int
     reason: str = ""
+    certificate_lifetime_ms: int | None = None
+    expired_grace_ms: int | None = None
 
     @property
     def live(self) -> bool:
@@ -128,10 +131,15 @@ def owner_of_key(connection: sa.Connection, key_sha256: bytes) -> str | None:
     return connection.execute(query).scalar()
 
 
-def drop_certificates(connection: sa.Connection, ended_before_ms: int) -> int:
-    """Forget certificates that cannot even be renewed any more; how many."""
+def drop_certificates(connection: sa.Connection, now_ms: int, grace_ms: int) -> int:
+    """Forget certificates that ended longer ago than their host's grace, `grace_ms` where it has none of its own; how
+    many.
+    """
+    own = sa.select(HOSTS.c.expired_grace_ms).where(HOSTS.c.agent_id == CERTIFICATES.c.agent_id)
+    grace = sa.func.coalesce(own.correlate(CERTIFICATES).scalar_subquery(), grace_ms)
+    ended = CERTIFICATES.c.not_after_ms < now_ms
     return connection.execute(
-        CERTIFICATES.delete().where(CERTIFICATES.c.not_after_ms < ended_before_ms)
+        CERTIFICATES.delete().where(ended, CERTIFICATES.c.not_after_ms < now_ms - grace)
     ).rowcount
 
 

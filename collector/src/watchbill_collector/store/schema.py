@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -40,6 +40,14 @@ def _user() -> "sa.Column[str]":
     return sa.Column("user_id", sa.String(36), sa.ForeignKey("users.user_id"), nullable=False)
 
 
+def _lifetimes() -> "tuple[sa.Column[int], sa.Column[int]]":
+    """What a token says of certificates; NULL: as collector.toml says."""
+    return (
+        sa.Column("certificate_lifetime_ms", sa.BigInteger, nullable=True),
+        sa.Column("expired_grace_ms", sa.BigInteger, nullable=True),
+    )
+
+
 FACTS = sa.Table(
     "facts",
     METADATA,
@@ -66,6 +74,7 @@ HOSTS = sa.Table(
     sa.Column("enrolled_ms", sa.BigInteger, nullable=False),
     sa.Column("changed_ms", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    *_lifetimes(),
 )
 sa.Index(
     "uq_hosts_live_instance",
@@ -123,6 +132,7 @@ ENROLMENTS = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.String(128), nullable=False),
+    *_lifetimes(),
 )
 
 ENROLMENT_USES = sa.Table(
