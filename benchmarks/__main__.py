@@ -6,6 +6,7 @@ Each prints a table and writes benchmarks/results/NAME.json. Without a name all 
 import argparse
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def main() -> int:
         "--quick", action="store_true", help="short runs: the shape of the table, not its figures"
     )
     chosen = parser.parse_args()
+    # Asked to end: as by Ctrl-C, so that what was started ends and what was written for it is removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     unknown = sorted(set(chosen.names) - set(NAMES))
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")

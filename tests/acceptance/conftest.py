@@ -24,11 +24,6 @@ def _loaded() -> ModuleType:
     return module
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits for a minute to pass goes last: other tests run meanwhile."""
-    items.sort(key=lambda item: "after_the_minute" in getattr(item, "fixturenames", ()))
-
-
 @pytest.fixture(scope="session")
 def until() -> Any:
     """Wait for a condition; see house.py."""
@@ -72,14 +67,6 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def shared_house(template: Path) -> Iterator[Any]:
     """An empty house for the tests of one file."""
-    made = _loaded().House(template)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="session")
-def long_lived_house(template: Path) -> Iterator[Any]:
-    """An empty house that lasts until the last test."""
     made = _loaded().House(template)
     yield made
     made.close()

@@ -436,14 +436,14 @@ class House:
     def __init__(self, template: Path | None = None) -> None:
         """`template` is a directory that keeps what `init` made once for all houses."""
         self._template = template
-        # Short: what a Unix socket's address holds is 107 bytes.
-        self.root = Path(tempfile.mkdtemp(prefix="wb", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix="h"))
         self.processes: list[Process] = []
         runtime = self.root / "r"
         runtime.mkdir(mode=0o700)
         self.environment = {
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "HOME": str(self.root),
+            "TMPDIR": str(self.root),
             "XDG_RUNTIME_DIR": str(runtime),
             "LANG": "C.UTF-8",
         }

@@ -1,7 +1,7 @@
 """Hosts come in by the line that was printed, go as the operator says, and keep their certificates fresh.
 
 Certificates of this collector live for a minute. What needs that minute to pass is prepared when the file
-begins and looked at by tests that run after those of other files, so that nobody waits.
+begins and looked at by its last tests.
 """
 
 import base64
@@ -20,17 +20,12 @@ USAGE, WAITING, REFUSED = 2, 4, 6
 LIFETIME_S = 60
 
 
-@pytest.fixture(scope="session")
-def shared_house(long_lived_house):
-    return long_lived_house
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def collector(shared_house):
     return shared_house.collector('[rules]\nstock = false\n[certificates]\nlifetime = "60s"\n')
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def early(shared_house, collector):
     """What has to grow old: a running agent, one that never ran, a token, and when they began."""
     renewing = shared_house.agent(collector, "renewing")

@@ -85,7 +85,7 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    made = Place(Path(tempfile.mkdtemp(prefix="wb", dir="/tmp")))
+    made = Place(Path(tempfile.mkdtemp(prefix="d")))
     yield made
     for process in made.started:
         process.kill()

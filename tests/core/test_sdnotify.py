@@ -61,7 +61,7 @@ def test_a_manager_that_does_not_read_does_not_stop_us(tmp_path):
     ("usec", "owner", "expected"),
     [
         ("60000000", "", 60.0),
-        ("60000000", str(os.getpid()), 60.0),
+        pytest.param("60000000", str(os.getpid()), 60.0, id="own"),
         ("60000000", "1", None),
         ("60000000", "garbage", None),
         ("", "", None),
