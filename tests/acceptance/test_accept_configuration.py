@@ -179,6 +179,29 @@ def test_several_mistakes_in_several_files_are_said_at_once(agent, collector, wr
     assert [sum(f"{main}:{line}:" in one for one in said) for line in (1, 3, 4)] == [1, 1, 1], said
 
 
+def test_mistakes_in_files_of_every_kind_are_said_at_once(collector, write):
+    rules = write(collector.etc / "rules.d" / "wrong.yml", "groups:\n- colour: red\n")
+    services = write(
+        collector.etc / "services.d" / "wrong.toml", '[[service]]\nnme = "shop"\nchannel = "x"\n'
+    )
+    others = [f"{rules}:2:", f"{services}:2:"]
+    for text, own in (
+        ("colour = 5\n", ":1:"),
+        ('[[channel]]\nname = "a"\nkind = "exec"\nargv = ["/none"]\n', ":4:"),
+    ):
+        main = write(collector.etc / "collector.toml", text)
+        done = collector.command("check-config")
+        said = lines(done)
+        assert all(any(where in line for line in said) for where in [f"{main}{own}", *others]), said
+        found = collector.command("check-config", "--json")
+        assert found.code == USAGE
+        assert {problem["file"] for problem in found.json["problems"]} == {
+            str(main),
+            str(rules),
+            str(services),
+        }
+
+
 def test_a_daemon_does_not_start_on_a_mistake_and_says_the_same(agent, collector, write):
     file = write(agent.etc / "agent.toml", "colour = 5\n")
     assert any(f"{file}:1:" in line for line in lines(agent.command("run")))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watchbill.commandline import FAILED, OK, USAGE, Command, Parser, Version, home_option, run, say
+from watchbill.commandline import FAILED, OK, USAGE, Command, Parser, Version, at_home, home_option, run, say
 
 if TYPE_CHECKING:
     from watchbill.config import Homes
@@ -445,10 +445,8 @@ def _become_owner(homes: "Homes") -> None:
 
 def _how_to_run(arguments: argparse.Namespace) -> str:
     """What starts the agent: a home of its own is no service manager's."""
-    from watchbill.config import HOME_VARIABLE
-
-    home = getattr(arguments, "home", None) or os.environ.get(HOME_VARIABLE)
-    return f"{PROGRAM} run --home {home}" if home else f"systemctl enable --now {PROGRAM}"
+    home = at_home(arguments)
+    return f"{PROGRAM} run{home}" if home else f"systemctl enable --now {PROGRAM}"
 
 
 def _later(arguments: argparse.Namespace) -> int:

@@ -13,10 +13,11 @@ from watchbill import __version__
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, Problem
 from watchbill.files import FileMissing, UnreadableFile, read_bounded
-from watchbill_collector.config import CollectorConfig
+from watchbill_collector.config import CollectorConfig, load_config
 from watchbill_collector.rules import Source, check, lint, read, stock_sources
 from watchbill_collector.rules.files import load as load_rules
 from watchbill_collector.rules.stock import unknown_stock
+from watchbill_collector.servicebook import read_services
 
 PASSWORD_BYTES_MAX = 4096
 RULES_DIRECTORY = "rules.d"
@@ -84,6 +85,28 @@ def check_channels(config: CollectorConfig) -> None:
     problems = channel_faults(config)
     if problems:
         raise ConfigError(problems)
+
+
+def all_problems(homes: Homes) -> list[Problem]:
+    """Everything that is wrong with a configuration: collector.toml, rules, services, channels. What follows from
+    another mistake alone is not told: while collector.toml cannot be read, nobody knows which channels there are.
+    """
+    problems: list[Problem] = []
+    config: CollectorConfig | None = None
+    try:
+        config = load_config(homes)
+    except ConfigError as exc:
+        problems += exc.problems
+    for judge in (
+        lambda: check_rules(homes, config or CollectorConfig()),
+        lambda: read_services(homes.etc, None if config is None else config.channel_names),
+        lambda: None if config is None else check_channels(config),
+    ):
+        try:
+            judge()
+        except ConfigError as exc:
+            problems += exc.problems
+    return problems
 
 
 def check_rule_files(paths: Sequence[Path]) -> Iterator[str]:

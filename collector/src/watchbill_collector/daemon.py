@@ -4,13 +4,12 @@ Starts fast: each command imports what it needs. Exit codes are the house's.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watchbill.commandline import OK, USAGE, Command, Parser, Version, home_option, run, say
+from watchbill.commandline import OK, USAGE, Command, Parser, Version, at_home, home_option, run, say
 
 if TYPE_CHECKING:
     from watchbill.config import Homes
@@ -52,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     start = add("run", _run, "run the collector until it is stopped")
     start.add_argument("-v", "--verbose", action="store_true", help="log more")
     check = add("check-config", _check_config, "read the configuration and the rules, print every problem")
+    check.add_argument("--json", action="store_true", help="print one JSON document")
     printing = check.add_mutually_exclusive_group()
     printing.add_argument("--print-sample", action="store_true", help="print a commented collector.toml")
     printing.add_argument("--print-reference", action="store_true", help="print what may be configured")
@@ -117,12 +117,8 @@ def _init(arguments: argparse.Namespace) -> int:
     print(f"authority sha256:{made.ca_sha256}")
     if made.token_file.exists():
         print(f"token     {made.token_file}: log in with it, then keep it somewhere safe")
-    from watchbill.config import HOME_VARIABLE
-
-    home = getattr(arguments, "home", None) or os.environ.get(HOME_VARIABLE)
-    print(
-        f"next      {PROGRAM} run" + (f" --home {home}" if home else f", or systemctl enable --now {PROGRAM}")
-    )
+    home = at_home(arguments)
+    print(f"next      {PROGRAM} run{home}" + ("" if home else f", or systemctl enable --now {PROGRAM}"))
     return OK
 
 
@@ -147,13 +143,19 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
         print("\n" + (channel_sample() if arguments.print_sample else channel_reference()), end="")
         return OK
-    from watchbill_collector.configured import check_channels, check_rules
-    from watchbill_collector.servicebook import read_services
+    from watchbill.errors import ConfigError
+    from watchbill_collector.configured import all_problems
 
-    homes, config = _config(arguments)
-    check_rules(homes, config)
-    read_services(homes.etc, config.channel_names)
-    check_channels(config)
+    problems = all_problems(_homes(arguments))
+    if arguments.json:
+        import json
+        from dataclasses import asdict
+
+        found = [asdict(problem) for problem in problems]
+        print(json.dumps({"ok": not found, "problems": found}, indent=2))
+        return USAGE if found else OK
+    if problems:
+        raise ConfigError(problems)
     print("ok")
     return OK
 
@@ -206,5 +208,5 @@ def _user(arguments: argparse.Namespace) -> int:
 
 
 def _later(arguments: argparse.Namespace) -> int:
-    say(PROGRAM, f"{arguments.name} is not built yet")
+    say(PROGRAM, f"{arguments.name} is not built yet; built so far: {PROGRAM} --help")
     return USAGE

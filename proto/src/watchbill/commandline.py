@@ -4,14 +4,22 @@ Nothing heavy is imported here: `--help` has to be there before anybody notices.
 """
 
 import argparse
-import os
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from watchbill import outputs
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 OK, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
+
+OUTPUT_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to standard output fails with; another error of the system that names no file is a bug."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -22,6 +30,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
         self.exit(USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """As argparse has it, but a disk that is full is told: newer versions swallow that."""
+        (file or sys.stdout).write(self.format_help())
 
 
 class Version(argparse.Action):
@@ -50,19 +62,43 @@ def home_option() -> Parser:
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse, call what `command` was set to, and turn what goes wrong into a line and an exit code."""
-    arguments = parser.parse_args(argv)
+    outputs.ready()
     try:
+        arguments = parser.parse_args(argv)
         code = int(arguments.command(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has enough; the interpreter must not find out again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        outputs.abandon()  # Whoever read has enough; the interpreter must not find out again at exit.
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as exc:
+        return _exited(parser.prog, exc)
     except Exception as exc:  # noqa: BLE001 - Sorted there; what is not ours is raised again.
         return _failed(parser.prog, exc)
     return code
+
+
+def _exited(program: str, exit_: SystemExit) -> NoReturn:
+    """The end that argparse wants, after what it printed is out: `--help | head -1` is no failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        outputs.abandon()
+    except OSError as exc:
+        raise SystemExit(_failed(program, exc)) from exc
+    raise exit_
+
+
+def at_home(arguments: argparse.Namespace) -> str:
+    """` --home DIR` as it has to be typed again, empty where the system's directories are meant."""
+    import os
+    from shlex import quote
+
+    from watchbill.config import HOME_VARIABLE
+
+    home = getattr(arguments, "home", None) or os.environ.get(HOME_VARIABLE)
+    return f" --home {quote(str(home))}" if home else ""
 
 
 def say(program: str, line: str) -> None:
@@ -73,10 +109,17 @@ def say(program: str, line: str) -> None:
 
 
 def _failed(program: str, error: Exception) -> int:
-    """What we raise on purpose is a message and a code; the rest is a bug and stays one."""
+    """What we raise on purpose is a message and a code, and so is what the system refuses; the rest is a bug and
+    stays one.
+    """
     from watchbill.daemon import exit_code
     from watchbill.errors import WatchbillError
 
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in OUTPUT_IS_FULL):
+        if error.filename is None:
+            outputs.abandon()
+        say(program, f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
+        return FAILED
     if not isinstance(error, WatchbillError):
         raise error
     for line in str(error).splitlines():

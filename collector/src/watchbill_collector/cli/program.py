@@ -3,14 +3,13 @@
 `COMMANDS` names every command with its module and its one line of help, so that listing them imports none.
 """
 
-import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from watchbill import outputs
 from watchbill_collector.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CommandFailed
 
 PROGRAM = "watchbill"
@@ -149,7 +148,7 @@ def build() -> Program:
 
 def run(arguments: Sequence[str]) -> int:
     """The whole program: the exit code."""
-    _ready_outputs()
+    outputs.ready()
     try:
         outcome = build().main(list(arguments), PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -177,24 +176,13 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except (BrokenPipeError, SystemExit):
         # Whoever read us has enough, which is no failure: click exits with 1 then, and for nothing else in this mode.
-        # What is still buffered must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        outputs.abandon()
         return OK
     except OSError as exc:
+        if exc.filename is None:
+            outputs.abandon()
         _say(f"{exc.filename or 'output'}: {(exc.strerror or str(exc)).lower()}", "")
         return FAILED
-
-
-def _ready_outputs() -> None:
-    """A closed output swallows what it is given, and one that cannot write a character writes a question
-    mark.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - For as long as we run.
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _say(message: str, hint: str) -> None:
