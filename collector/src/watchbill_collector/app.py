@@ -304,7 +304,8 @@ class _Collector:
         # One at a time: a reload during the start must not be undone by what the start had read before.
         async with self._loading_rules:
             sources = await asyncio.to_thread(rule_sources, self._homes, self._config)
-            problems = await asyncio.to_thread(self._book.reload, sources, self._clock.wall_ms())
+            now_ms, interval_ms = self._clock.wall_ms(), self._config.rules.interval.ms
+            problems = await asyncio.to_thread(self._book.reload, sources, now_ms, interval_ms)
         if problems:
             raise ConfigError(problems)
         intervals = [group.group.interval_ms for group in self._book.groups()]

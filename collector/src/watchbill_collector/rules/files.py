@@ -93,10 +93,12 @@ def _files(path: Path, found: Found) -> list[Path]:
     return names[:FILES_MAX]
 
 
-def load(sources: Sequence[Source], known: RuleSet | None = None) -> tuple[RuleSet, list[Problem]]:
+def load(
+    sources: Sequence[Source], known: RuleSet | None = None, interval_ms: int = INTERVAL_MS_DEFAULT
+) -> tuple[RuleSet, list[Problem]]:
     """The rules of all files, and every mistake in them; the rules are complete only if there is none.
 
-    Expressions that `known` has already are not planned again.
+    Expressions that `known` has already are not planned again. `interval_ms` is for groups that name none.
     """
     found = Found()
     known = known or RuleSet()
@@ -116,7 +118,7 @@ def load(sources: Sequence[Source], known: RuleSet | None = None) -> tuple[RuleS
             found.add(problem.file, problem.line, problem.key, problem.got, problem.wanted)
             continue
         if tree is not None:
-            groups.extend(_Reader(source.file, found, plans, made).file(tree))
+            groups.extend(_Reader(source.file, found, plans, made, interval_ms).file(tree))
     if len(groups) > GROUPS_MAX:
         found.add(
             groups[-1].file, groups[-1].place.line, "groups", f"{len(groups)} groups", f"at most {GROUPS_MAX}"
@@ -135,9 +137,10 @@ def check(sources: Sequence[Source]) -> list[Problem]:
 class _Reader:
     """One file."""
 
-    def __init__(self, file: str, found: Found, plans: dict[str, Plan], made: Made) -> None:
+    def __init__(self, file: str, found: Found, plans: dict[str, Plan], made: Made, interval_ms: int) -> None:
         self._reading = Reading(file, found, plans, made)
         self._file = file
+        self._interval_ms = interval_ms
 
     def file(self, tree: Tree) -> list[Group]:
         """The groups of the file."""
@@ -160,7 +163,7 @@ class _Reader:
                 continue
             names[group.name] = group.place.line
             groups.append(group)
-        return [*groups, *ShortForm(self._reading, names).groups(top.get("thresholds"))]
+        return [*groups, *ShortForm(self._reading, names, self._interval_ms).groups(top.get("thresholds"))]
 
     def _group(self, tree: Tree, at: str) -> Group | None:
         keys = self._reading.mapping(tree, at, _GROUP_KEYS)
@@ -175,11 +178,11 @@ class _Reader:
                 )
             name = ""
         at = f"group {name}" if name else at
-        interval = self._reading.duration(keys.get("interval"), f"{at}: interval", INTERVAL_MS_DEFAULT)
-        interval = interval or INTERVAL_MS_DEFAULT  # As in Prometheus, 0 is the default.
+        interval = self._reading.duration(keys.get("interval"), f"{at}: interval", self._interval_ms)
+        interval = interval or self._interval_ms  # As in Prometheus, 0 is the default.
         if "interval" in keys and not INTERVAL_MS_MIN <= interval <= INTERVAL_MS_MAX:
             self._reading.bad(keys["interval"], f"{at}: interval", kind(keys["interval"]), "1s to 1d")
-            interval = INTERVAL_MS_DEFAULT
+            interval = self._interval_ms
         offset = self._reading.duration(keys.get("query_offset"), f"{at}: query_offset", 0)
         limit = self._reading.whole(keys.get("limit"), f"{at}: limit")
         labels = self._reading.pairs(keys.get("labels"), f"{at}: labels", labels=True)

@@ -25,7 +25,7 @@ from watchbill_collector.rules.common import Shared, shared_nodes
 from watchbill_collector.rules.files import Source, load
 from watchbill_collector.rules.groups import GroupRun, RuleChange
 from watchbill_collector.rules.head_storage import HeadStorage
-from watchbill_collector.rules.model import AlertingRule, RuleSet
+from watchbill_collector.rules.model import INTERVAL_MS_DEFAULT, AlertingRule, RuleSet
 from watchbill_collector.rules.needs import metric_names, watches
 from watchbill_collector.rules.run import AlertingRun, RuleRun, Surroundings
 from watchbill_collector.rules.state import AlertStateStore, MemoryAlertState, Saved, rule_key
@@ -106,13 +106,16 @@ class Rulebook:
 
     # Loading.
 
-    def reload(self, sources: Sequence[Source], now_ms: int) -> list[Problem]:
+    def reload(
+        self, sources: Sequence[Source], now_ms: int, interval_ms: int = INTERVAL_MS_DEFAULT
+    ) -> list[Problem]:
         """Use these files instead of what is loaded. With any mistake nothing changes, and all are returned.
 
-        Rules that are the same keep their alerts. The series of rules that are gone end.
+        `interval_ms` is how often groups without an interval of their own are judged. Rules that are the same
+        keep their alerts. The series of rules that are gone end.
         """
         with self._lock:
-            rules, problems = load(sources, self.rules)
+            rules, problems = load(sources, self.rules, interval_ms)
             if problems:
                 self.stats.reloads_refused += 1
                 return problems

@@ -80,9 +80,12 @@ class _Override:
 class ShortForm:
     """The thresholds of one file. `groups` are the names that its groups have already, with their lines."""
 
-    def __init__(self, reading: Reading, groups: Mapping[str, int]) -> None:
+    def __init__(
+        self, reading: Reading, groups: Mapping[str, int], interval_ms: int = INTERVAL_MS_DEFAULT
+    ) -> None:
         self._read = reading
         self._groups = groups
+        self._interval_ms = interval_ms
         self._names: dict[tuple[str, str], int] = {}
 
     def groups(self, node: Tree | None) -> list[Group]:
@@ -106,7 +109,7 @@ class ShortForm:
         if not rules:
             return []
         place = Place(self._read.file, node.line)
-        return [Group(GROUP, self._read.file, INTERVAL_MS_DEFAULT, 0, 0, tuple(rules), place)]
+        return [Group(GROUP, self._read.file, self._interval_ms, 0, 0, tuple(rules), place)]
 
     def _threshold(self, tree: Tree, at: str) -> list[AlertingRule]:
         read, before = self._read, self._read.complaints
