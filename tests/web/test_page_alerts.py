@@ -320,7 +320,7 @@ def test_what_a_role_may_not_do_is_not_offered(collector, visit, role):
     assert errors(one) == []
 
 
-def test_somebody_with_a_scope_sees_his_part_and_is_offered_no_silence(collector, visit):
+def test_somebody_with_a_scope_sees_his_part_and_silences_within_it(collector, visit):
     file = collector.home / "scoped.token"
     done = collector.command(
         "user", "add", "scoped", "--role", "operator", "--scope", "team=none", "--token-file", str(file)
@@ -335,7 +335,20 @@ def test_somebody_with_a_scope_sees_his_part_and_is_offered_no_silence(collector
     assert page.locator("tbody tr").count() == 0
     assert "operator (team=" in page.locator("header .who").inner_text()
     page.goto(f"{collector.url}/#/silences")
-    page.get_by_text("not for those who may see a part").wait_for()
+    page.get_by_text("Nothing is silenced.").wait_for()
+    page.get_by_role("button", name="New silence").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Matchers").fill('alertname=~".+"')
+    dialog.get_by_text("Matches nothing that is pending or firing now.").wait_for()
+    assert 'within team="none"' in dialog.inner_text()
+    dialog.get_by_label("Reason").fill("of team none")
+    dialog.get_by_role("button", name="Silence what comes").click()
+    kept = page.locator("li.silence")
+    kept.wait_for()
+    assert 'within team="none"' in kept.inner_text()
+    kept.get_by_role("button", name="Expire").click()
+    kept.get_by_role("button", name="Expire now").click()
+    page.get_by_text("Nothing is silenced.").wait_for()
     assert errors(one) == []
 
 

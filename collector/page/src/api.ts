@@ -204,6 +204,8 @@ export interface Silence {
   ends: string;
   firing: number;
   expired_by: string;
+  scope: string; // What it keeps to, whatever its matchers say; empty: it reaches everything.
+  yours: boolean;
 }
 
 export interface Dispatch {
@@ -322,7 +324,7 @@ export const fetchAudit = (params: Record<string, string>): Promise<{ rows: Audi
 export const silence = (matchers: string, seconds: number, reason: string): Promise<{ silence: Silence; matched: number }> =>
   write("POST", `${OURS}/silences`, { matchers, duration_s: seconds, reason });
 
-export const matched = (matchers: string): Promise<{ matchers: string; matched: number; alerts: Alert[] }> =>
+export const matched = (matchers: string): Promise<{ matchers: string; matched: number; alerts: Alert[]; scope: string }> =>
   write("POST", `${OURS}/silences/match`, { matchers });
 
 export const expire = (id: string): Promise<Silence> => write("DELETE", `${OURS}/silences/${encodeURIComponent(id)}`);

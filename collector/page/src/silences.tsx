@@ -54,12 +54,13 @@ function Row({ silence, chosen, done }: { silence: Silence; chosen: boolean; don
         <p class="facts">
           <span>by <strong><Text of={silence.author} max={80} /></strong></span>
           <span>made {moment(silence.created, now.value)}</span>
+          {silence.scope && <span>within <strong><Text of={silence.scope} max={200} /></strong></span>}
           {silence.state === "active" && <span>{silence.firing === 1 ? "1 firing alert" : `${silence.firing} firing alerts`} silenced</span>}
           <a href={`#/silences/${encodeURIComponent(silence.id)}`}>link</a>
         </p>
       </div>
       <span class="since"><Left silence={silence} /></span>
-      {maySilence.value && silence.state !== "expired" && <span class="do"><Expire silence={silence} done={done} /></span>}
+      {maySilence.value && silence.yours && silence.state !== "expired" && <span class="do"><Expire silence={silence} done={done} /></span>}
     </li>
   );
 }
@@ -98,14 +99,8 @@ export function SilencesPage({ id }: { id: string | undefined }) {
   const [past, setPast] = useState(false);
   const everything = past || id !== undefined;
   const all = seesAll.value;
-  const { data, error, again } = useAsked(
-    () => (all ? fetchSilences(everything) : Promise.resolve([])),
-    `silences ${all} ${everything}`,
-  );
+  const { data, error, again } = useAsked(() => fetchSilences(everything), `silences ${everything}`);
   const dispatch = useAsked(() => (all ? fetchDispatch() : Promise.resolve(undefined)), `dispatch ${all}`);
-  if (!all) {
-    return <main><h1>Silences</h1><p class="quiet">Silences reach over all hosts: they are not for those who may see a part of them alone.</p></main>;
-  }
   const shown = id === undefined ? data : data?.filter((silence) => silence.id === id);
   return (
     <main>

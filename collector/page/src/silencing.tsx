@@ -36,10 +36,11 @@ interface Preview {
   state: "asking" | "good" | "bad";
   matched: number;
   alerts: Alert[];
+  scope: string;
   error: string;
 }
 
-const ASKING: Preview = { state: "asking", matched: 0, alerts: [], error: "" };
+const ASKING: Preview = { state: "asking", matched: 0, alerts: [], scope: "", error: "" };
 
 function usePreview(matchers: string): Preview {
   const [preview, setPreview] = useState<Preview>(ASKING);
@@ -50,7 +51,7 @@ function usePreview(matchers: string): Preview {
       if (!matchers.trim()) return;
       matched(matchers).then(
         (found) => {
-          if (!stopped) setPreview({ state: "good", matched: found.matched, alerts: found.alerts, error: "" });
+          if (!stopped) setPreview({ state: "good", matched: found.matched, alerts: found.alerts, scope: found.scope, error: "" });
         },
         (error: unknown) => {
           if (!stopped) setPreview({ ...ASKING, state: "bad", error: error instanceof Error ? error.message : String(error) });
@@ -139,7 +140,7 @@ function Form({ presets, close }: Wanted & { close: () => void }) {
         Reason
         <input required maxLength={REASON_CHARACTERS_MAX} placeholder="why, for whoever reads this next" value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
       </label>
-      <p class="facts">As <strong>{me.value?.name}</strong>. They stay visible; whoever still fires when it ends is told then.</p>
+      <p class="facts">As <strong>{me.value?.name}</strong>{preview.scope && <>, within <strong><Text of={preview.scope} max={200} /></strong></>}. They stay visible; whoever still fires when it ends is told then.</p>
       {problem && <p class="bad" role="alert"><Text of={problem} /></p>}
       <div class="buttons">
         <button type="submit" class="main" disabled={busy || preview.state !== "good" || lasts === undefined || !reason.trim()}>

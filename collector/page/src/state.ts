@@ -72,14 +72,15 @@ export const worst = computed(() => {
 
 const OPERATING = ["operator", "approver", "admin"];
 
-/** Whether the visitor has one of these roles; `everywhere`: without a scope. */
-export function may(roles: string[], everywhere: boolean): boolean {
-  return (me.value?.grants ?? []).some((grant) => roles.includes(grant.role) && (!everywhere || grant.scope === ""));
+/** Whether the visitor has one of these roles, for some hosts at least. */
+export function may(roles: string[]): boolean {
+  return (me.value?.grants ?? []).some((grant) => roles.includes(grant.role));
 }
 
-export const maySilence = computed(() => may(OPERATING, true));
-export const mayTest = computed(() => may(OPERATING, false));
-export const mayAudit = computed(() => may(["operator", "approver", "author", "admin", "auditor"], false));
+/** Whoever may do it for some hosts alone makes silences that keep to them. */
+export const maySilence = computed(() => may(OPERATING));
+export const mayTest = computed(() => may(OPERATING));
+export const mayAudit = computed(() => may(["operator", "approver", "author", "admin", "auditor"]));
 export const seesAll = computed(
   () => me.value?.via === "anonymous" || (me.value?.grants ?? []).some((grant) => grant.scope === ""),
 );
