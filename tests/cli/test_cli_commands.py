@@ -288,6 +288,7 @@ def test_rules_are_listed_and_checked(admin, served, tmp_path):
     done = admin("rules", "list")
     assert "up > 1" in done.out
     assert "High: it broke" in done.out
+    assert admin("rules").out == done.out
     assert admin("rules", "list", "--failing", "--json").json["groups"][0]["rules"][0]["name"] == "High"
     good, bad = tmp_path / "good.yml", tmp_path / "bad.yml"
     good.write_text("groups: []\n")

@@ -190,6 +190,20 @@ def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(place):
     place.until_nothing_is_left()
 
 
+def test_ctrl_c_that_is_held_down_is_one(place):
+    process = place.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while not any("watchbill-collector" in line for line in place.processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        assert time.monotonic() < deadline
+    _, said = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, said) == (0, "Ended; nothing is left behind.\n")
+    place.until_nothing_is_left()
+
+
 def test_a_named_home_is_kept_and_used_again(place):
     home = place.root / "h"
     said = []

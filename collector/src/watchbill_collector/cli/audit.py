@@ -92,7 +92,11 @@ def export(session: Session, out: Path) -> None:
         _export(session, sys.stdout)
         return
     with open(out, "x", encoding="utf-8") as file:
-        written = _export(session, file)
+        try:
+            written = _export(session, file)
+        except BaseException:
+            out.unlink(missing_ok=True)  # Half a chain must not look like a whole one.
+            raise
     if session.as_json:
         session.screen.json({"rows": written, "file": str(out)})
     else:

@@ -79,7 +79,11 @@ class Client:
             raise Unreachable(
                 f"{self.collector.url} did not answer within {self._timeout_s:.0f} s", "watchbill doctor"
             ) from exc
-        except (OSError, http.client.HTTPException) as exc:
+        except (
+            OSError,
+            http.client.HTTPException,
+            UnicodeError,
+        ) as exc:  # Such as a name that is too long for DNS.
             raise Unreachable(
                 f"{self.collector.url} cannot be reached: {_reason(exc)}", CONNECT_HINT
             ) from exc

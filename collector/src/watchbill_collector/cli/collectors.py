@@ -17,6 +17,8 @@ from watchbill_collector.cli.errors import Misused
 
 DEFAULT_URL = "http://127.0.0.1:7480"
 FILE_BYTES_MAX = 65_536
+NOWHERE = Path("/nonexistent")
+"""The home of users who have none, as in Debian's passwd."""
 TOKEN_CHARACTERS_MAX = 512
 
 
@@ -83,7 +85,10 @@ def _environment_path(name: str) -> Path | None:
 def login_file() -> Path:
     """Where `watchbill login` keeps its answer."""
     base = os.environ.get("XDG_CONFIG_HOME")
-    home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
+    try:
+        home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
+    except RuntimeError:
+        home = NOWHERE  # Without HOME, and unknown to this machine: a container's user of any number.
     return home / "watchbill" / "login.json"
 
 

@@ -50,6 +50,9 @@ WATCH_S = 0.5
 ASK_TIMEOUT_S = 10.0
 HOST_NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks the demo to end."""
+
 MARK = "# Written by `watchbill demo`"
 
 COLLECTOR_TOML = """\
@@ -126,13 +129,13 @@ def demo(port: int | None, for_s: float | None, home: Path | None, no_browser: b
     screen = Screen.here()
     programs = _programs()
     http_port = _http_port(port)
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _stop)
     temporary = home is None
     place: Path | None = None
     children: Children | None = None
     stopped = False
     try:
+        for number in STOPPING:
+            signal.signal(number, _stop)
         place = Path(tempfile.mkdtemp(prefix="watchbill-demo-")) if home is None else _made(home)
         children = Children(place if temporary else None, demo_file())
         made = Demo(place, *programs, http_port, _host_name())
@@ -150,13 +153,18 @@ def demo(port: int | None, for_s: float | None, home: Path | None, no_browser: b
 
 
 def _stop(_: int, __: FrameType | None) -> None:
+    _deaf()  # Whoever holds Ctrl-C down must not interrupt the cleaning up.
     raise _Stop
 
 
+def _deaf() -> None:
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _clean_up(children: Children | None, home: Path | None) -> None:
-    """End the processes and remove what is ours. A second Ctrl-C does not interrupt this."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)
+    """End the processes and remove what is ours. No Ctrl-C interrupts this."""
+    _deaf()
     if children is not None:
         children.stop(STOP_S)
     if home is not None:

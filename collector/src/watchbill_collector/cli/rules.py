@@ -14,9 +14,13 @@ QUERY_CHARACTERS = 70
 _COLUMNS = ("GROUP", "RULE", "STATE", "SEVERITY", "FOR", "SERIES", "RAN", "TOOK", "HEALTH", "QUERY")
 
 
-@click.group()
-def rules() -> None:
+@click.group(invoke_without_command=True)
+@talks
+@click.pass_context
+def rules(ctx: click.Context, session: Session) -> None:
     """List rules; check, test or backtest a rule file."""
+    if ctx.invoked_subcommand is None:
+        _list(session, failing=False)
 
 
 @rules.command("list")
@@ -24,6 +28,10 @@ def rules() -> None:
 @talks
 def list_rules(session: Session, failing: bool) -> None:
     """Rules by group, with their PromQL and their health."""
+    _list(session, failing=failing)
+
+
+def _list(session: Session, *, failing: bool) -> None:
     groups = session.client.prometheus_get("/rules")["data"]["groups"]
     if failing:
         for group in groups:
