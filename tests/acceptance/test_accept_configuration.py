@@ -1,6 +1,7 @@
 """Mistakes in files: each is named with its file, line and key, what was found and what is wanted; exit 2."""
 
 import signal
+import socket
 
 import pytest
 
@@ -57,6 +58,13 @@ COLLECTOR = [
     ('[store]\nurl = "postgresql://u:secret@h/d"\n', 2, "store.url", ["password_file"]),
     ('[certificates]\nlifetime = "5s"\n', 2, "certificates.lifetime", ["at least"]),
     ('[grpc]\nenroll_listen = "127.0.0.1:0"\n', 2, "grpc.enroll_listen", ["fixed port"]),
+    (
+        '[grpc]\nlisten = "127.0.0.1:9"\nenroll_listen = "127.0.0.1:9"\n',
+        3,
+        "grpc.enroll_listen",
+        ["another port", "grpc.listen has it"],
+    ),
+    ('[http]\nlisten = "127.0.0.1:7443"\n', 2, "http.listen", ["another port", "grpc.listen has it"]),
     ('[rules]\ninterval = "0s"\n', 2, "rules.interval", ["at least"]),
     ('[[channel]]\nname = "ops"\nkind = "emial"\n', 3, "channel[0].kind", ["did you mean email?"]),
     ("[http\n", 1, "", ["TOML"]),
@@ -187,7 +195,9 @@ def test_mistakes_in_files_of_every_kind_are_said_at_once(collector, write):
     others = [f"{rules}:2:", f"{services}:2:"]
     for text, own in (
         ("colour = 5\n", ":1:"),
-        ('[[channel]]\nname = "a"\nkind = "exec"\nargv = ["/none"]\n', ":4:"),
+        ('[[channel]]\nname = "a"\nkind = "exec"\nargv = ["/none"]\n', ":1:"),
+        ('[http]\ncertificate = "/none"\nkey = "/none"\n', ": http.key: got /none: no such file"),
+        ('[mqtt]\nbroker = "mqtts://b:8883"\nca = "/none"\n', ": mqtt.ca: got /none: no such file"),
     ):
         main = write(collector.etc / "collector.toml", text)
         done = collector.command("check-config")
@@ -217,6 +227,25 @@ def test_a_collector_without_keys_says_what_to_type_and_is_not_started_again_and
     made = house.run(["watchbill-collector", "init", "--home", str(house.root / "none")])
     assert made.code == 0
     assert f"watchbill-collector run --home {house.root / 'none'}" in made.out
+
+
+def test_a_port_that_somebody_has_is_named_with_the_key_and_what_to_type(collector, write, free_ports):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for table, key in (("grpc", "listen"), ("grpc", "enroll_listen"), ("http", "listen")):
+            doors = dict.fromkeys(("grpc.listen", "http.listen"), '"127.0.0.1:0"')
+            doors |= {
+                "grpc.enroll_listen": f'"127.0.0.1:{free_ports(1)[0]}"',
+                f"{table}.{key}": f'"{address}"',
+            }
+            write(
+                collector.etc / "collector.toml",
+                "".join(f"{name} = {door}\n" for name, door in doors.items()),
+            )
+            done = collector.command("run")
+            assert done.code in (1, USAGE), done
+            said = f"{address} cannot be used: address already in use; `ss -ltnp` says who has it; [{table}] {key} is"
+            assert said in done.err, done.err
 
 
 def test_a_rule_file_that_is_not_there_is_named_once(house):

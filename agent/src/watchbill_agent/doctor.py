@@ -84,7 +84,11 @@ def examine(homes: Homes) -> Iterator[Finding]:
 
 def _state_directory(homes: Homes) -> Finding:
     check, path = "state", homes.var
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as exc:
+        return _failed(check, f"{path}: {(exc.strerror or str(exc)).lower()}", _AS_ROOT)
+    if not there:
         return _warning(check, f"{path} is not there yet", "watchbill-agent enroll --token-file FILE")
     if not os.access(path, os.W_OK | os.X_OK):
         return _failed(check, f"{path} cannot be written by uid {os.geteuid()}", f"ls -ld {path}")
@@ -288,6 +292,7 @@ async def _open_and_close(config: AgentConfig, identity: AgentIdentity) -> None:
 
 
 _AGAIN = "watchbill-agent doctor"
+_AS_ROOT = "sudo watchbill-agent doctor"
 _ENROL_AGAIN = "watchbill enroll create --name NAME on the collector, then watchbill-agent enroll here"
 _HANDSHAKE_NEXT: dict[str, str] = {
     "UNREACHABLE": _AGAIN,
@@ -346,14 +351,17 @@ def _running(homes: Homes) -> Iterator[Finding]:
 def _not_running(homes: Homes, reason: Unreachable) -> Finding:
     start = "systemctl start watchbill-agent"
     lock = homes.var / "agent.lock"
-    if not lock.exists():
-        return _warning("agent", "not running", start)
+    try:
+        if not lock.exists():
+            return _warning("agent", "not running", start)
+    except OSError:
+        return _warning("agent", f"nobody but its user and root can see whether it runs: {reason}", _AS_ROOT)
     try:
         Lock(lock).release()
     except Refused:
-        return _warning("agent", f"running, but it cannot be asked: {reason}", "sudo watchbill-agent doctor")
+        return _warning("agent", f"running, but it cannot be asked: {reason}", _AS_ROOT)
     except WatchbillError as exc:
-        return _warning("agent", str(exc), "sudo watchbill-agent doctor")
+        return _warning("agent", str(exc), _AS_ROOT)
     return _warning("agent", "not running", start)
 
 

@@ -149,7 +149,10 @@ def ask(path: Path, question: str) -> dict[str, object]:
     except PermissionError as exc:
         raise Unreachable(f"{path}: only root and the agent's group may ask; try sudo") from exc
     except OSError as exc:
-        raise Unreachable(f"{path}: no agent answers there ({exc}); is it running?") from exc
+        reason = (exc.strerror or str(exc)).lower()
+        raise Unreachable(
+            f"{path}: no agent answers there ({reason}); is it running? watchbill-agent doctor says more"
+        ) from exc
     try:
         document = json.loads(answer)
     except ValueError as exc:

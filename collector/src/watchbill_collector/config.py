@@ -259,6 +259,7 @@ class CollectorConfig:
 
     def check(self) -> Iterator[Wrong | Problem]:
         """Judge what plug-ins and dispatch know: a page never sent must not look configured."""
+        yield from self._ports_named_twice()
         if self.channel:
             from watchbill_collector.notifiers.configured import channel_problems
 
@@ -270,10 +271,25 @@ class CollectorConfig:
             alone = without_digest(self.channel)
             yield from read_routing(self.route, self.maintenance, self.channel_names, self.digest, alone)[1]
 
+    def _ports_named_twice(self) -> Iterator[Wrong]:
+        """Two doors at one address: the start would say of the second that somebody has its port."""
+        doors = [(("grpc", "listen"), self.grpc.listen), (("grpc", "enroll_listen"), self.grpc.enroll_listen)]
+        if self.mqtt.broker == EMBEDDED:
+            doors += [(("mqtt", key), getattr(self.mqtt, key)) for key in ("listen", "enroll_listen")]
+        doors.append((("http", "listen"), self.http.listen))
+        for at, (key, address) in enumerate(doors):
+            for other, theirs in doors[:at]:
+                if address.port and address.port == theirs.port and _overlap(address.host, theirs.host):
+                    yield Wrong(key, f'"{address}"', f"another port: {'.'.join(other)} has it")
+
     @property
     def channel_names(self) -> list[str]:
         """Of the channels, in their order."""
         return [str(table.values.get("name", "")) for table in self.channel]
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or bool({one, other} & {"0.0.0.0", "::"})  # noqa: S104 - Not listening.
 
 
 def load_config(homes: Homes) -> CollectorConfig:

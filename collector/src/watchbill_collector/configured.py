@@ -20,6 +20,8 @@ from watchbill_collector.rules.stock import unknown_stock
 from watchbill_collector.servicebook import read_services
 
 PASSWORD_BYTES_MAX = 4096
+CERTIFICATE_BYTES_MAX = 1 << 20
+"""Of a file with certificates or a key."""
 RULES_DIRECTORY = "rules.d"
 
 
@@ -51,7 +53,11 @@ def store_password(config: CollectorConfig) -> str:
 def rule_sources(homes: Homes, config: CollectorConfig) -> list[Source]:
     """The rule files to load: the stock pack and rules.d. Raises ConfigError for what cannot be read."""
     directory = homes.etc / RULES_DIRECTORY
-    sources, problems = read([directory] if directory.exists() else [])
+    try:
+        there = directory.exists()
+    except OSError:
+        there = True  # Nobody may look: reading it says so.
+    sources, problems = read([directory] if there else [])
     if problems:
         raise ConfigError(problems)
     off = config.rules.stock_off
@@ -101,12 +107,63 @@ def all_problems(homes: Homes) -> list[Problem]:
         lambda: check_rules(homes, config or CollectorConfig()),
         lambda: read_services(homes.etc, None if config is None else config.channel_names),
         lambda: None if config is None else check_channels(config),
+        lambda: None if config is None else check_files(homes, config),
     ):
         try:
             judge()
         except ConfigError as exc:
             problems += exc.problems
     return problems
+
+
+def check_files(homes: Homes, config: CollectorConfig) -> None:
+    """Judge the files that collector.toml names beside the channels' own. Raises ConfigError with all problems."""
+    from watchbill_collector.dispatch.watchdog import read_headers
+
+    file, problems = str(homes.etc / "collector.toml"), []
+    http, mqtt = config.http, config.mqtt
+    for table, one in (("http", http), ("mqtt", mqtt)):
+        if one.certificate is not None and one.key is not None:
+            problems += _pair_problems(file, table, one.certificate, one.key)
+    for key, path in (
+        ("mqtt.password_file", mqtt.password_file),
+        ("mqtt.ca", Path(mqtt.ca) if mqtt.ca else None),
+    ):
+        try:
+            if path is not None:
+                read_bounded(path, CERTIFICATE_BYTES_MAX)
+        except (FileMissing, UnreadableFile) as exc:
+            problems.append(Problem(file, 0, key, f"{path}: {exc.got}", "a file that can be read"))
+    for judge in (lambda: store_password(config), lambda: read_headers(config.watchdog.headers_file)):
+        try:
+            judge()
+        except ConfigError as exc:
+            problems += exc.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _pair_problems(file: str, table: str, certificate: Path, key: Path) -> list[Problem]:
+    """What keeps a certificate and its key from serving TLS."""
+    import ssl
+
+    problems = []
+    for name, path in (("certificate", certificate), ("key", key)):
+        try:
+            read_bounded(path, CERTIFICATE_BYTES_MAX)
+        except (FileMissing, UnreadableFile) as exc:
+            problems.append(
+                Problem(file, 0, f"{table}.{name}", f"{path}: {exc.got}", "a PEM file that can be read")
+            )
+    if problems:
+        return problems
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as exc:
+        wanted = "a certificate chain in PEM, and in `key` the key of its first, without a pass phrase"
+        reason = getattr(exc, "reason", None) or exc.strerror or str(exc)
+        return [Problem(file, 0, f"{table}.certificate", f"{certificate}, {key}: {reason}", wanted)]
+    return []
 
 
 def check_rule_files(paths: Sequence[Path]) -> Iterator[str]:

@@ -119,9 +119,18 @@ def _failed(program: str, error: Exception) -> int:
         if error.filename is None:
             outputs.abandon()
         say(program, f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
+        _say_who_may(program, error)
         return FAILED
     if not isinstance(error, WatchbillError):
         raise error
     for line in str(error).splitlines():
         say(program, line)
+    _say_who_may(program, error.__cause__)
     return int(exit_code(error))
+
+
+def _say_who_may(program: str, error: BaseException | None) -> None:
+    import os
+
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        print(f"Try: sudo {program} ..., or --home DIR for a place of your own", file=sys.stderr)

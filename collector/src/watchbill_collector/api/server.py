@@ -33,6 +33,7 @@ from watchbill_collector.api.limits import (
     SHUTDOWN_S,
     STALL_TIMEOUT_S,
 )
+from watchbill_collector.listening import cannot_listen
 
 BACKLOG = 256
 
@@ -270,9 +271,6 @@ def _bound(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as exc:
         sock.close()
-        raise UsageError(
-            f"the HTTP address {host}:{port} cannot be used: {exc.strerror or exc}; "
-            "`ss -ltnp` says who has it; [http] listen is where to change it"
-        ) from exc
+        raise UsageError(cannot_listen("the HTTP address", f"{host}:{port}", "[http] listen")) from exc
     sock.setblocking(False)
     return sock

@@ -22,6 +22,7 @@ from watchbill_collector.enrolment.desk import Application, EnrolmentDesk
 from watchbill_collector.enrolment.renewals import Renewal, RenewalDesk
 from watchbill_collector.enrolment.rulings import Granted, Waiting
 from watchbill_collector.hosts import HostRegistry
+from watchbill_collector.listening import cannot_listen
 from watchbill_collector.pki import ServerCertificate
 
 REASON_KEY: Final = "watchbill-reason"
@@ -177,7 +178,7 @@ class EnrolmentServer:
         try:
             self.port = server.add_secure_port(address, self._certificate.credentials(mutual=False))
         except RuntimeError as exc:  # gRPC's word for a port that is taken.
-            raise OSError(f"{address}: could not listen: {exc}") from exc
+            raise OSError(cannot_listen("the enrolment address", address, "[grpc] enroll_listen")) from exc
         await server.start()
         self._server = server
 

@@ -28,6 +28,7 @@ from watchbill.limits import DECOMPRESSED_BYTES_MAX, KEEPALIVE_MS, KIB, MESSAGE_
 from watchbill.protocol.frames import EndReason
 from watchbill_collector.ingest.gather import Gather, Inlet
 from watchbill_collector.ingest.ingest import Ingest
+from watchbill_collector.listening import cannot_listen
 
 SERVICE = "watchbill.v1.Link"
 URI_PROPERTY = "peer_uri"
@@ -159,7 +160,7 @@ class GrpcServer:
         try:
             self.port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as exc:
-            raise Permanent(f"cannot listen on {address}: {exc}") from exc
+            raise Permanent(cannot_listen("the agents' address", address, "[grpc] listen")) from exc
         await self._server.start()
         return self.port
 

@@ -77,9 +77,9 @@ def read(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
 
 
 def _files(path: Path, found: Found) -> list[Path]:
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         names = sorted(
             file
             for file in path.iterdir()
