@@ -159,7 +159,8 @@ class _Collector:
 
         config = self._config
         self._lifetimes = Lifetimes(
-            agent_s=config.certificates.lifetime, expired_grace_s=config.certificates.expired_grace
+            agent_s=float(config.certificates.lifetime),
+            expired_grace_s=float(config.certificates.expired_grace),
         )
         self._pki = open_pki(self._state, self._lifetimes)
         self._names = default_names(config.address, config.names)
