@@ -57,8 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("watchbill.collector")
 
 DRAIN_S = 15.0
-GIVE_BACK_S = 20.0
-"""How often free memory between pieces in use is given back."""
 OWN_SAMPLES_S = 15.0
 """How often the collector's own metrics go into its history."""
 MERGE_S = 2.0
@@ -119,6 +117,7 @@ class _Collector:
         self._stack = stack
         self._clock = SteadyClock()
         self._clock_watch = ClockWatch()
+        self._giving_back = memory.GivingBack(self._clock.monotonic_s())
         self._loop = asyncio.get_running_loop()
         self._state = homes.var
         self._host_name = config.address or socket.gethostname()
@@ -567,7 +566,7 @@ class _Collector:
             ("merge", MERGE_S, self._merge),
             ("retain", RETAIN_S, self._retain),
             ("tidy", TIDY_S, self._tidy),
-            ("memory", GIVE_BACK_S, _give_memory_back),
+            ("memory", memory.GIVE_BACK_LOOK_S, self._give_memory_back),
             ("witnesses", WITNESSES_S, self._hear_witnesses),
             ("marks", MARKS_S, self._forget_marks),
             ("clock", clockwatch.LOOK_EVERY_S, self._watch_clock),
@@ -580,6 +579,10 @@ class _Collector:
             await asyncio.sleep(seconds)
             await work()
             stamp.made()
+
+    async def _give_memory_back(self) -> None:
+        if self._giving_back.due(self._clock.monotonic_s(), self._ingest.counters.message_bytes):
+            memory.give_back()
 
     async def _sample_own(self) -> None:
         self._ingest.commits.add_own([self._own.tick(self._clock.wall_ms())])
@@ -765,10 +768,6 @@ class _Collector:
         await self._load_rules()
         await self._dispatching.configure(config)
         self._rules.wake()
-
-
-async def _give_memory_back() -> None:
-    memory.give_back()
 
 
 async def _raise(error: BaseException) -> None:
