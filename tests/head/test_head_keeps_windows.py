@@ -8,6 +8,7 @@ import pytest
 from watchbill.errors import StorageError
 from watchbill_collector.head import Head, Watch, fleet, refill
 from watchbill_collector.head import head as module
+from watchbill_collector.head.hearing import Hearing
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.storage import Hints
 from watchbill_collector.rules.head_storage import HeadStorage
@@ -287,6 +288,25 @@ def test_after_a_restart_the_windows_come_back_from_history() -> None:
     head.append([other.ticks([615], [3])])
     head.fold(T0 + 615_000)
     assert sorted(_latest(head, 615)) == [3, 600]
+
+
+def test_history_that_is_longer_than_a_ring_makes_no_gap_in_what_was_heard() -> None:
+    table = SeriesTable()
+    book, sender = Book(table), Sender(table)
+    for second in range(0, 300, 10):
+        book.keep(sender.ticks([second], [second]))
+    head = Head(table, [Watch(RANGED, 20_000)])
+    refill(head, book, T0 + 299_000)
+    hearing = Hearing(head)
+    hearing.look(T0 + 299_000, anew=True)
+    for second in (310, 320, 330):
+        head.append([sender.ticks([second], [second])])
+        head.fold(T0 + second * 1000)
+        hearing.look(T0 + second * 1000)
+    (heard,) = hearing.all()
+    assert heard.gaps == ()
+    assert heard.missing_ms(T0 + 330_000, 20_000) == 0
+    assert _window(head, 330, 60) == [(second, second) for second in (280, 290, 310, 320, 330)]
 
 
 def test_new_rules_get_the_windows_of_what_was_not_kept() -> None:

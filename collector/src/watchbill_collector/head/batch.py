@@ -103,6 +103,7 @@ def _write_pool(pool: Pool, pieces: list[tuple[Piece, _Message]], flat: Floats) 
     keeps: Iterable[Ints] = [piece.keep for piece, _ in pieces]
     rows: Iterable[Ints] = [piece.rows for piece, _ in pieces]
     missing: list[Ints] = [piece.missing for piece, _ in pieces]
+    begins: tuple[Ints, Ints] | None = None
     if max(ticks_each) == 1:
         times = np.array([message.times_ms[0] for _, message in pieces])
     else:
@@ -113,6 +114,7 @@ def _write_pool(pool: Pool, pieces: list[tuple[Piece, _Message]], flat: Floats) 
         )
         first = np.array([ticks - k for ticks, k in zip(ticks_each, kept, strict=True)])
         number = _counting(kept)
+        begins = columns[first > 0], (tick + first)[first > 0]
         keeps = chain.from_iterable(repeat(keep, k) for keep, k in zip(keeps, kept, strict=True))
         rows = chain.from_iterable(repeat(row, k) for row, k in zip(rows, kept, strict=True))
         missing = list(chain.from_iterable(repeat(row, k) for row, k in zip(missing, kept, strict=True)))
@@ -124,6 +126,9 @@ def _write_pool(pool: Pool, pieces: list[tuple[Piece, _Message]], flat: Floats) 
     source = np.concatenate(keep_list)
     source += np.repeat(start, lengths)
     pool.write(columns, tick, times, np.concatenate(list(rows)), np.repeat(tick, lengths), flat.take(source))
+    if begins is not None:
+        # What was left out is not there: its slot still holds what was before, as a rule no time at all.
+        np.maximum.at(pool.base, *begins)
     gaps = [len(row) for row in missing]
     if any(gaps):
         pool.set_holes(np.concatenate(missing), np.repeat(tick, gaps))
