@@ -44,6 +44,12 @@ def test_an_output_that_is_closed_takes_everything(tmp_path, program, arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_runner_says_that_it_is_not_built():
+    done = run("watchbill-runner")
+    assert done.returncode == 2
+    assert "not built yet" in done.stderr
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_who_has_read_enough_makes_no_failure(program):
     reading, writing = os.pipe()

@@ -12,7 +12,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watchbill.commandline import FAILED, OK, USAGE, Command, Parser, Version, at_home, home_option, run, say
+from watchbill.commandline import (
+    FAILED,
+    OK,
+    USAGE,
+    Command,
+    Parser,
+    Version,
+    add_unbuilt,
+    at_home,
+    home_option,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from watchbill.config import Homes
@@ -81,9 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_spool(add("spool", _spool, "inspect, verify or repair the spool on disk"))
     _add_leaving(add("leaving", _leaving, "tell the running agent why it is about to be stopped"))
     for name, help_ in LATER.items():
-        later = add(name, _later, f"{help_} (not built yet)")
-        later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        later.set_defaults(name=name)
+        add_unbuilt(commands, name, f"{help_} (not built yet)", _later)
     return parser
 
 

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watchbill.commandline import OK, USAGE, Command, Parser, Version, at_home, home_option, run, say
+from watchbill.commandline import (
+    OK,
+    USAGE,
+    Command,
+    Parser,
+    Version,
+    add_unbuilt,
+    at_home,
+    home_option,
+    run,
+    say,
+)
 
 if TYPE_CHECKING:
     from watchbill.config import Homes
@@ -78,9 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     promql = add("promql", _promql, "evaluate PromQL over data given on standard input")
     promql.add_argument("--json-lines", action="store_true", required=True, help="one JSON object a line")
     for name, help_ in LATER.items():
-        later = add(name, _later, f"{help_} (not built yet)")
-        later.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        later.set_defaults(name=name)
+        add_unbuilt(commands, name, f"{help_} (not built yet)", _later)
     return parser
 
 

@@ -60,6 +60,16 @@ def home_option() -> Parser:
     return shared
 
 
+def add_unbuilt(
+    commands: "argparse._SubParsersAction[Parser]", name: str, help_: str, command: Command
+) -> None:
+    """A command that is promised: whatever is typed behind it, options too, reaches `command`, which says so."""
+    # Nothing begins with this character, so nothing is an option that this parser would have to know.
+    later = commands.add_parser(name, help=help_, prefix_chars="\0", add_help=False)
+    later.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    later.set_defaults(command=command, name=name)
+
+
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse, call what `command` was set to, and turn what goes wrong into a line and an exit code."""
     outputs.ready()

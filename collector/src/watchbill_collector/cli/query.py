@@ -119,13 +119,15 @@ def _range_row(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+ON_DISK = '{fstype!~"tmpfs|squashfs|iso9660|ramfs"}'
+"""As the page has it: what is in memory, or is full by its nature, says nothing of a disk."""
 TOP: dict[str, tuple[str, str]] = {
     "cpu": ("CPU %", '100 * (1 - avg by (instance) (rate(node_cpu_seconds_total{mode="idle"}[2m])))'),
     "mem": ("MEM %", "100 * (1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes)"),
     "load": ("LOAD1", "node_load1"),
     "disk": (
         "DISK %",
-        "max by (instance) (100 * (1 - node_filesystem_avail_bytes / node_filesystem_size_bytes))",
+        f"100 * max by (instance) (1 - node_filesystem_avail_bytes{ON_DISK} / node_filesystem_size_bytes)",
     ),
 }
 """Column title and expression."""

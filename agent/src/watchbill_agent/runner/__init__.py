@@ -1,0 +1,1 @@
+"""The root executor: runs what an administrator allowed on this host, and nothing else. Not built yet."""
