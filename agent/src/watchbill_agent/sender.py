@@ -17,39 +17,24 @@ A session, in order:
 """
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from watchbill.backoff import STRANGER_CAP_S, Backoff, return_cap_s
 from watchbill.clock import Clock
-from watchbill.codec import (
-    BlockValues,
-    Schema,
-    decode_down,
-    encode_batch,
-    encode_beat,
-    encode_bye,
-    encode_hello,
-)
+from watchbill.codec import decode_down, encode_bye, encode_hello
 from watchbill.errors import Unreadable
 from watchbill.leaving import Farewell
-from watchbill.limits import (
-    BATCH_BYTES_MAX,
-    BATCH_RECORDS_MAX,
-    BEAT_INTERVAL_MS_MAX,
-    DICTIONARIES_PER_SESSION_MAX,
-)
-from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, Phase, Run, Told
+from watchbill.limits import BEAT_INTERVAL_MS_MAX
+from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, Phase, Told
 from watchbill.protocol.frames import Ack, AuditHead, Down, Hello, Refusal, Settings, Stream, Welcome
 from watchbill.protocol.timing import CollectorTime, Pacer
 from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.budget import Budget
-from watchbill_agent.spool import Record, Spool
+from watchbill_agent.outgoing import LinkFacts, Newest, Outgoing, Parts
+from watchbill_agent.spool import Spool
 from watchbill_agent.transports import Link, LinkDown, LinkRefused, Transport
 
 log = logging.getLogger("watchbill.link")
@@ -57,8 +42,6 @@ log = logging.getLogger("watchbill.link")
 WELCOME_TIMEOUT_S = 30.0
 FORKS_IN_A_ROW_MAX = 3
 """A collector that lets us fork more often than this without a session is broken, and gets the backoff."""
-SYNC_PATIENCE_S = 5.0
-"""A disk that takes longer than this to sync does not hold up beats; what it holds up waits for the next turn."""
 REFUSED_WAIT_S = 60.0
 """After a refusal that only a person can lift: ask seldom."""
 RETRY_SPREAD_S = 5.0
@@ -81,40 +64,6 @@ class About:
     """How seldom beats may be; 0: as the collector asks, at most every 10 s."""
     keeps_messages: bool = False
     """Messages leave when they are full, also before the rules look: beats carry the newest values."""
-
-
-class Newest(Protocol):
-    """What the batcher can say of the newest tick that it has seen, whether it was sent or not."""
-
-    def boottime_ms(self) -> int:
-        """When it was taken; 0 before the first."""
-
-    def values(self, metrics: frozenset[str]) -> BlockValues | None:
-        """Its values of these metrics as a block of one tick; None when it has none."""
-
-
-@dataclass(slots=True)
-class LinkFacts:
-    """How the link is, for `status`, `doctor` and self-metrics. `since_s` is monotonic."""
-
-    connected: bool = False
-    since_s: float = 0.0
-    reason: str = "starting"
-    detail: str = ""
-    attempts: int = 0
-    sessions: int = 0
-    messages_sent: int = 0
-    bytes_sent: int = 0
-    records_sent: int = 0
-    records_sent_again: int = 0
-    beats_sent: int = 0
-    messages_received: int = 0
-    busy: int = 0
-    forks: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    in_flight_bytes: int = 0
-    collector_time: CollectorTime | None = None
-    instance: str = ""
 
 
 REFUSAL_REASONS_MAX = 64
@@ -141,8 +90,7 @@ class Sender:
     """Drives the link for the life of the agent. `run` it as a task; `wake` it after every append; `stop`
     it.
 
-    `newest` knows the newest tick, `flush` puts what is being collected into the spool as it is, `sync` makes
-    what is in the spool durable.
+    What is sent and when is `outgoing.py`'s; `newest`, `flush` and `sync` are told of there.
     """
 
     def __init__(
@@ -167,12 +115,9 @@ class Sender:
         self._client = Client(spool)
         self._backoff = Backoff(cap_s=STRANGER_CAP_S, jitter=rng)
         self._rng = rng
-        self._newest = newest
         self._adopted = adopted
-        self._flush = flush
         self._heads = heads
         self._budget = budget
-        self._sync = sync
         self._work = asyncio.Event()
         self._stopping = False
         self._farewell: Farewell | None = None
@@ -184,6 +129,7 @@ class Sender:
         self._keeps_messages = False
         self._spread_s = 0.0
         self.facts = LinkFacts(since_s=clock.monotonic_s())
+        self._parts = Parts(spool, self._client, clock, self.facts, newest, flush, heads, budget, sync)
 
     def wake(self) -> None:
         """There is something new in the spool."""
@@ -311,7 +257,7 @@ class Sender:
     async def _greet(self, link: Link) -> Pacer | None:
         """Hello and Welcome; None when the Welcome ordered a fork."""
         about = self._about()
-        await self._make_durable()
+        await self._parts.make_durable()
         streams = self._client.hello()
         hello = Hello(
             agent_version=about.agent_version,
@@ -330,7 +276,7 @@ class Sender:
             beat_interval_ms=about.beat_interval_ms,
             audit=() if self._heads is None else self._heads.every(),
         )
-        await self._send(link, encode_hello(hello))
+        await self.facts.send(link, encode_hello(hello))
         try:
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 message = await link.receive()
@@ -429,7 +375,7 @@ class Sender:
 
     async def _pump(self, link: Link, pacer: Pacer) -> None:
         """Send until the session ends, or until everything is acknowledged once stopping."""
-        flow = _Flow(link)
+        out = Outgoing(self._parts, link, pacer, keeps_messages=self._keeps_messages)
         said_goodbye = False
         while True:
             self._work.clear()
@@ -443,148 +389,16 @@ class Sender:
                 if pacer.paused_until_s > now_s:
                     await self._wait(pacer.paused_until_s - now_s)
                     continue
-                await self._send_records(flow, pacer)
-                unsent = self._waits(Stream.BULK) or self._waits(Stream.CRIT)
+                await out.send_records()
+                unsent = out.waits(Stream.BULK) or out.waits(Stream.CRIT)
                 if not unsent and not said_goodbye:
                     said_goodbye = True
-                    await self._send(link, encode_bye(farewell.reason, farewell.back_within_ms))
+                    await out.send(encode_bye(farewell.reason, farewell.back_within_ms))
                 # The collector acknowledges, then closes; the reader sees that, and the session ends.
                 await self._work.wait()
                 continue
-            wait_s = await self._send_due(flow, pacer, now_s)
+            wait_s = await out.send_due(now_s)
             await self._wait(wait_s)
-
-    async def _send_due(self, flow: "_Flow", pacer: Pacer, now_s: float) -> float:
-        """Send what is due, and say how many seconds there is nothing to do unless woken."""
-        paused_s = pacer.paused_until_s - now_s
-        spent_s = 0.0 if self._budget is None else self._budget.wait_s(now_s)
-        urgent = self._waits(Stream.CRIT) and paused_s <= 0
-        waiting = self._waits(Stream.BULK) and paused_s <= 0 and spent_s <= 0
-        if self._budget is not None and spent_s > 0 and self._waits(Stream.BULK):
-            self._budget.waits += 1
-        looking = flow.evaluation_s is not None and now_s >= flow.evaluation_s
-        # What is read while this is being sent is for the next look.
-        newest_ms = self._newest.boottime_ms() if looking and self._newest is not None else 0
-        released = not flow.begun or looking or now_s >= flow.release_s
-        if urgent or (waiting and released):
-            if looking and pacer.held_until_s:
-                self._flush()
-            await self._send_records(flow, pacer, crit_only=spent_s > 0 or not released)
-            flow.release_s, pacer.held_until_s = float("inf"), 0.0
-            waiting = self._waits(Stream.BULK)
-            now_s = self._clock.monotonic_s()
-        if not waiting:
-            flow.release_s = float("inf")
-        elif flow.release_s == float("inf"):
-            held = self._one_waits() and pacer.hold(now_s)
-            flow.release_s = pacer.held_until_s if held else now_s + pacer.release_in(now_s)
-        await self._beat_if_due(flow, pacer, now_s, newest_ms)
-        now_s = self._clock.monotonic_s()
-        waits = [pacer.beat_in(now_s), pacer.ack_patience_s()]
-        if waiting and not self._client.stuck():
-            waits.append(flow.release_s - now_s)
-        if flow.evaluation_s is not None:
-            waits.append(flow.evaluation_s - now_s)
-        waits += [seconds for seconds in (paused_s, spent_s) if seconds > 0]
-        return max(0.001, min(waits))
-
-    def _waits(self, stream: Stream) -> bool:
-        """Whether the stream has something that was not handed out yet, durable or not."""
-        return (
-            self._client.unsent(stream) or self._spool.last(stream) > self._spool.state(stream).last_durable
-        )
-
-    def _one_waits(self) -> bool:
-        """Whether a single record of readings waits: no backlog."""
-        return self._spool.last(Stream.BULK) == self._client.handed_out(Stream.BULK) + 1
-
-    async def _make_durable(self) -> None:
-        """Sync what was appended, as long as a disk may take for it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SYNC_PATIENCE_S):
-                await self._sync()
-
-    async def _send_records(self, flow: "_Flow", pacer: Pacer, *, crit_only: bool = False) -> None:
-        if any(self._spool.last(stream) > self._spool.state(stream).last_durable for stream in Stream):
-            await self._make_durable()
-        while (run := self._client.take(BATCH_BYTES_MAX, BATCH_RECORDS_MAX, crit_only=crit_only)) is not None:
-            await self._send_run(flow, run)
-            pacer.last_sent_s = pacer.last_records_s = self._clock.monotonic_s()
-            if flow.unheard:
-                # Patience for an acknowledgement runs from the first record that waits for one.
-                flow.unheard = False
-                pacer.last_heard_s = pacer.last_sent_s
-
-    async def _send_run(self, flow: "_Flow", run: Run) -> None:
-        records = [record for record in run.held if isinstance(record, Record)]
-        for record in records:
-            for schema in record.schemas:
-                await self._need(flow, schema)
-        self._spool.sent(run.stream, run.held[-1].last)
-        await self._send(flow.link, encode_batch(run.stream, [record.content for record in records]))
-        flow.begun = True
-        flow.newest_sent_ms = max(flow.newest_sent_ms, records[-1].last_boottime_ms)
-        self.facts.records_sent += len(records)
-        self.facts.records_sent_again += len(records) if run.again else 0
-        self.facts.in_flight_bytes = self._client.in_flight_bytes
-
-    async def _need(self, flow: "_Flow", schema: Schema) -> None:
-        """Send a dictionary unless the collector has it from this session. Both ends forget the oldest
-        first."""
-        if schema.schema_id in flow.schemas:
-            return
-        for frame in schema.frames:
-            await self._send(flow.link, frame)
-        if len(flow.schemas) >= DICTIONARIES_PER_SESSION_MAX:
-            flow.schemas.popitem(last=False)
-        flow.schemas[schema.schema_id] = None
-
-    async def _beat_if_due(self, flow: "_Flow", pacer: Pacer, now_s: float, newest_ms: int) -> None:
-        """Beat when it is time to; with values when the rules are about to look and `newest_ms`, the newest reading
-        for them, was not sent."""
-        looks_s = pacer.evaluation_in(now_s)
-        flow.evaluation_s = None if looks_s is None or self._newest is None else now_s + looks_s
-        block: BlockValues | None = None
-        unsent = newest_ms > flow.newest_sent_ms and (self._budget is None or not self._budget.thrifty(now_s))
-        if unsent and self._newest is not None:
-            if not self._keeps_messages:
-                await self._hand_over(flow, pacer)
-            if newest_ms > max(flow.newest_sent_ms, flow.newest_told_ms):
-                flow.newest_told_ms = self._newest.boottime_ms()
-                block = self._newest.values(frozenset(pacer.settings.beat_metrics))
-        show = self._heads is not None and self._heads.show_due
-        if block is None and not show and pacer.beat_in(now_s) > 0:
-            return
-        if block is not None:
-            await self._need(flow, block.schema)
-        facts = self._spool.facts()
-        beat = encode_beat(
-            self._clock.boottime_ms(),
-            self._clock.wall_ms(),
-            facts.records,
-            facts.bytes,
-            block,
-            None if self._heads is None else self._heads.unshown(),
-        )
-        await self._send(flow.link, beat)
-        self.facts.beats_sent += 1
-        pacer.last_sent_s = self._clock.monotonic_s()
-
-    async def _hand_over(self, flow: "_Flow", pacer: Pacer) -> None:
-        """Before the rules look: let what is still being collected leave as it is, when nothing waits before it.
-
-        A beat in its place would cost the collector as much, and everything in it would come a second time.
-        """
-        if self._waits(Stream.BULK) or pacer.paused_until_s > self._clock.monotonic_s():
-            return
-        self._flush()
-        if self._waits(Stream.BULK):
-            await self._send_records(flow, pacer)
-
-    async def _send(self, link: Link, message: bytes) -> None:
-        await link.send(message)
-        self.facts.messages_sent += 1
-        self.facts.bytes_sent += len(message)
 
     # ------------------------------------------------------------ between sessions
 
@@ -635,21 +449,6 @@ class Sender:
         while not self._stopping and (left_s := until_s - self._clock.monotonic_s()) > 0:
             self._work.clear()
             await self._wait(left_s)
-
-
-@dataclass(slots=True)
-class _Flow:
-    """What one session has sent so far. `release_s` is when waiting records may leave, inf while none
-    wait."""
-
-    link: Link
-    schemas: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    begun: bool = False
-    unheard: bool = True
-    release_s: float = float("inf")
-    newest_sent_ms: int = 0
-    newest_told_ms: int = 0
-    evaluation_s: float | None = None
 
 
 def decoded(message: bytes) -> Down | None:

@@ -234,7 +234,7 @@ async def test_a_stop_without_a_link_ends_at_once(house: House) -> None:
 
 
 async def test_a_disk_that_hangs_holds_up_no_beat(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("watchbill_agent.sender.SYNC_PATIENCE_S", 0.05)
+    monkeypatch.setattr("watchbill_agent.outgoing.SYNC_PATIENCE_S", 0.05)
     house.collector.settings = Settings(beat_interval_ms=50)
     disk = DiskSpool(Path("/spool"), b"a" * 16, filesystem=SimulatedFilesystem())
 
