@@ -256,3 +256,31 @@ def test_what_is_set_aside_is_bounded() -> None:
         disk.put(ROOT / "bulk" / segment_name(100 + index), os.urandom(1 << 20))
     opened(disk)
     assert disk.used(ROOT / "quarantine") <= QUARANTINE_BYTES_MAX
+
+
+def test_a_damaged_end_before_records_in_memory_costs_its_own_samples_alone() -> None:
+    """The disk fails after five records, the fifth is damaged, and what came after them overflowed in memory."""
+    disk = small_spool()
+    spool = opened(disk)
+    path = segments(disk)[-1]
+    data = disk.read(path, 1 << 20)
+    disk.damage(path, len(data) - 1, data[-1] ^ 1)
+
+    def refuse(operation: str, _path: Path) -> None:
+        if operation in ("write", "create", "sync", "rename"):
+            raise OSError(5, "Input/output error")
+
+    disk.before = refuse
+    large = bytes(100_000)
+    for index in range(RECORDS, RECORDS + 20):
+        spool.append(BULK, Draft(b"\x12\x00" + large, 100 + index, 1, 2, (SCHEMA,)))
+    disk.before = lambda *_: None
+    found = held(spool)
+    reasons = [(record.gap, record.first, record.last, record.samples) for record in found if record.gap]
+    assert reasons[0] == (GapReason.CORRUPT, RECORDS, RECORDS, 9 + RECORDS)
+    overflow = found[RECORDS]
+    assert (overflow.gap, overflow.first) == (GapReason.OVERFLOW, RECORDS + 1)
+    lost = sum(99 + seq for seq in range(overflow.first, overflow.last + 1))
+    assert overflow.samples == lost
+    total = sum(9 + seq for seq in range(1, RECORDS + 1)) + sum(100 + i for i in range(RECORDS, RECORDS + 20))
+    assert sum(record.samples for record in found) == total, "every sample is told of once"

@@ -10,7 +10,7 @@ from watchbill.codec import Schema
 from watchbill.limits import MIB
 from watchbill.logs import fields
 from watchbill_agent.spool.records import Record
-from watchbill_agent.spool.segment import Found, Segment, examine, read_records
+from watchbill_agent.spool.segment import UNKNOWN, Found, Segment, examine, read_records
 from watchbill_agent.spool.segment_files import SegmentFiles
 from watchbill_agent.spool.tail import Tail
 
@@ -91,10 +91,11 @@ class SegmentReader:
         place = segments.index(segment) if segment in segments else -1
         if 0 <= place < len(segments) - 1:
             return segments[place + 1].samples_before
-        if self._tail and self._tail.first.record.first > segment.last:
-            first = self._tail.first
-            return first.total - (first.record.samples if first.record.gap is None else 0)
-        return total
+        behind = next((kept for kept in self._tail if kept.record.first > segment.last), None)
+        if behind is None:
+            return total
+        # A gap of which nobody knows the samples has them in its total all the same.
+        return UNKNOWN if behind.record.unknown else behind.total_before
 
     def _borrow(self, segment: Segment, wanted: set[int]) -> None:
         """A damaged dictionary is in the segments beside it as well, more often than not."""
