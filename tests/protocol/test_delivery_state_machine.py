@@ -31,6 +31,7 @@ from watchbill.limits import RECORD_BYTES_MAX
 from watchbill.protocol.accounting import samples_beyond
 from watchbill.protocol.client import Client, Fork, MarkLost, Phase, Release, Rewind
 from watchbill.protocol.frames import (
+    NO_DIGEST,
     Ack,
     Down,
     GapReason,
@@ -111,7 +112,8 @@ class Collector:
         mark = self.ledger.watermark(self.spool_id, stream)
         for record in records:
             first = max(record.first, mark.accepted + 1)
-            verdict = mark.offer(record.first, record.last, b"" if record.gap else record.content)
+            told = record.digest if record.gap else NO_DIGEST
+            verdict = mark.offer(record.first, record.last, b"" if record.gap else record.content, told)
             if verdict is Verdict.HOLE:
                 return Nack(stream, mark.accepted + 1)
             if verdict is Verdict.ACCEPT:

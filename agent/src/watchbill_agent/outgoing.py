@@ -175,11 +175,12 @@ class Outgoing:
                 self.pacer.last_heard_s = self.pacer.last_sent_s
 
     async def _send_run(self, run: Run) -> None:
+        # Before anything is waited for: what is dropped from now on has to be told as sent.
+        self._parts.spool.sent(run.stream, run.held[-1].last)
         records = [record for record in run.held if isinstance(record, Record)]
         for record in records:
             for schema in record.schemas:
                 await self._need(schema)
-        self._parts.spool.sent(run.stream, run.held[-1].last)
         await self.send(encode_batch(run.stream, [record.content for record in records]))
         self._begun = True
         self._newest_sent_ms = max(self._newest_sent_ms, records[-1].last_boottime_ms)

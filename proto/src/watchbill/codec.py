@@ -26,6 +26,7 @@ from watchbill.limits import (
 )
 from watchbill.protocol.accounting import GapPart
 from watchbill.protocol.frames import (
+    NO_DIGEST,
     Ack,
     AuditHead,
     Busy,
@@ -233,13 +234,15 @@ def encode_ticks(blocks: Sequence[BlockValues], boot_id: str = "") -> bytes:
 @dataclass(frozen=True, slots=True)
 class GapBody:
     """What a gap record says beside the numbers it covers; `samples` and times are 0 where unknown, times are
-    CLOCK_BOOTTIME in ms. `parts` say how the samples are spread over the beginning of the gap."""
+    CLOCK_BOOTTIME in ms. `parts` say how the samples are spread over the beginning of the gap, `digest` is that of the
+    last record it replaces."""
 
     reason: GapReason
     samples: int = 0
     first_boottime_ms: int = 0
     last_boottime_ms: int = 0
     parts: tuple[GapPart, ...] = ()
+    digest: int = NO_DIGEST
 
 
 def encode_gap(first: int, last: int, gap: GapBody, *, notice: bool = False) -> bytes:
@@ -255,6 +258,7 @@ def encode_gap(first: int, last: int, gap: GapBody, *, notice: bool = False) -> 
             reason=int(gap.reason),  # type: ignore[arg-type]  # The numbers are the same.
             samples=gap.samples,
             parts=[pb.GapPart(records=part.records, samples=part.samples) for part in gap.parts],
+            digest=gap.digest,
         ),
     ).SerializeToString()
 
@@ -268,7 +272,7 @@ def decode_gap(content: bytes) -> tuple[int, int, GapBody]:
         raise Unreadable(f"what is no gap record: {exc}") from exc
     gap = record.gap
     parts = tuple(GapPart(part.records, part.samples) for part in gap.parts)
-    body = GapBody(reason, gap.samples, gap.first_boottime_ms, gap.last_boottime_ms, parts)
+    body = GapBody(reason, gap.samples, gap.first_boottime_ms, gap.last_boottime_ms, parts, gap.digest)
     return record.seq, gap.to_seq, body
 
 

@@ -227,6 +227,7 @@ def test_a_fork_keeps_gaps_and_their_counts() -> None:
             1000,
             gap.last_boottime_ms,
             (GapPart(gap.last, gap.samples),),
+            gap.digest,
         ),
     )
 

@@ -22,7 +22,6 @@ from watchbill.logs import fields
 from watchbill.protocol.client import Fork, MarkLost, Release, Rewind
 from watchbill.protocol.frames import (
     NO_DIGEST,
-    NOTICES,
     SPOOL_ID_BYTES,
     GapReason,
     RetiredSpool,
@@ -264,10 +263,12 @@ class DiskSpool:
         for gap in note.gaps:
             if gap.last <= base:
                 continue
-            body = GapBody(gap.reason, gap.samples, gap.first_boottime_ms, gap.last_boottime_ms, gap.parts)
+            times = (gap.first_boottime_ms, gap.last_boottime_ms)
+            digest = lane.dropped.get(gap.last - base, NO_DIGEST)
+            body = GapBody(gap.reason, gap.samples, *times, gap.parts, digest)
             first = gap.first - base
             if first < 1:
-                first, body = 1, GapBody(gap.reason, 0, gap.first_boottime_ms, gap.last_boottime_ms)
+                first, body = 1, GapBody(gap.reason, 0, *times, (), digest)
             if gap.last - base > lane.acked:
                 lane.gaps.append(gap_record(first, gap.last - base, body))
         through = note.through - base
@@ -384,8 +385,7 @@ class DiskSpool:
 
     def notice(self, reason: GapReason, first_boottime_ms: int, last_boottime_ms: int) -> int:
         """Say that nothing ran in that time."""
-        assert reason in NOTICES
-        return self._lanes[Stream.BULK].notice(GapBody(reason, 0, first_boottime_ms, last_boottime_ms))
+        return self._lanes[Stream.BULK].notice(reason, first_boottime_ms, last_boottime_ms)
 
     def sent(self, stream: Stream, through: int) -> None:
         """Remember how far records have left the host."""
@@ -435,7 +435,7 @@ class DiskSpool:
                 total=total,
                 durable=lane.durable + base,
                 gaps=lane.gap_notes(),
-                dropped={seq + base: digest for seq, digest in lane.dropped.items()},
+                dropped={seq + base: digest for seq, digest in lane.digests()},
             )
         )
 

@@ -30,7 +30,9 @@ def overflow(row: Sequence[Record], sent: int) -> Record:
         rest = GapPart(len(row) - sent, sum(record.samples for record in row[sent:]))
         parts = joined(parts, sent, [rest], divisible=True, alike=False)
     times = (row[0].first_boottime_ms, row[-1].last_boottime_ms)
-    return gap_record(row[0].first, row[-1].last, GapBody(GapReason.OVERFLOW, samples, *times, parts))
+    return gap_record(
+        row[0].first, row[-1].last, GapBody(GapReason.OVERFLOW, samples, *times, parts, row[-1].digest)
+    )
 
 
 def joined_as_sent(earlier: Record, later: Record, sent_through: int) -> Record:
@@ -63,7 +65,8 @@ def moved(gap: Record, shift: int) -> Record | None:
     samples, parts = gap.samples, gap.parts
     if held:
         samples, parts = samples_beyond(parts, samples, held) or 0, ()
-    body = GapBody(reason_of(gap), samples, gap.first_boottime_ms, gap.last_boottime_ms, parts)
+    times = (gap.first_boottime_ms, gap.last_boottime_ms)
+    body = GapBody(reason_of(gap), samples, *times, parts, gap.digest)
     return gap_record(gap.first + held - shift, gap.last - shift, body)
 
 

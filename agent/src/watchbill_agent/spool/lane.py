@@ -25,7 +25,7 @@ spare files, `lane_job` what a sync does in its thread.
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 
@@ -37,7 +37,7 @@ from watchbill_agent.spool import gaps
 from watchbill_agent.spool.lane_job import LaneJob
 from watchbill_agent.spool.note import DROPPED_MAX, GapNote
 from watchbill_agent.spool.place import Limits, Place
-from watchbill_agent.spool.records import Draft, Record, SpoolFull, gap_record
+from watchbill_agent.spool.records import Draft, Record, SpoolFull, gap_record, notice_body
 from watchbill_agent.spool.segment import Found, Segment
 from watchbill_agent.spool.segment_files import SegmentFiles
 from watchbill_agent.spool.segment_reader import SegmentReader
@@ -88,7 +88,8 @@ class Lane:
         self.acked_digest = NO_DIGEST
         self.sent_through = 0
         self.dropped: dict[int, int] = {}
-        """Digests of records that were sent and then dropped, by number."""
+        """Digests of records that were sent and then dropped, by number, and those of gaps that were sent and then
+        joined with what came behind them, by their last."""
         self.uncertain: list[tuple[int, int]] = []
         """Numbers of which an earlier process left no word: they may have been sent."""
         self.failing = False
@@ -156,9 +157,11 @@ class Lane:
         held = self.after(seq - 1)
         if held is None or not held.first <= seq <= held.last:
             return None
+        if seq == held.last and (held.gap is not GapReason.OVERFLOW or seq <= self.sent_through):
+            return held.digest
         if held.gap is GapReason.OVERFLOW and not self._may_have_been_sent(seq):
             return None
-        return held.digest
+        return NO_DIGEST
 
     def _may_have_been_sent(self, seq: int) -> bool:
         """Of a dropped record whose digest was not kept: every one that was sent has its digest kept, but for those
@@ -183,6 +186,11 @@ class Lane:
             return self.tail.first.record
         return found
 
+    def digests(self) -> Iterator[tuple[int, int]]:
+        """Digests that no file can tell, for a note: of the gaps here, and of what was dropped."""
+        yield from ((gap.last, gap.digest) for gap in self.gaps if gap.digest != NO_DIGEST)
+        yield from self.dropped.items()
+
     def gap_notes(self) -> tuple[GapNote, ...]:
         """The gaps, for a note."""
         return gaps.notes_of(self.gaps, self.base)
@@ -200,9 +208,10 @@ class Lane:
         self._keep(kept_data(record, draft.body, total, self.base, self.place.seed))
         return seq
 
-    def notice(self, body: GapBody) -> int:
+    def notice(self, reason: GapReason, first_boottime_ms: int, last_boottime_ms: int) -> int:
         """Keep a gap that lost no record."""
         seq = self.last + 1
+        body = notice_body(reason, seq, first_boottime_ms, last_boottime_ms)
         self._keep(kept_gap(gap_record(seq, seq, body), self.total, self.base, self.place.seed))
         return seq
 
@@ -311,10 +320,19 @@ class Lane:
 
     def _put_gap(self, gap: Record) -> None:
         """Put a gap behind the others."""
+        if self.gaps:
+            self._remember(self.gaps[-1])
         gaps.put_behind(self.gaps, gap, self.sent_through)
 
+    def _remember(self, gap: Record) -> None:
+        """The digest of a gap that may be joined with another: a collector may hold it as it was."""
+        if gap.digest != NO_DIGEST and gap.last <= self.sent_through and len(self.dropped) < DROPPED_MAX:
+            self.dropped[gap.last] = gap.digest
+
     def _lost(self, record: Record) -> Record:
-        return record if record.gap is not None else self._overflow([record])
+        gap = record if record.gap is not None else self._overflow([record])
+        self._remember(gap)
+        return gap
 
     # ------------------------------------------------------------ making it durable
 

@@ -25,7 +25,6 @@ from watchbill.protocol.accounting import GapPart
 from watchbill.protocol.client import Fork, MarkLost, Release, Rewind
 from watchbill.protocol.frames import (
     NO_DIGEST,
-    NOTICES,
     SPOOL_ID_BYTES,
     GapReason,
     RetiredSpool,
@@ -33,7 +32,15 @@ from watchbill.protocol.frames import (
     StreamState,
     digest_of,
 )
-from watchbill_agent.spool.records import Draft, Record, SpoolFacts, SpoolFull, gap_record, merged
+from watchbill_agent.spool.records import (
+    Draft,
+    Record,
+    SpoolFacts,
+    SpoolFull,
+    gap_record,
+    merged,
+    notice_body,
+)
 
 CRIT_BYTES_MAX = 4 * 1024 * KIB
 """Critical records kept in memory; beyond it producers are refused."""
@@ -84,11 +91,17 @@ class _Lane:
         """Put a gap behind the ones at the front, merged with its neighbour when the reason is the same."""
         if self.gaps:
             before = self.gaps[-1]
+            self.remember(before)
             if (before.gap is gap.gap and not gap.notice) or len(self.gaps) >= GAPS_HELD_MAX:
                 self.bytes -= self.gaps.pop().cost
                 gap = merged(before, gap, divisible=before.last <= self.sent, alike=gap.first <= self.sent)
         self.gaps.append(gap)
         self.bytes += gap.cost
+
+    def remember(self, gap: Record) -> None:
+        """The digest of a gap that may be merged: a collector may hold it as it was."""
+        if gap.digest != NO_DIGEST and gap.last <= self.sent:
+            self.dropped[gap.last] = gap.digest
 
     def put_first(self, gap: Record) -> None:
         """Put a gap before everything, merged with the first when the reason is the same."""
@@ -152,7 +165,7 @@ class MemorySpool:
             return (
                 None  # Dropped without ever having been sent: whoever holds data there has it from elsewhere.
             )
-        return held.digest
+        return held.digest if seq == held.last else NO_DIGEST
 
     def held_after(self, stream: Stream, seq: int) -> Record | None:
         """The first thing held that reaches beyond `seq`."""
@@ -189,10 +202,9 @@ class MemorySpool:
 
     def notice(self, reason: GapReason, first_boottime_ms: int, last_boottime_ms: int) -> int:
         """Say that nothing ran in that time."""
-        assert reason in NOTICES
         lane = self._lanes[Stream.BULK]
         seq = lane.last + 1
-        body = GapBody(reason, 0, first_boottime_ms, last_boottime_ms)
+        body = notice_body(reason, seq, first_boottime_ms, last_boottime_ms)
         self._append(lane, gap_record(seq, seq, body))
         return seq
 
@@ -214,6 +226,7 @@ class MemorySpool:
                 oldest.first_boottime_ms,
                 oldest.last_boottime_ms,
                 (GapPart(1, oldest.samples),),
+                oldest.digest,
             )
             lane.put_gap(gap_record(oldest.first, oldest.last, body))
             return True
@@ -259,7 +272,9 @@ class MemorySpool:
         last = first + record.last - record.first
         if record.gap is not None:
             times = record.first_boottime_ms, record.last_boottime_ms
-            return gap_record(first, last, GapBody(record.gap, record.samples, *times, record.parts))
+            return gap_record(
+                first, last, GapBody(record.gap, record.samples, *times, record.parts, record.digest)
+            )
         body = record.content[len(number(record.first, b"")) :]
         content = number(first, body)
         return replace(record, first=first, last=last, content=content, digest=digest_of(content))

@@ -3,14 +3,14 @@
 `DiskSpool` and `MemorySpool` are the two there are; the contract suite runs against both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from watchbill.codec import GapBody, Schema, encode_gap
 from watchbill.errors import Transient
 from watchbill.protocol.accounting import GapPart, joined
 from watchbill.protocol.client import Fork, Log, MarkLost, Release, Rewind
-from watchbill.protocol.frames import NO_DIGEST, NOTICES, GapReason, RetiredSpool, Stream
+from watchbill.protocol.frames import NOTICES, GapReason, RetiredSpool, Stream, digest_of
 
 RECORD_OVERHEAD_BYTES = 400
 """What a record costs in memory beside its bytes: counted, so that many small records keep the bound too."""
@@ -130,14 +130,13 @@ class Spool(Log, Protocol):
 
 
 def gap_record(first: int, last: int, body: GapBody) -> Record:
-    """A gap as a record. Its digest is NO_DIGEST: it may yet be merged with another, so nothing can compare
-    it."""
+    """A gap as a record. Its digest is the one it carries: its own bytes change when it is merged with another."""
     notice = body.reason in NOTICES
     return Record(
         first,
         last,
         encode_gap(first, last, body, notice=notice),
-        NO_DIGEST,
+        body.digest,
         body.samples,
         body.first_boottime_ms,
         body.last_boottime_ms,
@@ -157,6 +156,14 @@ def merged(earlier: Record, later: Record, *, divisible: bool, alike: bool = Tru
         # With a notice in it, what was the notice's place counts as a lost record too: it is one.
         GapReason.OVERFLOW if earlier.notice or later.notice else earlier.gap,
         # Where one does not know, nobody does.
+def notice_body(reason: GapReason, seq: int, first_boottime_ms: int, last_boottime_ms: int) -> GapBody:
+    """What a notice says. It replaces no record, so its digest is one of its own: whoever holds this notice is told
+    from who holds something else under its number."""
+    assert reason in NOTICES
+    said = GapBody(reason, 0, first_boottime_ms, last_boottime_ms)
+    return replace(said, digest=digest_of(encode_gap(seq, seq, said, notice=True)))
+
+
         0 if earlier.unknown or later.unknown else earlier.samples + later.samples,
         min(times, default=0),
         max(earlier.last_boottime_ms, later.last_boottime_ms),
@@ -165,3 +172,4 @@ def merged(earlier: Record, later: Record, *, divisible: bool, alike: bool = Tru
         ),
     )
     return gap_record(earlier.first, later.last, body)
+        later.digest,

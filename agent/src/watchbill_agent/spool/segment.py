@@ -8,7 +8,7 @@ frame become gaps with reason CORRUPT, counted from the frames around them.
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchbill.codec import GapBody, Schema, decode_gap, number
@@ -230,7 +230,8 @@ def _record(
     if frame.kind is Kind.GAP:
         _, _, body = decode_gap(frame.payload)
         begin_ms, end_ms = (t + shift if t else 0 for t in (body.first_boottime_ms, body.last_boottime_ms))
-        return gap_record(first, last, GapBody(body.reason, body.samples, begin_ms, end_ms, body.parts))
+        moved = replace(body, first_boottime_ms=begin_ms, last_boottime_ms=end_ms)
+        return gap_record(first, last, moved)
     first_ms, last_ms = frame.first_boottime_ms + shift, frame.last_boottime_ms + shift
     used: list[Schema] = []
     for schema_id in frame.schema_ids:

@@ -49,7 +49,8 @@ def kept_data(record: Record, body: bytes, total: int, base: int, seed: int) -> 
 def kept_gap(gap: Record, total: int, base: int, seed: int) -> Kept:
     """A gap that has its place among the records."""
     first, last = gap.first + base, gap.last + base
-    body = GapBody(reason_of(gap), gap.samples, gap.first_boottime_ms, gap.last_boottime_ms, gap.parts)
+    times = (gap.first_boottime_ms, gap.last_boottime_ms)
+    body = GapBody(reason_of(gap), gap.samples, *times, gap.parts, gap.digest)
     payload = encode_gap(first, last, body, notice=gap.notice)
     lost = 0 if gap.notice else gap.samples
     frame = Frame(Kind.GAP, first, total, min(lost, SAMPLES_TOLD_MAX), 0, 0, (), payload)

@@ -425,7 +425,7 @@ class Session:
         if not seq <= last < SEQ_MAX or (gap.count != last - seq + 1 and not notice):
             raise Unreadable(f"a gap over {seq}..{last} that counts {gap.count}")
         first = max(seq, watermark.accepted + 1)
-        verdict = watermark.offer(seq, last, b"")
+        verdict = watermark.offer(seq, last, b"", gap.digest)
         if verdict is Verdict.ACCEPT:
             first_ms = gap.first_boottime_ms + self.offset_ms if gap.first_boottime_ms else 0
             if reason is GapReason.RESTART and not first_ms:

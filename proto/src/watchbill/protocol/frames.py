@@ -15,7 +15,7 @@ SEQ_MAX = 2**62
 """Sequence numbers end here; far away, and safely inside a signed 64-bit column."""
 
 NO_DIGEST = 0
-"""The digest of nothing: no record yet, or a gap. It compares with nothing."""
+"""The digest of nothing: no record yet, or a gap that has none. It compares with nothing."""
 
 
 class Stream(IntEnum):

@@ -55,7 +55,7 @@ class Watermark:
     """How far one stream of one spool has come. `accepted >= committed`, and equal when nothing is on its
     way."""
 
-    __slots__ = ("accepted", "closed_ms", "committed", "digest", "record", "spool_id", "stream")
+    __slots__ = ("accepted", "closed_ms", "committed", "digest", "record", "spool_id", "stream", "told")
 
     def __init__(self, spool_id: bytes, stream: Stream, committed: int = 0, digest: int = NO_DIGEST) -> None:
         self.spool_id = spool_id
@@ -64,6 +64,7 @@ class Watermark:
         self.digest = digest
         self.accepted = committed
         self.record = b""
+        self.told = NO_DIGEST
         # Nothing compares the digest of a closed spool: its place tells when it was closed, UTC ms.
         self.closed_ms = digest if committed == SPOOL_CLOSED else 0
 
@@ -72,10 +73,11 @@ class Watermark:
         """Whether the spool is closed, or will be when the present commit is done."""
         return self.accepted == SPOOL_CLOSED
 
-    def offer(self, first: int, last: int, record: bytes) -> Verdict:
+    def offer(self, first: int, last: int, record: bytes, told: int = NO_DIGEST) -> Verdict:
         """Judge a record that covers `first`..`last`, and take it if it continues the stream.
 
-        `record` is its bytes, empty for a gap. A gap may begin before what is accepted: only its rest is new.
+        `record` is its bytes, empty for a gap, which tells its digest. A gap may begin before what is accepted: only
+        its rest is new.
         """
         accepted = self.accepted
         if last <= accepted:
@@ -84,6 +86,7 @@ class Watermark:
             return Verdict.HOLE
         self.accepted = last
         self.record = record
+        self.told = told
         return Verdict.ACCEPT
 
     def close(self, now_ms: int) -> None:
@@ -98,7 +101,7 @@ class Watermark:
             return StreamMark(self.stream, self.committed, self.digest)
         if self.closed:
             return StreamMark(self.stream, self.accepted, self.closed_ms)
-        digest = digest_of(self.record) if self.record else NO_DIGEST
+        digest = digest_of(self.record) if self.record else self.told
         return StreamMark(self.stream, self.accepted, digest)
 
     def commit(self, mark: StreamMark) -> None:

@@ -861,6 +861,7 @@ class Gap(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     to_seq: _builtins.int
     """The gap covers seq..to_seq."""
     count: _builtins.int
@@ -870,6 +871,10 @@ class Gap(_message.Message):
     reason: Global___GapReason.ValueType
     samples: _builtins.int
     """Samples lost with them; 0 where unknown."""
+    digest: _builtins.int
+    """Of the last record that it replaces, as a watermark has it; of a notice, a number of its own. So a spool that was
+    rolled back behind a gap is known by it. 0: not known, there is nothing to compare.
+    """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GapPart]:
         """How the samples are spread over the beginning of the gap: a collector that holds some of its records already
@@ -886,10 +891,11 @@ class Gap(_message.Message):
         reason: Global___GapReason.ValueType = ...,
         samples: _builtins.int = ...,
         parts: _abc.Iterable[Global___GapPart] | None = ...,
+        digest: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_boottime_ms", b"first_boottime_ms", "last_boottime_ms", b"last_boottime_ms", "parts", b"parts", "reason", b"reason", "samples", b"samples", "to_seq", b"to_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "digest", b"digest", "first_boottime_ms", b"first_boottime_ms", "last_boottime_ms", b"last_boottime_ms", "parts", b"parts", "reason", b"reason", "samples", b"samples", "to_seq", b"to_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1079,7 +1085,7 @@ class StreamMark(_message.Message):
     stream: Global___Stream.ValueType
     committed: _builtins.int
     digest: _builtins.int
-    """First 8 bytes, big endian, of SHA-256 over the record committed last; 0: that was a gap, there is nothing to compare."""
+    """First 8 bytes, big endian, of SHA-256 over the record committed last; of a gap, what it said; 0: nothing to compare."""
     def __init__(
         self,
         *,
