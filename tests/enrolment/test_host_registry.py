@@ -38,7 +38,7 @@ async def test_a_restart_forgets_nothing(site: Any, ask: Ask, tmp_path: Path) ->
     assert site.hosts.hosts() == before
     assert site.hosts.admit(one.chain_pem).host.labels == {"rack": "b12"}
     assert site.hosts.standing(two.agent_id) is RefusalReason.REVOKED
-    assert [(host.agent_id, labels["job"]) for host, labels in site.hosts.expected()] == [
+    assert [(host.agent_id, there.labels["job"]) for host, there in site.hosts.expected()] == [
         (one.agent_id, "node")
     ]
     site.hosts.left(one.agent_id, Leaving("reboot", 5, 905_000))

@@ -157,6 +157,15 @@ def test_gap_rows_come_back_newest_first(history: MetricHistory) -> None:
     assert history.gaps("nobody") == []
 
 
+def test_a_gap_of_the_crit_stream_that_comes_again_has_one_row(history: MetricHistory) -> None:
+    def row(stream: int, last: int, recorded_ms: int) -> GapRow:
+        return GapRow("a", b"s" * 16, stream, 1, last, last, 0, 0, 0, GapReason.COLLECTOR_REWIND, recorded_ms)
+
+    history.commit([], [], [row(1, 5, START), row(2, 5, START)])
+    history.commit([], [], [row(1, 5, START + 1), row(1, 7, START + 1), row(2, 5, START + 1)])
+    assert [(gap.stream, gap.to_seq) for gap in history.gaps()] == [(2, 5), (1, 7), (2, 5), (1, 5)]
+
+
 def test_everything_is_there_after_opening_again(
     keeper: Callable[[Path, SeriesTable, ManualClock], MetricHistory],
     tmp_path: Path,

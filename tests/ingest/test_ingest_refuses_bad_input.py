@@ -25,6 +25,7 @@ from watchbill.codec import (
     number,
     pack,
 )
+from watchbill.errors import StorageError
 from watchbill.limits import (
     DECOMPRESSED_BYTES_MAX,
     GAP_PARTS_MAX,
@@ -32,8 +33,19 @@ from watchbill.limits import (
     SERIES_PER_AGENT_MAX,
 )
 from watchbill.protocol.accounting import GapPart
-from watchbill.protocol.frames import Ack, End, EndReason, GapReason, Nack, Refusal, Stream, StreamState
+from watchbill.protocol.frames import (
+    Ack,
+    Busy,
+    End,
+    EndReason,
+    GapReason,
+    Nack,
+    Refusal,
+    Stream,
+    StreamState,
+)
 from watchbill.v1 import link_pb2 as pb
+from watchbill_collector.ingest import commit
 from watchbill_collector.series import STALE_BITS
 
 Site = Any  # The fixture's class lives in conftest, which cannot be imported.
@@ -404,6 +416,50 @@ async def test_events_in_the_bulk_stream_and_samples_in_the_crit_stream_are_refu
     await agent.send(encode_batch(Stream.BULK, [event]))
     await agent.send(encode_batch(Stream.CRIT, [ticks]))
     assert [(await agent.hear_kind(Refusal)).reason for _ in range(2)] == ["wrong_stream", "wrong_stream"]
+
+
+@pytest.mark.parametrize("kind", ["", "x" * 65, "a\x00b", "Backup"])
+async def test_an_event_whose_kind_no_database_should_see_is_refused(site: Site, kind: str) -> None:
+    agent = await site.linked()
+    event = pb.Record(seq=1, event=pb.Event(event_id=b"e" * 16, kind=kind)).SerializeToString()
+    await agent.send(encode_batch(Stream.CRIT, [event]))
+    assert (await agent.hear_kind(Refusal)).reason == "event"
+    assert site.crit.events == []
+
+
+async def test_critical_records_behind_a_gap_wait_for_the_row_of_the_gap(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "RETRY_AFTER_S", 0.2)
+    agent = await site.linked()
+    site.sink.fail = StorageError("history is full")
+    event = pb.Event(event_id=b"e" * 16, kind="backup")
+    gap = encode_gap(1, 2, GapBody(GapReason.COLLECTOR_REWIND))
+    records = [gap, pb.Record(seq=3, event=event).SerializeToString()]
+    await agent.send(encode_batch(Stream.CRIT, records))
+    assert isinstance(await agent.hear_kind(Busy), Busy)
+    assert (site.crit.events, site.crit.marks) == ([], {}), "acknowledged, the gap would never be told of"
+    site.sink.fail = None
+    await until(lambda: not site.ingest.commits.full)
+    await agent.send(encode_batch(Stream.CRIT, records))
+    assert (await agent.hear_kind(Ack)).marks[0].committed == 3
+    assert [(row.from_seq, row.to_seq, row.stream) for row in site.sink.gaps] == [(1, 2, int(Stream.CRIT))]
+    assert site.ingest.counters.events == {"backup": 1}
+
+
+async def test_critical_records_do_not_wait_for_samples_that_cannot_be_stored(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "RETRY_AFTER_S", 0.2)
+    agent = await site.linked()
+    site.sink.fail = StorageError("history is full")
+    await agent.send(LOAD.frames[0])
+    event = pb.Event(event_id=b"e" * 16, kind="backup")
+    await agent.send(encode_batch(Stream.CRIT, [pb.Record(seq=1, event=event).SerializeToString()]))
+    await agent.ticks(1, LOAD, [1.0])
+    await agent.hear_kind(Busy)
+    await until(lambda: len(site.crit.events) == 1)
+    site.sink.fail = None
 
 
 async def test_a_critical_event_is_committed_and_acknowledged_at_once(site: Site) -> None:

@@ -129,11 +129,35 @@ def test_a_promise_that_ran_out_while_no_collector_ran_leaves_the_time_to_connec
 
 def test_a_host_that_was_there_before_a_restart_is_down_after_the_grace_and_not_before() -> None:
     watch = Watch()
-    watch.liveness.expect([("a", LABELS)], 30.0, 0)
+    watch.liveness.expect([("a", LABELS, 30.0)], 0)
     watch.liveness.look(1, 1000)
     watch.liveness.look(29, 29_000)
     assert watch.heard() == []
     watch.liveness.look(31, 31_000)
+    assert watch.heard()[0] == ("web01", 0.0)
+
+
+def test_a_host_that_beats_seldom_has_three_of_its_beats_after_a_restart_of_the_collector() -> None:
+    assert return_grace_s(0.0) == return_grace_s(0.0, 10_000), (
+        "who beats often waits for no longer than before"
+    )
+    watch = Watch()
+    edge = {"instance": "edge01", "job": "node"}
+    hosts = [("a", LABELS, return_grace_s(0.0, 10_000)), ("e", edge, return_grace_s(0.0, 60_000))]
+    watch.liveness.expect(hosts, 0)
+    watch.liveness.look(100, 100_000)
+    assert set(watch.heard()) == {("web01", 0.0)}, "the other one is silent, and may be"
+    pulse = watch.liveness.begin("e", edge, 60_000, 121, 121_000)
+    assert watch.heard() == [("edge01", 1.0)], "it was never called down"
+    assert pulse.grace_s == 180.0
+
+
+def test_a_host_that_beats_seldom_and_does_not_come_is_down_in_the_end() -> None:
+    watch = Watch()
+    watch.liveness.expect([("e", LABELS, return_grace_s(0.0, 60_000))], 0)
+    watch.liveness.look(180, 180_000)
+    assert watch.heard() == []
+    watch.liveness.look(181, 181_000)
     assert watch.heard()[0] == ("web01", 0.0)
 
 

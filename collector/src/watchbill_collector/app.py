@@ -602,6 +602,7 @@ class _Collector:
             gone = await self._loop.run_in_executor(
                 self._historian, self._history.retain, self._clock.wall_ms()
             )
+            await asyncio.to_thread(self._crit.trim)
         except StorageError as exc:
             log.error("history could not be tidied", extra=fields(why=exc))
             return

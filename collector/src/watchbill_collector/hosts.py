@@ -203,12 +203,12 @@ class HostRegistry:
 
     # ------------------------------------------------------------ who is there
 
-    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
+    def seen(self, agent_id: str, labels: Mapping[str, str], beat_interval_ms: int = 0) -> None:
         """A session began, and the host's series carry these labels. Returns at once and is written soon
         after, so that after a restart of the collector a host that was there counts as down, not as
         unknown.
         """
-        self._set_present(agent_id, Presence(dict(labels)))
+        self._set_present(agent_id, Presence(dict(labels), None, beat_interval_ms))
 
     def left(self, agent_id: str, leaving: Leaving) -> None:
         """The host announced its stop: it is neither up nor down, unless it stays away for longer than it
@@ -216,16 +216,16 @@ class HostRegistry:
         """
         before = self._present.get(agent_id)
         if before is not None:
-            self._set_present(agent_id, Presence(before.labels, leaving))
+            self._set_present(agent_id, replace(before, leaving=leaving))
 
     def leaving(self, agent_id: str) -> Leaving | None:
         """How a host said goodbye; None while it has not."""
         presence = self._present.get(agent_id)
         return None if presence is None else presence.leaving
 
-    def expected(self) -> list[tuple[Host, Mapping[str, str]]]:
-        """Active hosts that came and did not say goodbye, with the labels of their series."""
-        return [(host, presence.labels) for host, presence in self.came() if presence.leaving is None]
+    def expected(self) -> list[tuple[Host, Presence]]:
+        """Active hosts that came and did not say goodbye."""
+        return [(host, presence) for host, presence in self.came() if presence.leaving is None]
 
     def promised(self) -> list[tuple[Host, Mapping[str, str], Leaving]]:
         """Active hosts that said goodbye and that they would be back."""

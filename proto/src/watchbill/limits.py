@@ -17,6 +17,10 @@ DICTIONARIES_PER_SESSION_MAX = 64
 BLOCKS_PER_RECORD_MAX = 32
 TICKS_PER_BLOCK_MAX = 600
 
+EVENT_ID_BYTES = 16
+EVENT_BYTES_MAX = 64 * KIB
+"""The payload of one critical event. Its producer is refused a larger one, and so is an agent by the collector."""
+
 SERIES_PER_AGENT_MAX = 20_000
 NEW_SERIES_PER_MINUTE_MAX = 2_000
 LABELS_MAX = 32
@@ -78,6 +82,7 @@ RECONNECT_SPREAD_MS_MAX = 120_000
 assert BATCH_BYTES_MAX < MESSAGE_BYTES_MAX, "a full batch with its frame has to fit a message"
 assert RECORD_BYTES_MAX <= BATCH_BYTES_MAX, "every record has to fit a batch"
 assert DICTIONARY_BYTES_MAX <= DICTIONARY_PARTS_MAX * MESSAGE_BYTES_MAX, "a dictionary has to fit its parts"
+assert EVENT_BYTES_MAX < RECORD_BYTES_MAX, "every event has to fit a record"
 assert SERIES_PER_AGENT_MAX * 8 <= RECORD_BYTES_MAX, "one tick of a full agent has to fit a record"
 assert CREDIT_BYTES_MIN * 4 <= CREDIT_BYTES_DEFAULT, "acknowledgements come at a quarter of the credit"
 assert BYTES_BURST >= CREDIT_BYTES_DEFAULT, "what the credit allows must not trip the byte quota"

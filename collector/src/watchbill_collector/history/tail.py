@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from watchbill.files import PRIVATE_FILE, sync_directory
-from watchbill.protocol.frames import GapReason
+from watchbill.protocol.frames import GapReason, Stream
 from watchbill_collector.history import catalogue
 from watchbill_collector.history.block import DamagedBlock
 from watchbill_collector.history.database import Readers, create_or_open, transaction
@@ -131,10 +131,12 @@ class Tail:
         return number
 
     def add_gaps(self, gaps: Sequence[GapRow]) -> None:
-        """Gap rows."""
+        """Gap rows. Those of the crit stream may come again: their watermark is another file's, written after them."""
         self.connection.executemany(
             "INSERT INTO gaps (agent, spool, stream, from_seq, to_seq, count, samples, first_ms, last_ms,"
-            " reason, recorded_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " reason, recorded_ms) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE ?3 <> ?12 OR NOT EXISTS"
+            " (SELECT 1 FROM gaps WHERE agent = ?1 AND spool = ?2 AND stream = ?3 AND from_seq = ?4 AND to_seq = ?5"
+            " AND reason = ?10)",
             [
                 (
                     gap.agent_id,
@@ -145,6 +147,7 @@ class Tail:
                     gap.last_ms,
                     int(gap.reason),
                     gap.recorded_ms,
+                    int(Stream.CRIT),
                 )
                 for gap in gaps
             ],

@@ -26,7 +26,7 @@ from watchbill.protocol.frames import Stream, StreamMark
 from watchbill.protocol.server import Watermark
 from watchbill_collector.ingest.agents import Agent, Bucket
 from watchbill_collector.ingest.counters import IngestCounters
-from watchbill_collector.ingest.ports import CritEvent, CritSink, GapRow, Mark, Sink
+from watchbill_collector.ingest.ports import CritEvent, CritSink, GapRow, Mark, Sink, Spool
 from watchbill_collector.series import Ticks, Times
 
 log = logging.getLogger("watchbill.commit")
@@ -51,7 +51,7 @@ class _Group:
     ticks: list[Ticks] = field(default_factory=list)
     own: list[Ticks] = field(default_factory=list)
     gaps: list[GapRow] = field(default_factory=list)
-    events: dict[str, list[CritEvent]] = field(default_factory=dict)
+    events: dict[Spool, list[CritEvent]] = field(default_factory=dict)
     touched: dict[Watermark, Agent] = field(default_factory=dict)
     covered: list[tuple[Agent, Times]] = field(default_factory=list)
     bytes: int = 0
@@ -157,9 +157,9 @@ class GroupCommit:
         self._counters.gaps += 1
         self._group.gaps.append(row)
 
-    def add_events(self, agent_id: str, events: Sequence[CritEvent]) -> None:
-        """Critical events of an agent; the watermark that covers them is touched next."""
-        self._group.events.setdefault(agent_id, []).extend(events)
+    def add_events(self, spool: Spool, events: Sequence[CritEvent]) -> None:
+        """Critical events of an agent's spool; the watermark that covers them is touched next."""
+        self._group.events.setdefault(spool, []).extend(events)
         self._group.bytes += sum(len(event.payload) for event in events)
 
     def add_own(self, ticks: Sequence[Ticks]) -> None:
@@ -199,19 +199,23 @@ class GroupCommit:
         future.add_done_callback(lambda done: self._done(group, marks, done.result()))
 
     def _commit(self, group: _Group, marks: _Marks) -> tuple[StorageError | None, StorageError | None]:
-        """In the thread: store what is critical, then the samples. Neither waits for the other's luck."""
+        """In the thread: store the samples, then what is critical. Neither waits for the other's luck, but for gaps of
+        the crit stream: their rows are stored with the samples, so its watermark may not pass them before.
+        """
         crit_error: StorageError | None = None
         bulk_error: StorageError | None = None
-        if marks.crit and self._crit is not None:
-            try:
-                self._crit.commit(marks.crit, group.events)
-            except StorageError as exc:
-                crit_error = exc
         if group.ticks or group.own or marks.bulk or group.gaps:
             try:
                 self._sink.commit([*group.ticks, *group.own], marks.bulk, group.gaps)
             except StorageError as exc:
                 bulk_error = exc
+                if any(row.stream == Stream.CRIT for row in group.gaps):
+                    return bulk_error, bulk_error
+        if marks.crit and self._crit is not None:
+            try:
+                self._crit.commit(marks.crit, group.events)
+            except StorageError as exc:
+                crit_error = exc
         return crit_error, bulk_error
 
     def _done(
@@ -232,6 +236,9 @@ class GroupCommit:
             if group.own:
                 self._judged = set()
                 group.own = []  # Done with, should only the critical events have failed.
+        if crit_error is None:
+            for events in group.events.values():
+                counters.took_events(event.kind for event in events)
         for watermark, mark in marks.of.items():
             if (crit_error if watermark.stream is Stream.CRIT else bulk_error) is None:
                 watermark.commit(mark)

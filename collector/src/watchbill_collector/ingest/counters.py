@@ -34,6 +34,9 @@ _COUNTERS = {
     "dictionaries_decoded": "Series dictionaries that had to be decoded: the rest were known.",
 }
 
+EVENT_KINDS_MAX = 256
+"""Kinds of critical events counted apart; agents choose their names."""
+
 _GAP_COUNTERS = {
     "records": "Records that will never come, by the reason of their gap; a notice has none.",
     "samples": "Samples missing with gaps, as far as anybody knows.",
@@ -44,7 +47,7 @@ _GAP_COUNTERS = {
 class IngestCounters:
     """Counters of one collector process."""
 
-    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "gap_counts", "leavings", "refusals")
+    __slots__ = (*_COUNTERS, "_gauges", "_skews", "cuts", "events", "gap_counts", "leavings", "refusals")
 
     def __init__(self) -> None:
         self.messages = 0
@@ -71,6 +74,7 @@ class IngestCounters:
         self.cuts: dict[str, int] = {}
         self.gap_counts: dict[tuple[str, str], list[int]] = {}
         self.leavings: dict[str, int] = {}
+        self.events: dict[str, int] = {}
         self._gauges: Callable[[], dict[str, float]] = dict
         self._skews: Callable[[], Iterable[tuple[str, float]]] = list
 
@@ -97,6 +101,12 @@ class IngestCounters:
         counts[0] += row.count
         counts[1] += samples or 0
         counts[2] += samples is None
+
+    def took_events(self, kinds: Iterable[str]) -> None:
+        """Critical events of these kinds were committed."""
+        for kind in kinds:
+            known = kind if kind in self.events or len(self.events) < EVENT_KINDS_MAX else "other"
+            self.events[known] = self.events.get(known, 0) + 1
 
     def left(self, reason: str) -> None:
         """A host said goodbye, with this word."""
@@ -142,6 +152,12 @@ class IngestCounters:
             for (agent, reason), counts in list(self.gap_counts.items()):
                 family.add_metric((agent, reason), float(counts[place]))
             yield family
+        events = CounterMetricFamily(
+            "watchbill_collector_events", "Critical events of agents that were committed.", labels=("kind",)
+        )
+        for kind, count in list(self.events.items()):
+            events.add_metric((kind,), float(count))
+        yield events
         leavings = CounterMetricFamily(
             "watchbill_collector_goodbyes",
             "Sessions that ended with a goodbye, by the reason that the agent gave.",

@@ -168,10 +168,17 @@ class Ingest:
 
     def start(self) -> None:
         """Begin to look after sessions and hosts."""
-        expected = [(host.agent_id, labels) for host, labels in self._admission.expected()]
+        expected = self._admission.expected()
         now_s = self.clock.monotonic_s()
-        wait_s = return_grace_s(spread_ms(len(expected)) / 1000)
-        self.liveness.expect(expected, wait_s, now_s)
+        spread_s = spread_ms(len(expected)) / 1000
+        wait_s = return_grace_s(spread_s)
+        self.liveness.expect(
+            [
+                (host.agent_id, labels, return_grace_s(spread_s, beats_ms))
+                for host, labels, beats_ms in expected
+            ],
+            now_s,
+        )
         for host, labels, leaving in self._admission.promised():
             # Who should have been back while no collector ran gets the time that all others get.
             self.liveness.promised(host.agent_id, labels, leaving.back_by_ms, now_s + wait_s)
@@ -377,7 +384,7 @@ class Ingest:
         agent.session = session
         agent.run_id = hello.run_id
         self._note_reboot(agent, hello)
-        self._admission.seen(agent.agent_id, labels)
+        self._admission.seen(agent.agent_id, labels, beat_interval_ms)
         self.counters.sessions_begun += 1
         session.say(
             Welcome(

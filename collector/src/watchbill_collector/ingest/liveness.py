@@ -3,8 +3,8 @@ nothing before the first contact and after an announced stop. A host that said w
 not is 0 from then on.
 
 All hosts' samples are made together every EMIT_EVERY_S, and one at once when a host changes. After a restart
-of the collector, hosts that were there before get the time that an agent may stay away between two tries, and then are
-0: a host that went away with the collector must not be forgotten.
+of the collector, hosts that were there before get the time that an agent may stay away between two tries, or three of
+their own beats where that is longer, and then are 0: a host that went away with the collector must not be forgotten.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,10 +27,10 @@ def grace_s(beat_interval_ms: int) -> float:
     return max(GRACE_MIN_S, BEATS_MISSED_MAX * beat_interval_ms / 1000)
 
 
-def return_grace_s(spread_s: float) -> float:
-    """How long a collector that starts waits for hosts that were told this spread: every one of them has tried by
-    then, and had the time to connect."""
-    return return_cap_s(spread_s) + GRACE_MIN_S
+def return_grace_s(spread_s: float, beat_interval_ms: int = 0) -> float:
+    """How long a collector that starts waits for a host that was told this spread: it has tried by then, and had the
+    time to connect. Behind a broker it does not see the collector go: it may be a beat before it hears of it."""
+    return max(return_cap_s(spread_s) + GRACE_MIN_S, grace_s(beat_interval_ms))
 
 
 @dataclass(slots=True)
@@ -75,10 +75,10 @@ class Liveness:
         """Hosts that are up."""
         return sum(1 for pulse in self._pulses.values() if pulse.up)
 
-    def expect(self, hosts: Iterable[tuple[str, Mapping[str, str]]], wait_s: float, now_s: float) -> None:
-        """Hosts that were there before this process began: agent id and the labels of their series. They are down
-        when they have not come after `wait_s`."""
-        for agent_id, labels in hosts:
+    def expect(self, hosts: Iterable[tuple[str, Mapping[str, str], float]], now_s: float) -> None:
+        """Hosts that were there before this process began: agent id, the labels of their series, and how many seconds
+        they have to come before they are down."""
+        for agent_id, labels, wait_s in hosts:
             if agent_id not in self._pulses:
                 self._pulses[agent_id] = Pulse(self._of(labels), now_s, wait_s)
         self._series = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from watchbill.errors import StorageError  # noqa: TC001 - The twins' attribute has its type at run time.
 from watchbill.leaving import Leaving
@@ -21,6 +21,7 @@ __all__ = [
     "MemoryCritSink",
     "MemorySink",
     "Sink",
+    "Spool",
     "Standing",
 ]
 
@@ -45,12 +46,17 @@ class CritEvent:
     payload: bytes
 
 
+Spool: TypeAlias = tuple[str, bytes]
+"""An agent's id, and the id of a spool that it wrote: numbers count within it."""
+
+
 class CritSink(Protocol):
     """Where critical events become durable."""
 
-    def commit(self, marks: Sequence[Mark], events: Mapping[str, Sequence[CritEvent]]) -> None:
-        """Store events by agent id together with the marks. Blocks; called by one thread. Raises
-        StorageError."""
+    def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
+        """Store events together with the marks, in one transaction; every spool with events has a mark. What is not
+        above the mark that is stored, and an event that its agent sent before under another number, is left out.
+        Blocks; called by one thread. Raises StorageError: nothing is stored."""
 
 
 class Standing(Enum):
@@ -80,9 +86,9 @@ class Admission(Protocol):
     def host(self, agent_id: str) -> Host | None:
         """The host with this identity, None when there is none."""
 
-    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
-        """A session began; the host's series carry these labels. Remembered, so that a host that was there
-        before a restart of the collector counts as down, not as unknown."""
+    def seen(self, agent_id: str, labels: Mapping[str, str], beat_interval_ms: int) -> None:
+        """A session began; the host's series carry these labels, and it beats this seldom. Remembered, so that a host
+        that was there before a restart of the collector counts as down, not as unknown, and not too early."""
 
     def left(self, agent_id: str, leaving: Leaving) -> None:
         """The host announced its stop: it is neither up nor down, until it should have been back."""
@@ -90,8 +96,9 @@ class Admission(Protocol):
     def leaving(self, agent_id: str) -> Leaving | None:
         """How the host said goodbye; None while it has not, or when it came back since."""
 
-    def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
-        """Active hosts that were seen and did not say goodbye, with the labels of their series."""
+    def expected(self) -> Sequence[tuple[Host, Mapping[str, str], int]]:
+        """Active hosts that were seen and did not say goodbye, with the labels of their series and how seldom they
+        beat in ms, 0 where that is not known."""
 
     def promised(self) -> Sequence[tuple[Host, Mapping[str, str], Leaving]]:
         """Active hosts that said goodbye and that they would be back."""
@@ -122,21 +129,28 @@ class MemorySink:
 
 
 class MemoryCritSink:
-    """A crit sink in memory."""
+    """A crit sink in memory. `fail` makes every commit fail until it is cleared."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, CritEvent]] = []
+        self._known: set[tuple[str, bytes]] = set()
         self.marks: dict[tuple[str, bytes], Mark] = {}
         self.fail: StorageError | None = None
 
-    def commit(self, marks: Sequence[Mark], events: Mapping[str, Sequence[CritEvent]]) -> None:
+    def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
         """Keep it."""
         if self.fail is not None:
             raise self.fail
-        for agent_id, found in events.items():
-            self.events += [(agent_id, event) for event in found]
         for mark in marks:
-            self.marks[mark.agent_id, mark.spool_id] = mark
+            spool = (mark.agent_id, mark.spool_id)
+            before = self.marks.get(spool)
+            for event in events.get(spool, ()):
+                key = (mark.agent_id, event.event_id)
+                if key not in self._known and (before is None or event.seq > before.seq):
+                    self._known.add(key)
+                    self.events.append((mark.agent_id, event))
+            if before is None or mark.seq > before.seq:
+                self.marks[spool] = mark
 
 
 class MemoryAdmission:
@@ -145,15 +159,17 @@ class MemoryAdmission:
     def __init__(self, hosts: Sequence[Host] = ()) -> None:
         self.hosts = {host.agent_id: host for host in hosts}
         self.labels: dict[str, Mapping[str, str]] = {}
+        self.beats: dict[str, int] = {}
         self.leavings: dict[str, Leaving] = {}
 
     def host(self, agent_id: str) -> Host | None:
         """The host with this identity."""
         return self.hosts.get(agent_id)
 
-    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
+    def seen(self, agent_id: str, labels: Mapping[str, str], beat_interval_ms: int) -> None:
         """Remember that it was here."""
         self.labels[agent_id] = dict(labels)
+        self.beats[agent_id] = beat_interval_ms
         self.leavings.pop(agent_id, None)
 
     def left(self, agent_id: str, leaving: Leaving) -> None:
@@ -164,9 +180,13 @@ class MemoryAdmission:
         """How it went."""
         return self.leavings.get(agent_id)
 
-    def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
+    def expected(self) -> Sequence[tuple[Host, Mapping[str, str], int]]:
         """Hosts that were here and did not say goodbye."""
-        return [(host, labels) for host, labels in self._came() if host.agent_id not in self.leavings]
+        return [
+            (host, labels, self.beats[host.agent_id])
+            for host, labels in self._came()
+            if host.agent_id not in self.leavings
+        ]
 
     def promised(self) -> Sequence[tuple[Host, Mapping[str, str], Leaving]]:
         """Hosts that said when they would be back."""

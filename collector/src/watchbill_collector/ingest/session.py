@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from watchbill.codec import decode_hello, encode_down
 from watchbill.errors import Unreadable
+from watchbill.events import KIND_WANTED, is_kind
 from watchbill.leaving import Farewell
 from watchbill.limits import (
     AGE_MS_MAX,
@@ -31,6 +32,8 @@ from watchbill.limits import (
     DICTIONARIES_PER_SESSION_MAX,
     DICTIONARY_BYTES_MAX,
     DICTIONARY_PARTS_MAX,
+    EVENT_BYTES_MAX,
+    EVENT_ID_BYTES,
     FUTURE_MS_MAX,
     GAP_PARTS_MAX,
     MESSAGE_BYTES_MAX,
@@ -68,7 +71,6 @@ _FLOAT64 = np.dtype("<f8")
 _parse = pb.Up.FromString
 _parse_record = pb.Record.FromString
 
-EVENT_BYTES_MAX = 64 * 1024
 SETTLE_BYTES = 16 * 1024
 """Bytes received before they are charged to the byte quota: charging each message would cost more than it is
 worth."""
@@ -410,10 +412,16 @@ class Session:
     def _event(self, watermark: Watermark, seq: int, event: pb.Event) -> None:
         if watermark.stream is not Stream.CRIT:
             raise RecordRefused("wrong_stream", "events belong into the crit stream")
-        if len(event.event_id) != 16 or len(event.payload) > EVENT_BYTES_MAX or len(event.kind) > 64:
-            raise RecordRefused("event", "an event has an id of 16 bytes, a short kind, and at most 64 KiB")
+        if (
+            len(event.event_id) != EVENT_ID_BYTES
+            or len(event.payload) > EVENT_BYTES_MAX
+            or not is_kind(event.kind)
+        ):
+            raise RecordRefused(
+                "event", f"an event has an id of 16 bytes, a kind of {KIND_WANTED}, and at most 64 KiB"
+            )
         found = CritEvent(seq, event.event_id, event.kind, event.boottime_ms, event.wall_ms, event.payload)
-        self._ingest.commits.add_events(self.agent.agent_id, [found])
+        self._ingest.commits.add_events((self.agent.agent_id, watermark.spool_id), [found])
 
     def _gap(self, watermark: Watermark, seq: int, gap: pb.Gap) -> Verdict:
         last = gap.to_seq

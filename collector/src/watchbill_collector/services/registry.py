@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from watchbill.clock import Clock
+from watchbill.events import LIFE
 from watchbill.identity import RefusalReason
 from watchbill.leaving import Leaving
 from watchbill.protocol.frames import Stream
 from watchbill_collector.hosts import HostRegistry
-from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Standing
+from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Spool, Standing
 from watchbill_collector.store import Store, crit
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState
@@ -42,9 +43,9 @@ class RegistryAdmission:
             return None
         return host
 
-    def seen(self, agent_id: str, labels: Mapping[str, str]) -> None:
+    def seen(self, agent_id: str, labels: Mapping[str, str], beat_interval_ms: int) -> None:
         """A session began."""
-        self._registry.seen(agent_id, labels)
+        self._registry.seen(agent_id, labels, beat_interval_ms)
 
     def left(self, agent_id: str, leaving: Leaving) -> None:
         """The host announced its stop."""
@@ -54,9 +55,9 @@ class RegistryAdmission:
         """How the host said goodbye."""
         return self._registry.leaving(agent_id)
 
-    def expected(self) -> Sequence[tuple[Host, Mapping[str, str]]]:
+    def expected(self) -> Sequence[tuple[Host, Mapping[str, str], int]]:
         """Active hosts that came and did not say goodbye."""
-        return [(_host(row), labels) for row, labels in self._registry.expected()]
+        return [(_host(row), one.labels, one.beat_interval_ms) for row, one in self._registry.expected()]
 
     def promised(self) -> Sequence[tuple[Host, Mapping[str, str], Leaving]]:
         """Active hosts that said goodbye and that they would be back."""
@@ -74,7 +75,7 @@ class StoreCritSink:
         self._store = store
         self._clock = clock
 
-    def commit(self, marks: Sequence[Mark], events: Mapping[str, Sequence[CritEvent]]) -> None:
+    def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
         """Write events and watermarks in one transaction. Raises StorageError."""
         now_ms = self._clock.wall_ms()
 
@@ -89,12 +90,17 @@ class StoreCritSink:
                         wall_ms=event.wall_ms,
                         payload=event.payload,
                     )
-                    for event in events.get(mark.agent_id, ())
+                    for event in events.get((mark.agent_id, mark.spool_id), ())
                 ]
                 at = crit.CritMark(mark.agent_id, mark.spool_id, mark.seq, mark.digest)
                 crit.commit(connection, self._store.site, at, records, now_ms)
 
         self._store.write_blocking(work)
+
+    def trim(self) -> int:
+        """Let go of the oldest events of agents' own lives; how many went. Blocks. Raises StorageError."""
+        site = self._store.site
+        return self._store.write_blocking(lambda connection: crit.trim(connection, site, LIFE))
 
     def marks(self) -> list[Mark]:
         """Every watermark of the crit stream."""

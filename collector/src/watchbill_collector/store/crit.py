@@ -5,12 +5,16 @@ Records and watermark are written in one transaction, so an acknowledged record 
 that comes again under another number (an agent whose spool was forked) is told by its event id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from watchbill_collector.store.schema import CRIT_MARKS, CRIT_RECORDS
+
+LIFE_KEPT: Final = 1_000
+"""Events of one kind and host that `trim` leaves: those of an agent that starts for ever. Of others all are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,34 @@ def commit(
     elif mark.seq > before:
         connection.execute(CRIT_MARKS.update().where(where).values(**moved))
     return new
+
+
+def recent(
+    connection: sa.Connection, site: str, agent_id: str | None = None, limit: int = 1_000
+) -> list[CritRecord]:
+    """The newest records, of one host or of all, newest first."""
+    table = CRIT_RECORDS.c
+    query = sa.select(*(table[name] for name in CritRecord.__slots__)).where(table.site == site)
+    if agent_id is not None:
+        query = query.where(table.agent_id == agent_id)
+    query = query.order_by(table.received_ms.desc(), table.spool_id, table.seq.desc()).limit(limit)
+    return [CritRecord(**row) for row in connection.execute(query).mappings()]
+
+
+def trim(connection: sa.Connection, site: str, kinds: Collection[str], keep: int = LIFE_KEPT) -> int:
+    """Remove all but the newest `keep` records of each of these kinds and each host; how many were removed."""
+    table = CRIT_RECORDS.c
+    place = sa.func.row_number().over(
+        partition_by=(table.agent_id, table.kind), order_by=(table.received_ms.desc(), table.seq.desc())
+    )
+    ranked = (
+        sa.select(table.agent_id, table.spool_id, table.seq, place.label("place"))
+        .where(table.site == site, table.kind.in_(kinds))
+        .subquery()
+    )
+    surplus = sa.select(ranked.c.agent_id, ranked.c.spool_id, ranked.c.seq).where(ranked.c.place > keep)
+    key = sa.tuple_(table.agent_id, table.spool_id, table.seq)
+    return connection.execute(CRIT_RECORDS.delete().where(key.in_(surplus))).rowcount
 
 
 def marks(connection: sa.Connection, site: str) -> list[CritMark]:

@@ -145,20 +145,30 @@ def drop_certificates(connection: sa.Connection, now_ms: int, grace_ms: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A host that came. `labels` are those of its series; `leaving` is how it said goodbye, None while it has not."""
+    """A host that came. `labels` are those of its series; `leaving` is how it said goodbye, None while it has not;
+    `beat_interval_ms` is how seldom it beats, 0 where that is not known."""
 
     labels: Mapping[str, str]
     leaving: Leaving | None = None
+    beat_interval_ms: int = 0
 
 
 def all_present(connection: sa.Connection, site: str) -> dict[str, Presence]:
     """agent_id -> how it is there, of every host that ever came."""
     table = PRESENCE.c
-    query = sa.select(table.agent_id, table.labels, table.since_ms, table.left_reason, table.back_by_ms)
+    query = sa.select(
+        table.agent_id,
+        table.labels,
+        table.since_ms,
+        table.left_reason,
+        table.back_by_ms,
+        table.beat_interval_ms,
+    )
     return {
         row.agent_id: Presence(
             json.loads(row.labels),
             Leaving(row.left_reason, row.since_ms, row.back_by_ms) if row.left_reason else None,
+            row.beat_interval_ms,
         )
         for row in connection.execute(query.where(table.site == site))
     }
@@ -174,6 +184,7 @@ def put_present(connection: sa.Connection, site: str, agent_id: str, presence: P
         "since_ms": now_ms if leaving is None else leaving.left_ms,
         "left_reason": "" if leaving is None else leaving.reason,
         "back_by_ms": 0 if leaving is None else leaving.back_by_ms,
+        "beat_interval_ms": presence.beat_interval_ms,
     }
     connection.execute(PRESENCE.delete().where(PRESENCE.c.agent_id == agent_id))
     connection.execute(PRESENCE.insert().values(**values))

@@ -2,14 +2,15 @@
 
 Times are UTC milliseconds. Every row carries its `site`. Text that holds JSON is canonical (sorted keys,
 no spaces). Secrets are never here: tokens, codes and cookies are kept as SHA-256 of 160 random bits or
-more, which needs no slow hash. `audit` is append-only, held by triggers, and a hash chain (`store/audit.py`).
+more, which needs no slow hash. `audit` is append-only, held by triggers, and a hash chain (`store/audit.py`); a row of
+`crit_records` is never changed, held by triggers likewise.
 """
 
 from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0007"
+REVISION: Final = "0008"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -94,6 +95,7 @@ PRESENCE = sa.Table(
     sa.Column("since_ms", sa.BigInteger, nullable=False),
     sa.Column("left_reason", sa.Text, nullable=False, server_default=""),  # Empty: it is there.
     sa.Column("back_by_ms", sa.BigInteger, nullable=False, server_default="0"),  # 0: it promised nothing.
+    sa.Column("beat_interval_ms", sa.BigInteger, nullable=False, server_default="0"),  # 0: not known.
 )
 
 CERTIFICATES = sa.Table(
