@@ -99,7 +99,8 @@ class Collector:
                 )
             elif kind == "batch" and self.acknowledging:
                 last = pb.Record.FromString(up.batch.records[-1])
-                mark = StreamMark(Stream.BULK, last.gap.to_seq or last.seq, _digest(up.batch.records[-1]))
+                stream = Stream(up.batch.stream)
+                mark = StreamMark(stream, last.gap.to_seq or last.seq, _digest(up.batch.records[-1]))
                 self.marks[spool_id, up.batch.stream] = mark
                 yield encode_down(Ack((mark,), 1 << 20))
             elif kind == "bye":
@@ -130,8 +131,9 @@ class Collector:
     def names(self) -> set[str]:
         return {name for _, name, _, _ in self.samples()}
 
-    def records(self) -> list[pb.Record]:
-        return [pb.Record.FromString(data) for up in self.heard for data in up.batch.records]
+    def records(self, stream: Stream = Stream.BULK) -> list[pb.Record]:
+        batches = [up.batch for up in self.heard if up.batch.stream == stream]
+        return [pb.Record.FromString(data) for batch in batches for data in batch.records]
 
 
 def _samples(block, names):
@@ -144,7 +146,8 @@ def _samples(block, names):
 
 
 def _digest(record: bytes) -> int:
-    return 0 if pb.Record.FromString(record).WhichOneof("body") == "gap" else digest_of(record)
+    found = pb.Record.FromString(record)
+    return found.gap.digest if found.WhichOneof("body") == "gap" else digest_of(record)
 
 
 def _now_ms() -> int:

@@ -8,6 +8,8 @@ import stat
 
 import pytest
 
+from watchbill.protocol.frames import Stream
+
 FAST = 'interval = "200ms"\n'
 IN_MEMORY = '[spool]\nkind = "memory"\n'
 
@@ -23,6 +25,11 @@ async def test_samples_arrive_and_the_end_is_announced(tmp_path, collector, agen
     assert {"node_load1", "node_memory_MemTotal_bytes", "watchbill_agent_series"} <= collector.names()
     assert collector.heard[-1].bye.reason == "stop"
     assert [record.seq for record in collector.records()] == list(range(1, len(collector.records()) + 1))
+    events = [record.event for record in collector.records(Stream.CRIT)]
+    assert [event.kind for event in events] == ["agent.started", "agent.stopped"]
+    started, stopped = (json.loads(event.payload) for event in events)
+    assert started["run"] == stopped["run"] == hello.run_id.hex()
+    assert (started["after"], stopped["reason"]) == ("nothing", "stop")
     assert "delivered=True" in agent.text()
 
 

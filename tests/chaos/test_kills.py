@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from .account import account
+from .critical import balance
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -62,6 +63,7 @@ def test_an_agent_killed_again_and_again_leaves_no_hole_without_a_row(
     assert found.unexplained == [], found
     assert found.reasons <= {"restart", "tail-unknown"}, found.rows
     assert len(found.times) > rounds
+    assert {event.kind for event in balance(collector, agent, until)} == {"agent.started"}
 
 
 @pytest.mark.real("mosquitto")
@@ -107,3 +109,5 @@ def test_everything_killed_in_any_order_is_accounted_for(
     for name in HOSTS[:2]:
         found = account(collector, name)
         assert found.unexplained == [], (name, found)
+    for agent in agents:
+        balance(collector, agent, until)

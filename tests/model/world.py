@@ -74,6 +74,7 @@ MUTATIONS = {
     "sync the same file again": "bad disk",
     "critical records make room": "calm",
     "numbers begin anew": "crashes",
+    "gaps carry no digest": "rollbacks",
 }
 """Each with the weather in which it shows soonest."""
 
@@ -152,7 +153,8 @@ class Collector:
         mark = self.ledger.watermark(spool_id, stream)
         for record in records:
             first = max(record.first, mark.accepted + 1)
-            verdict = mark.offer(record.first, record.last, b"" if record.gap else record.content)
+            told = record.digest if record.gap and "gaps carry no digest" not in self.world.mutations else 0
+            verdict = mark.offer(record.first, record.last, b"" if record.gap else record.content, told)
             if verdict is Verdict.HOLE and "accept holes" in self.world.mutations:
                 mark.accepted, mark.record = record.last, b"" if record.gap else record.content
                 first, verdict = record.first, Verdict.ACCEPT
@@ -177,34 +179,44 @@ class Collector:
             told = samples_beyond(record.parts, record.samples, first - record.first)
             self.pending.told.append(((spool_id, stream, first), record.last, told))
 
-    def commit(self, *, succeeds: bool) -> Ack | None:
+    def commit(self, *, succeeds: bool, crit_succeeds: bool = True) -> Ack | None:
+        """Two transactions, as the collector has two stores: samples with all gaps, then critical records. The second
+        goes its own way, unless there are gaps in its stream that the first could not store."""
         early = self.ack(accepted=True) if "ack before commit" in self.world.mutations else None
-        pending = self.pending
-        if not succeeds:
-            if "two transactions" in self.world.mutations:
-                self.store.rows |= pending.rows
-                self.store.uids |= pending.uids
+        gaps_of_crit = any(stream is CRIT for _, stream, _ in self.pending.gaps)
+        crit_succeeds = crit_succeeds and (succeeds or not gaps_of_crit)
+        if not succeeds and "two transactions" in self.world.mutations:
+            self.store.rows |= self.pending.rows
+            self.store.uids |= self.pending.uids
+        streams = [stream for stream, kept in ((BULK, succeeds), (CRIT, crit_succeeds)) if kept]
+        for stream in streams:
+            self.keep(stream)
+        for mark in self.touched:
+            if mark.stream in streams:
+                done = mark.pending()
+                before = self.store.marks.get((mark.spool_id, mark.stream))
+                must(before is None or done.committed >= before.committed, "I5: a watermark fell")
+                self.store.marks[mark.spool_id, mark.stream] = done
+                mark.commit(done)
+        if len(streams) < len(Stream):
             self.ledger.forget()
-            self.pending, self.touched = Store(), {}
-            return early
-        for key in pending.rows:
+        self.pending, self.touched = Store(), {}
+        return early or (self.ack() if len(streams) == len(Stream) else None)
+
+    def keep(self, stream: Stream) -> None:
+        """What the transaction of a stream stores, beside its watermarks."""
+        rows = {key: content for key, content in self.pending.rows.items() if key[1] is stream}
+        for key in rows:
             must(key not in self.store.rows, f"I2: {key} is stored twice")
             must(key not in self.store.gaps, f"I2: {key} is stored over a gap")
-        for key in pending.gaps:
-            must(key not in self.store.rows, f"I2: a gap over {key}, which is there")
-        self.store.rows |= pending.rows
-        self.store.uids |= pending.uids
-        self.store.gaps |= pending.gaps
-        self.store.told += pending.told
-        self.store.unknown_tails |= pending.unknown_tails
-        for mark in self.touched:
-            done = mark.pending()
-            before = self.store.marks.get((mark.spool_id, mark.stream))
-            must(before is None or done.committed >= before.committed, "I5: a watermark fell")
-            self.store.marks[mark.spool_id, mark.stream] = done
-            mark.commit(done)
-        self.pending, self.touched = Store(), {}
-        return early or self.ack()
+        self.store.rows |= rows
+        self.store.uids |= {uid for uid in self.pending.uids if self.world.stream_of[uid] is stream}
+        if stream is BULK:
+            for key in self.pending.gaps:
+                must(key not in self.store.rows, f"I2: a gap over {key}, which is there")
+            self.store.gaps |= self.pending.gaps
+            self.store.told += self.pending.told
+            self.store.unknown_tails |= self.pending.unknown_tails
 
     def ack(self, *, accepted: bool = False) -> Ack | None:
         if not self.session:
@@ -332,6 +344,11 @@ class World:
                 lane.durable = min(lane.durable, lane.last)
         self.client = Client(self.spool)
         self.jobs = None
+        if self.spool.held_before:
+            self.clock.advance(0.01)
+            seq = self.spool.notice(GapReason.RESTART, 0, self.clock.boottime_ms())
+            # Before a power cut a record may have had this number.
+            self.uid_at.pop((self.spool.spool_id, BULK, seq), None)
         if self.spool.spool_id not in self.names:
             # No note was durable: what is retained goes on under a new name.
             self.names.add(self.spool.spool_id)
@@ -340,6 +357,8 @@ class World:
                     if record.gap is None:
                         self.name(uid_of(record.content), (self.spool.spool_id, stream, record.first))
         self.look()
+        if self.spool.held_before:
+            self.append(CRIT)  # That it began.
 
     def held(self, stream: Stream) -> list[Record]:
         """What the spool holds beyond what is acknowledged."""
@@ -479,6 +498,7 @@ class World:
                     self.name(uid, (after, stream, seq - shift))
                 if (before, stream, seq) in self.dropped:
                     self.dropped.add((after, stream, seq - shift))
+        self.append(CRIT)  # That it forked.
 
     def send(self) -> None:
         if self.client.phase is not Phase.OPEN:
@@ -511,9 +531,9 @@ class World:
             if queue and self.rng.random() < 0.7:
                 queue.pop(self.rng.randrange(len(queue)))
 
-    def commit(self, *, succeeds: bool) -> None:
+    def commit(self, *, succeeds: bool, crit_succeeds: bool = True) -> None:
         session = self.collector.session
-        ack = self.collector.commit(succeeds=succeeds)
+        ack = self.collector.commit(succeeds=succeeds, crit_succeeds=crit_succeeds)
         if ack is not None:
             self.down.append((session, ack))
 
@@ -538,6 +558,13 @@ class World:
         self.disk.killed()
         self.open()
 
+    def begin_again(self) -> None:
+        """The agent is started again, and delivers at once what it has: the newest is that it began."""
+        self.kill()
+        self.connect()
+        if self.client.phase is Phase.OPEN:
+            self.exchange()
+
     def cut_power(self) -> None:
         self.crashed = True
         if self.jobs is not None and self.rng.random() < 0.5:
@@ -549,10 +576,15 @@ class World:
         """The machine returns to a snapshot: what was appended since never was, unless the collector has it."""
         if self.snapshot is None:
             return
+        began = self.rng.random() < 0.5
+        if began:
+            self.begin_again()
         self.rolled_back = self.crashed = True
         self.disk, self.snapshot = self.snapshot, None
         self.open()
         self.lost_with_the_disk()
+        for _ in range(self.rng.randint(0, 12) if began else 0):
+            self.append(BULK)
 
     def lost_with_the_disk(self) -> None:
         spool_id = self.spool.spool_id
@@ -617,7 +649,7 @@ class World:
         elif x < 0.68:
             self.deliver_up()
         elif x < 0.74:
-            self.commit(succeeds=rng.random() < 0.7)
+            self.commit(succeeds=rng.random() < 0.7, crit_succeeds=rng.random() < 0.8)
         elif x < 0.80:
             self.deliver_down()
         elif x < 0.83:
@@ -733,14 +765,17 @@ class World:
         must(reasons, f"I1: record {uid}, {self.stream_of[uid].name}, is missing without a word")
 
     def explain_gap(self, key: Key, reason: GapReason) -> None:
-        if reason is GapReason.OVERFLOW:
+        if reason is GapReason.RESTART:
+            must(key[1] is BULK and self.crashed, f"I8: {key}: the agent never began anew")
+        elif reason is GapReason.OVERFLOW:
             must(key in self.dropped or self.restored, f"I8: {key} is said to have been dropped, and was not")
         elif reason is GapReason.COLLECTOR_REWIND:
             must(self.restored, f"I8: {key}: the collector was never rewound")
         elif reason is GapReason.CORRUPT:
-            # Of two clones either may have lost what it put there, while the other delivered its own.
-            uids = [self.uid_at.get(key)] + [self.other_uid_at.get(key)] * (self.other is not None)
-            lost_power = self.crashed and any(uid is None or uid not in self.promised for uid in uids)
+            # A machine that was rolled back, and each of two clones, put something else there: one may have lost its
+            # own, while another delivered it.
+            uids = [uid for uid, keys in self.keys.items() if key in keys]
+            lost_power = self.crashed and not self.promised.issuperset(uids or [0])
             must(lost_power, f"I8: {key} is said to be damaged")
         elif reason is GapReason.SPOOL_RETIRED:
             must(self.rolled_back or self.restored, f"I8: {key}: the spool was never retired")

@@ -8,7 +8,18 @@ import pytest
 
 from watchbill.clock import SystemClock
 from watchbill.protocol.frames import Stream
-from watchbill_agent.spool import DiskSpool, Draft, Keeper, SimulatedFilesystem, Sizes, SpoolFull
+from watchbill_agent.spool import (
+    CRIT_BYTES_MAX,
+    DiskSpool,
+    Draft,
+    Keeper,
+    MemoryKeeper,
+    MemorySpool,
+    Receipt,
+    SimulatedFilesystem,
+    Sizes,
+    SpoolFull,
+)
 
 BULK, CRIT = Stream.BULK, Stream.CRIT
 SIZES = Sizes(256 * 1024, 64 * 1024)
@@ -92,7 +103,7 @@ async def test_many_producers_share_a_sync(disk: SlowDisk, spool: DiskSpool) -> 
 
 async def test_a_critical_record_is_kept_or_its_producer_is_told(disk: SlowDisk, spool: DiskSpool) -> None:
     keeper = Keeper(spool, SystemClock())
-    assert await keeper.keep(draft()) == 1
+    assert await keeper.keep(draft()) == Receipt(1, durable=True)
     assert spool.is_durable(CRIT, 1)
 
     def refuse(operation: str, path: Path) -> None:
@@ -103,9 +114,24 @@ async def test_a_critical_record_is_kept_or_its_producer_is_told(disk: SlowDisk,
     with pytest.raises(SpoolFull, match="Input/output error"):
         await keeper.keep(draft())
     disk.before = lambda *_: None
-    assert await keeper.keep(draft()) == 3, "what was refused may still arrive, and keeps its number"
+    assert (await keeper.keep(draft())).seq == 3, "what was refused may still arrive, and keeps its number"
     assert spool.is_durable(CRIT, 2)
     await keeper.close(5)
+
+
+async def test_a_producer_on_a_spool_in_memory_is_told_that_it_is_not_durable() -> None:
+    spool = MemorySpool()
+    keeper = MemoryKeeper(spool)
+    receipt = await keeper.keep(draft())
+    assert (receipt.seq, receipt.durable) == (1, False)
+    assert receipt.why.startswith("not durable: the spool is in memory")
+    spool.trouble = "/var: no space left"
+    assert "/var: no space left" in (await keeper.keep(draft())).why
+    large = Draft(b"\x12\x00" + bytes(200_000), 0, 1, 1)
+    while spool.facts().bytes + 200_000 < CRIT_BYTES_MAX - 1_000:
+        await keeper.keep(large)
+    with pytest.raises(SpoolFull):
+        await keeper.keep(large)
 
 
 async def test_a_cancelled_waiter_leaves_the_spool_in_order(disk: SlowDisk, spool: DiskSpool) -> None:

@@ -9,6 +9,7 @@ the sender delivers it and says goodbye within the deadline, and the rest is wri
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -23,10 +24,12 @@ from watchbill.codec import encode_ticks, require_fast_protobuf
 from watchbill.config import Homes
 from watchbill.daemon import Daemon, Stamp
 from watchbill.errors import ConfigError, Problem, StorageError, UsageError
+from watchbill.events import AGENT_STARTED, AGENT_STOPPED, SPOOL_FORKED
 from watchbill.files import Lock, make_directory
 from watchbill.identity import AgentIdentity, IdentityFile
 from watchbill.limits import SPOOL_BYTES_DEFAULT
 from watchbill.logs import RateLimit, fields
+from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, RetiredSpool, Stream
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import AuditHeads
@@ -34,14 +37,15 @@ from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.departure import Departure
+from watchbill_agent.events import Events
 from watchbill_agent.metrics_page import MetricsPage
 from watchbill_agent.renew import Renewer
 from watchbill_agent.report import gaps_document, status_document
 from watchbill_agent.sampling import Sampling, prepare
 from watchbill_agent.scheduler import Slept
 from watchbill_agent.selfstats import Facts, SelfStats, started_s
-from watchbill_agent.sender import About, Sender, nothing_to_sync
-from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemorySpool, Sizes
+from watchbill_agent.sender import About, Sender
+from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemoryKeeper, MemorySpool, Sizes
 from watchbill_agent.spool.format import sixteen
 from watchbill_agent.status import SOCKET_NAME, StatusSocket
 from watchbill_agent.transports import Transport
@@ -56,6 +60,7 @@ UNKNOWN_MS = 0
 GOODBYE_SHARE = 0.8
 """Of the drain, for the sender; the rest is for closing."""
 LAST_SYNC_SHARE = 0.15
+LAST_EVENT_SHARE = 0.05
 SPOOL_NAME = "spool"
 SPOOL_SILENT_S_MAX = 120.0
 """A disk that takes longer than this to sync hangs."""
@@ -101,7 +106,7 @@ class Agent:
         self.budget: Budget | None = None
         self._page: MetricsPage | None = None
         self._house: Daemon | None = None
-        self._keeper: Keeper | None = None
+        self._after = ""
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
         try:
@@ -115,7 +120,9 @@ class Agent:
         homes, config = self.homes, self.config
         self.identity = self._load_identity()
         self.heads = AuditHeads(homes.var, self.clock)
-        self.spool = self._open_spool(lastrun.load(homes.var))
+        last = lastrun.load(homes.var)
+        self._after = lastrun.ended(last, self.boot_id)
+        self.spool = self._open_spool(last)
         self.sampling = Sampling(
             prepare(config, self.clock), self.clock, phase_of(self.identity), self._deliver, self._on_slept
         )
@@ -179,10 +186,7 @@ class Agent:
         try:
             self.sampling.tick()
             await socket_.start()
-            if isinstance(self.spool, DiskSpool):
-                self._keeper = Keeper(self.spool, self.clock, self._wake)
-                spool_stamp = house.progress.watch("spool", SPOOL_SILENT_S_MAX)
-                house.spawn("spool", self._keeper.run(spool_stamp.made))
+            self._start_keeper(house)
             self._page = await self._start_page(self.config)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
@@ -205,6 +209,20 @@ class Agent:
             self.spool.close()
             self._lock.release()
 
+    def _start_keeper(self, house: Daemon) -> None:
+        self._keeper: Keeper | MemoryKeeper
+        if isinstance(self.spool, DiskSpool):
+            self._keeper = Keeper(self.spool, self.clock, self._wake)
+            spool_stamp = house.progress.watch("spool", SPOOL_SILENT_S_MAX)
+            house.spawn("spool", self._keeper.run(spool_stamp.made))
+        else:
+            self._keeper = MemoryKeeper(self.spool)
+        self.events = Events(self._keeper, self.clock, self._wake)
+        if self.identity is not None:
+            # A task of its own: a disk that hangs must not hold up the start.
+            said = {"version": __version__, "run": self._run_id.hex(), "boot": self.boot_id}
+            house.spawn("start event", self.events.tell(AGENT_STARTED, {**said, "after": self._after}))
+
     async def _sample_for_ever(self, stamp: Stamp) -> None:
         while True:
             await self.sampling.turn()
@@ -215,6 +233,10 @@ class Agent:
         if self._link is not None:
             self._link.renewing.cancel()
             farewell = self.departure.farewell()
+            with contextlib.suppress(TimeoutError):  # It is in the spool all the same.
+                async with asyncio.timeout(house.drain_s * LAST_EVENT_SHARE):
+                    stopped = {"run": self._run_id.hex(), "reason": farewell.reason}
+                    await self.events.tell(AGENT_STOPPED, stopped)
             everything = await self._link.sender.stop(
                 farewell.reason, house.drain_s * GOODBYE_SHARE, farewell.back_within_ms
             )
@@ -222,7 +244,7 @@ class Agent:
             log.info(
                 "stopped", extra=fields(delivered=everything, records_left=0 if everything else facts.records)
             )
-        if self._keeper is not None:
+        if isinstance(self._keeper, Keeper):
             house.progress.forget("spool")
             await self._keeper.close(house.drain_s * LAST_SYNC_SHARE)
         await asyncio.to_thread(self.heads.save)
@@ -284,7 +306,8 @@ class Agent:
             flush=self.sampling.flush,
             heads=self.heads,
             budget=self.budget,
-            sync=nothing_to_sync if self._keeper is None else self._keeper.sync,
+            sync=self._keeper.sync,
+            forked=self._on_forked,
         )
         renewer = Renewer(
             self.config.identity_home(self.homes),
@@ -301,6 +324,11 @@ class Agent:
             renewer,
             self._start_renewing(house, renewer),
         )
+
+    async def _on_forked(self, before: bytes, fork: Fork) -> None:
+        held = {one.stream.name.lower(): one.last_seq for one in fork.retired}
+        names = {"from": before.hex(), "to": self.spool.spool_id.hex()}
+        await self.events.tell(SPOOL_FORKED, {**names, "held": held})
 
     def _transport(self) -> Transport:
         """The way to the collector; only its own packages are imported."""

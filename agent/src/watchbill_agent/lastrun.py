@@ -53,6 +53,15 @@ def save(directory: Path, last: LastRun) -> None:
         log.warning("the next run will not know where this one ended", extra=fields(reason=exc))
 
 
+def ended(last: LastRun | None, boot_id: str) -> str:
+    """How the run before ended, in a word: what it left tells, also when that is nothing."""
+    if last is None:
+        return "nothing"
+    if last.last_boottime_ms:
+        return "stop"
+    return "kill" if last.boot_id == boot_id else "reboot"
+
+
 def forget(directory: Path) -> None:
     """Remove it, before imaging."""
     (directory / FILE_NAME).unlink(missing_ok=True)

@@ -75,6 +75,10 @@ async def nothing_to_sync() -> bool:
     return True
 
 
+async def nothing_to_tell(_before: bytes, _fork: Fork) -> None:
+    """Nobody wants to know of a fork."""
+
+
 class SessionOver(Exception):  # Not an error: how a session's tasks say that it ended.
     """The session ended: `wait_s` is what to do next, None for the usual backoff."""
 
@@ -90,7 +94,8 @@ class Sender:
     """Drives the link for the life of the agent. `run` it as a task; `wake` it after every append; `stop`
     it.
 
-    What is sent and when is `outgoing.py`'s; `newest`, `flush` and `sync` are told of there.
+    What is sent and when is `outgoing.py`'s; `newest`, `flush` and `sync` are told of there. `forked` is told of a
+    fork and of the name before it, in front of the next Hello.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Sender:
         heads: AuditHeads | None = None,
         budget: Budget | None = None,
         sync: Callable[[], Awaitable[bool]] = nothing_to_sync,
+        forked: Callable[[bytes, Fork], Awaitable[None]] = nothing_to_tell,
     ) -> None:
         self._transport = transport
         self._spool = spool
@@ -118,6 +124,7 @@ class Sender:
         self._adopted = adopted
         self._heads = heads
         self._budget = budget
+        self._forked = forked
         self._work = asyncio.Event()
         self._stopping = False
         self._farewell: Farewell | None = None
@@ -304,7 +311,9 @@ class Sender:
         for order in self._client.receive(frame, 0) if frame is not None else ():
             if isinstance(order, Fork):
                 log.warning("the collector holds records this spool never had: it was rolled back; forking")
+                before = self._spool.spool_id
                 self._spool.obey(order)
+                await self._forked(before, order)
                 return None
             self._act(order, pacer)
         if self._client.phase is not Phase.OPEN:

@@ -21,6 +21,7 @@ from watchbill.codec import (
     pack,
 )
 from watchbill.leaving import Farewell
+from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import (
     Ack,
     Busy,
@@ -403,3 +404,33 @@ def test_the_collectors_time_follows_the_quickest_message_and_forgets_it_slowly(
     assert early.ms(2.0) == 3_050
     hour = early.heard(0, 3_602.0)
     assert hour.ms(3_602.0) == pytest.approx(3_603_050 - 360)
+
+
+async def test_a_fork_is_told_before_the_spool_goes_by_its_new_name() -> None:
+    collector = Collector()
+    transport = InMemoryTransport(collector.serve)
+    spool = MemorySpool()
+    first = spool.spool_id
+    told: list[tuple[bytes, Fork, int]] = []
+
+    async def forked(before: bytes, fork: Fork) -> None:
+        told.append((before, fork, len(collector.heard)))
+
+    async def holds_more(far: FarEnd) -> None:
+        collector.answer = None
+        await far.write(encode_down(Welcome(7, 0, (StreamMark(BULK, 9, 5),), SETTINGS)))
+        await collector.serve(far)
+
+    collector.answer = holds_more
+    about = About("0.1.0", b"r" * 16, "boot", interval_ms=1000)
+    sender = Sender(transport, spool, lambda: about, SystemClock(), random.Random(1), forked=forked)
+    task = asyncio.create_task(sender.run())
+    await until(lambda: sender.facts.connected)
+    hellos = [up.hello.spool_id for up in collector.heard if up.WhichOneof("message") == "hello"]
+    assert hellos == [first, spool.spool_id]
+    ((before, fork, heard),) = told
+    assert (before, heard) == (first, 1), "told after the first Hello and before the second"
+    assert {one.stream: one.last_seq for one in fork.retired}[BULK] == 9
+    await sender.stop("test", 0.5)
+    await task
+    await transport.close()

@@ -12,9 +12,17 @@ command line's way in.
 
 from watchbill_agent.spool.disk import DiskSpool, Sizes
 from watchbill_agent.spool.filesystem import Filesystem, SystemFilesystem
-from watchbill_agent.spool.keeper import Keeper
+from watchbill_agent.spool.keeper import Keeper, MemoryKeeper
 from watchbill_agent.spool.memory import CRIT_BYTES_MAX, MemorySpool
-from watchbill_agent.spool.records import RECORD_OVERHEAD_BYTES, Draft, Record, Spool, SpoolFacts, SpoolFull
+from watchbill_agent.spool.records import (
+    RECORD_OVERHEAD_BYTES,
+    Draft,
+    Receipt,
+    Record,
+    Spool,
+    SpoolFacts,
+    SpoolFull,
+)
 from watchbill_agent.spool.simulated import SimulatedFilesystem
 
 __all__ = [
@@ -24,7 +32,9 @@ __all__ = [
     "Draft",
     "Filesystem",
     "Keeper",
+    "MemoryKeeper",
     "MemorySpool",
+    "Receipt",
     "Record",
     "SimulatedFilesystem",
     "Sizes",

@@ -18,13 +18,15 @@ from typing import TypeVar
 from watchbill.clock import Clock
 from watchbill.protocol.frames import Stream
 from watchbill_agent.spool.disk import DiskSpool
-from watchbill_agent.spool.records import Draft, SpoolFull
+from watchbill_agent.spool.memory import MemorySpool
+from watchbill_agent.spool.records import Draft, Receipt, SpoolFull
 
 log = logging.getLogger("watchbill.spool")
 
 SYNC_EVERY_S = 10.0
 """What is not sent is synced this often."""
 ATTEMPTS = 3
+NOT_DURABLE = "not durable: the spool is in memory, and ends with this process"
 THREAD_NAME = "watchbill-spool"
 
 _Result = TypeVar("_Result")
@@ -95,14 +97,14 @@ class Keeper:
             self._running = asyncio.create_task(self._sync(), name="spool sync")
         return await asyncio.shield(self._running)
 
-    async def keep(self, draft: Draft) -> int:
-        """Keep a critical record; its number, once it is on the disk for good. Raises SpoolFull when it is not: its
+    async def keep(self, draft: Draft) -> Receipt:
+        """Keep a critical record; answers once it is on the disk for good. Raises SpoolFull when it is not: its
         producer must not believe that it was kept, though it may still arrive."""
         seq = self._spool.append(Stream.CRIT, draft)
         await self.sync()
         if not self._spool.is_durable(Stream.CRIT, seq):
             raise SpoolFull(f"the disk does not sync: {self._spool.facts().error or 'it gave no reason'}")
-        return seq
+        return Receipt(seq, durable=True)
 
     async def _sync(self) -> bool:
         spool = self._spool
@@ -153,3 +155,21 @@ class Keeper:
             log.warning("the disk did not sync in time; what was written last may be lost if the power goes")
         self._thread.stop()
         self._spool.close()
+
+
+class MemoryKeeper:
+    """The same for a spool in memory. Nothing waits for a disk, and whoever keeps something critical is told that
+    it may be lost."""
+
+    def __init__(self, spool: MemorySpool) -> None:
+        self._spool = spool
+
+    async def sync(self) -> bool:
+        """A spool in memory is as durable as it will ever be."""
+        return True
+
+    async def keep(self, draft: Draft) -> Receipt:
+        """Keep a critical record for as long as this process lives. Raises SpoolFull."""
+        seq = self._spool.append(Stream.CRIT, draft)
+        trouble = self._spool.trouble
+        return Receipt(seq, durable=False, why=f"{NOT_DURABLE} ({trouble})" if trouble else NOT_DURABLE)

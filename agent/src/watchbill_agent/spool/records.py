@@ -20,6 +20,16 @@ class SpoolFull(Transient):
     """A critical record cannot be kept now; the producer has to know."""
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the producer of a critical record is told: its number, and whether it survives a power cut. Where it does
+    not, `why` says so in words."""
+
+    seq: int
+    durable: bool
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
     """A record before it has a number. `body` comes from `codec.encode_ticks` or `encode_event`.
@@ -146,6 +156,14 @@ def gap_record(first: int, last: int, body: GapBody) -> Record:
     )
 
 
+def notice_body(reason: GapReason, seq: int, first_boottime_ms: int, last_boottime_ms: int) -> GapBody:
+    """What a notice says. It replaces no record, so its digest is one of its own: whoever holds this notice is told
+    from who holds something else under its number."""
+    assert reason in NOTICES
+    said = GapBody(reason, 0, first_boottime_ms, last_boottime_ms)
+    return replace(said, digest=digest_of(encode_gap(seq, seq, said, notice=True)))
+
+
 def merged(earlier: Record, later: Record, *, divisible: bool, alike: bool = True) -> Record:
     """Two neighbouring gaps as one. `divisible` when a collector may hold the earlier and not the later, `alike` when
     it may hold some of the later too."""
@@ -156,20 +174,12 @@ def merged(earlier: Record, later: Record, *, divisible: bool, alike: bool = Tru
         # With a notice in it, what was the notice's place counts as a lost record too: it is one.
         GapReason.OVERFLOW if earlier.notice or later.notice else earlier.gap,
         # Where one does not know, nobody does.
-def notice_body(reason: GapReason, seq: int, first_boottime_ms: int, last_boottime_ms: int) -> GapBody:
-    """What a notice says. It replaces no record, so its digest is one of its own: whoever holds this notice is told
-    from who holds something else under its number."""
-    assert reason in NOTICES
-    said = GapBody(reason, 0, first_boottime_ms, last_boottime_ms)
-    return replace(said, digest=digest_of(encode_gap(seq, seq, said, notice=True)))
-
-
         0 if earlier.unknown or later.unknown else earlier.samples + later.samples,
         min(times, default=0),
         max(earlier.last_boottime_ms, later.last_boottime_ms),
         joined(
             earlier.parts, earlier.last - earlier.first + 1, later.parts, divisible=divisible, alike=alike
         ),
+        later.digest,
     )
     return gap_record(earlier.first, later.last, body)
-        later.digest,
