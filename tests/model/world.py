@@ -345,10 +345,7 @@ class World:
         self.client = Client(self.spool)
         self.jobs = None
         if self.spool.held_before:
-            self.clock.advance(0.01)
-            seq = self.spool.notice(GapReason.RESTART, 0, self.clock.boottime_ms())
-            # Before a power cut a record may have had this number.
-            self.uid_at.pop((self.spool.spool_id, BULK, seq), None)
+            self.notice(GapReason.RESTART)
         if self.spool.spool_id not in self.names:
             # No note was durable: what is retained goes on under a new name.
             self.names.add(self.spool.spool_id)
@@ -359,6 +356,13 @@ class World:
         self.look()
         if self.spool.held_before:
             self.append(CRIT)  # That it began.
+
+    def notice(self, reason: GapReason) -> None:
+        """The agent says that nothing ran."""
+        self.clock.advance(0.01)
+        seq = self.spool.notice(reason, 0, self.clock.boottime_ms())
+        # Before a power cut a record may have had this number.
+        self.uid_at.pop((self.spool.spool_id, BULK, seq), None)
 
     def held(self, stream: Stream) -> list[Record]:
         """What the spool holds beyond what is acknowledged."""
@@ -558,13 +562,6 @@ class World:
         self.disk.killed()
         self.open()
 
-    def begin_again(self) -> None:
-        """The agent is started again, and delivers at once what it has: the newest is that it began."""
-        self.kill()
-        self.connect()
-        if self.client.phase is Phase.OPEN:
-            self.exchange()
-
     def cut_power(self) -> None:
         self.crashed = True
         if self.jobs is not None and self.rng.random() < 0.5:
@@ -576,14 +573,25 @@ class World:
         """The machine returns to a snapshot: what was appended since never was, unless the collector has it."""
         if self.snapshot is None:
             return
-        began = self.rng.random() < 0.5
-        if began:
-            self.begin_again()
         self.rolled_back = self.crashed = True
         self.disk, self.snapshot = self.snapshot, None
         self.open()
         self.lost_with_the_disk()
-        for _ in range(self.rng.randint(0, 12) if began else 0):
+
+    def sleep_and_roll_back(self) -> None:
+        """The machine slept, its agent says so, and it returns to a snapshot from before: the newest that the collector
+        has is a notice."""
+        self.sync()
+        self.snapshot = self.disk.snapshot()
+        for _ in range(self.rng.randint(0, 3)):
+            self.append(BULK)
+        self.notice(GapReason.SUSPENDED)
+        self.connect()
+        for _ in range(4):
+            if self.client.phase is Phase.OPEN:
+                self.exchange()
+        self.roll_back()
+        for _ in range(self.rng.randint(0, 8)):
             self.append(BULK)
 
     def lost_with_the_disk(self) -> None:
@@ -675,8 +683,10 @@ class World:
             if rng.random() < 0.5:
                 self.sync()
                 self.snapshot = self.disk.snapshot()
-            else:
+            elif rng.random() < 0.5:
                 self.roll_back()
+            else:
+                self.sleep_and_roll_back()
         elif self.mode == "clones" and rng.random() < 0.6:
             self.meet_the_clone()
         elif rng.random() < 0.5:
@@ -765,8 +775,8 @@ class World:
         must(reasons, f"I1: record {uid}, {self.stream_of[uid].name}, is missing without a word")
 
     def explain_gap(self, key: Key, reason: GapReason) -> None:
-        if reason is GapReason.RESTART:
-            must(key[1] is BULK and self.crashed, f"I8: {key}: the agent never began anew")
+        if reason in (GapReason.RESTART, GapReason.SUSPENDED):
+            must(key[1] is BULK and self.crashed, f"I8: {key}: the agent never began anew, nor slept")
         elif reason is GapReason.OVERFLOW:
             must(key in self.dropped or self.restored, f"I8: {key} is said to have been dropped, and was not")
         elif reason is GapReason.COLLECTOR_REWIND:
