@@ -47,6 +47,8 @@ class Plan:
     edge: bool = False
     step_s: float = 0.0
     """How much time passes for the values at each reading, when not the interval."""
+    spool: str = ""
+    """Where the spools lie on disk; empty: in memory."""
 
 
 # ---------------------------------------------------------------- inside the process
@@ -85,7 +87,7 @@ class _Player:
 
     def connect_one(self, number: int) -> None:
         from watchbill_agent.batch import Batcher
-        from watchbill_agent.sender import About, Sender
+        from watchbill_agent.sender import About, Sender, nothing_to_sync
         from watchbill_agent.spool import MemorySpool
         from watchbill_agent.transports.over_grpc import GrpcTransport
 
@@ -99,7 +101,10 @@ class _Player:
             beat_interval_ms=round(self.plan.interval_s * 1000) if self.plan.edge else 0,
             keeps_messages=self.plan.edge,
         )
-        spool, batcher = MemorySpool(16 << 20, ()), Batcher()
+        spool: Any = MemorySpool(16 << 20, ())
+        batcher, sync = Batcher(), nothing_to_sync
+        if self.plan.spool:
+            spool, sync = self._on_disk(number)
         transport: Any = GrpcTransport(lambda: identity, self.clock)
         if self.plan.mqtt_port:
             from watchbill_agent.transports.over_mqtt import MqttOptions, MqttTransport
@@ -114,6 +119,7 @@ class _Player:
             random.Random(number),
             newest=batcher,
             flush=lambda: self._deliver(number),
+            sync=sync,
         )
         self.spools.append(spool)
         self.batchers.append(batcher)
@@ -121,6 +127,18 @@ class _Player:
         self._fill(number)
         task = asyncio.get_running_loop().create_task(sender.run(), name=f"sender {number}")
         self._tasks.append(task)
+
+    def _on_disk(self, number: int) -> tuple[Any, Any]:
+        """A spool on disk, and what makes it durable."""
+        import uuid
+
+        from watchbill_agent.spool import DiskSpool, Keeper
+
+        agent_id = uuid.UUID(self.identities[number].agent_id).bytes
+        spool = DiskSpool(Path(self.plan.spool) / str(number), agent_id, clock=self.clock)
+        keeper = Keeper(spool, self.clock)
+        self._tasks.append(asyncio.get_running_loop().create_task(keeper.run(), name=f"keeper {number}"))
+        return spool, keeper.sync
 
     def _fill(self, number: int) -> None:
         """The backlog: one reading for each interval that went by."""

@@ -1,10 +1,14 @@
-"""Bytes a day on the wire of a host with 300 series at the edge profile, everything counted.
+"""Bytes a day on the wire and to flash of a host with 300 series at the edge profile, everything counted.
 
 A real host at the edge profile's proportions (ten ticks a message, compressed, a beat with the newest values of what
 the stock rules read after every tick) with sixty of its minutes in one: it samples every second and values move as in
 a minute. Between it and the broker stands a proxy that counts what passes in both directions, TLS and MQTT included.
 For TCP and IP, 52 bytes are added for every piece that was read, and as many for its acknowledgement: more than a
 kernel sends. The day has 1,440 ticks.
+
+Its spool lies on a file system of its own (`flash`), which is written out after every message: in real time, minutes
+lie between two of them. The few small files that an agent writes besides are measured and counted at their most: an
+hour's audit head, a day's newest time, a certificate.
 """
 
 import socket
@@ -15,13 +19,21 @@ from pathlib import Path
 
 from benchmarks.agents import Agents, Plan
 from benchmarks.collector import Collector, write_identities
+from benchmarks.flash import Flash
 from benchmarks.fleet import SERIES_PER_HOST, Fleet
 from benchmarks.report import Report
+from watchbill.files import write_atomic
 
 TICKS_A_DAY = 1_440
+TICKS_A_MESSAGE = 10
 HEADERS_BYTES = 52
 """IPv4 and TCP with timestamps."""
 WANTED_BYTES = 5_000_000
+WANTED_FLASH_BYTES = 50_000_000
+SMALL_FILES_A_DAY = 24 + 1 + 1
+SMALL_FILE_BYTES = 12_288
+"""64 audit heads, or an identity, take less."""
+SMALL_FILES_TRIED = 10
 
 
 class Counting:
@@ -66,24 +78,31 @@ def run(*, quick: bool) -> Report:
         (home / "etc" / "collector.d" / "edge.toml").write_text('[rules]\ninterval = "1s"\n')
         write_identities(home / "identities", collector.register(Fleet(1).names))
         collector.start()
-        wire = Counting(collector.mqtt_port)
+        wire, flash = Counting(collector.mqtt_port), Flash(home)
         plan = Plan(
             str(home / "identities"),
             str(home / "sent.npy"),
             1.0,
-            10,
+            TICKS_A_MESSAGE,
             mqtt_port=wire.port,
             edge=True,
             step_s=60.0,
+            spool=str(flash.place),
         )
         agents = Agents(plan, home / "agents.log")
+        flash.pid = agents.process.pid
         try:
             agents.ask("play")
             time.sleep(25)  # The first reading comes within 15 s, its dictionary goes once.
+            flash.settle()
             before, first, connected = agents.ask("facts"), wire.total, wire.total
+            written = flash.written_bytes
             up, down = wire.bytes["up"], wire.bytes["down"]
-            time.sleep(ticks)
+            for _ in range(ticks // TICKS_A_MESSAGE):
+                time.sleep(TICKS_A_MESSAGE)
+                flash.settle()
             after, last = agents.ask("facts"), wire.total
+            spool_bytes = flash.written_bytes - written
             played = after["ticks"] - before["ticks"]
             a_day = (last - first) / played * TICKS_A_DAY
             report.add("bytes a day, all in", a_day, "B", WANTED_BYTES, "wanted at most")
@@ -93,11 +112,26 @@ def run(*, quick: bool) -> Report:
             report.add("once, connecting and the dictionary, all in", float(connected), "B")
             plain = SERIES_PER_HOST * 8.0 * TICKS_A_DAY
             report.add("the numbers alone, uncompressed", plain, "B")
+            a_file = _small_file(flash)
+            flash_a_day = spool_bytes / played * TICKS_A_DAY + SMALL_FILES_A_DAY * a_file
+            report.add("bytes a day to flash, all in", flash_a_day, "B", WANTED_FLASH_BYTES, "wanted at most")
+            report.add("of them the spool", spool_bytes / played * TICKS_A_DAY, "B")
+            report.notes.append(f"flash: {flash.how}; a small file replaced costs {a_file:.0f} B")
             report.notes.append(
                 f"{played} ticks, {after['beats'] - before['beats']} beats, "
                 f"{after['messages'] - before['messages']} messages, {after['refused']} refused"
             )
         finally:
             agents.close()
+            flash.close()
             collector.stop()
     return report
+
+
+def _small_file(flash: Flash) -> float:
+    """What replacing a small file costs: written, synced, renamed, its directory synced."""
+    before = flash.written_bytes
+    for _ in range(SMALL_FILES_TRIED):
+        write_atomic(flash.place / "small.json", bytes(SMALL_FILE_BYTES))
+        flash.settle()
+    return (flash.written_bytes - before) / SMALL_FILES_TRIED or float(SMALL_FILE_BYTES)

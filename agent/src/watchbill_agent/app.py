@@ -32,7 +32,7 @@ from watchbill.logs import RateLimit, fields
 from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, RetiredSpool, Stream
 from watchbill_agent import exposition, lastrun
-from watchbill_agent.audit_heads import AuditHeads
+from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
 from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
@@ -119,7 +119,7 @@ class Agent:
         """Everything that may turn out to be unusable, before anything runs."""
         homes, config = self.homes, self.config
         self.identity = self._load_identity()
-        self.heads = AuditHeads(homes.var, self.clock)
+        self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
         last = lastrun.load(homes.var)
         self._after = lastrun.ended(last, self.boot_id)
         self.spool = self._open_spool(last)

@@ -5,7 +5,9 @@ another one. We keep the newest, and of the older ones some that lie ever furthe
 shown at every Hello, and the newest in a beat. A head that the collector's audit does not contain any more is its
 alarm, and a copy stays here in `audit-heads.json` for whoever comes to look.
 
-Written at most every SAVE_EVERY_S and at the end: the head of the last minute may be lost with the power.
+Written at most every SAVE_EVERY_S and at the end: the head of the last minute may be lost with the power. On an edge
+box, whose flash wears out, every SAVE_EVERY_EDGE_S: a site where somebody does something every minute would cost it
+more writing than all its readings.
 """
 
 import json
@@ -28,6 +30,7 @@ FILE_BYTES_MAX = 64 * 1024
 VERSION = 1
 KEPT = AUDIT_HEADS_MAX
 SAVE_EVERY_S = 60.0
+SAVE_EVERY_EDGE_S = 3_600.0
 SHOW_EVERY_S = 30.0
 """An agent that sends readings all the time sends no beats: then one goes for a new head, this often at most."""
 HASH_BYTES = 32
@@ -41,13 +44,14 @@ class _Kept:
 
 
 class AuditHeads:
-    """The heads, oldest first."""
+    """The heads, oldest first; written at most every `save_every_s`."""
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: Clock, save_every_s: float = SAVE_EVERY_S) -> None:
+        self._save_every_s = save_every_s
         self._path = directory / FILE_NAME
         self._clock = clock
         self._kept = _load(self._path)
-        self._saved_s = clock.monotonic_s() - SAVE_EVERY_S
+        self._saved_s = clock.monotonic_s() - save_every_s
         self._changed = False
         self._shown_seq = 0
         self._shown_s = 0.0
@@ -96,7 +100,7 @@ class AuditHeads:
     @property
     def due(self) -> bool:
         """Whether it is time to `save`."""
-        return self._changed and self._clock.monotonic_s() - self._saved_s >= SAVE_EVERY_S
+        return self._changed and self._clock.monotonic_s() - self._saved_s >= self._save_every_s
 
     def save(self) -> None:
         """Write the file, if there is something new. A disk that refuses is logged and tried again later. Blocks."""
