@@ -7,6 +7,9 @@ from watchbill.limits import NEW_SERIES_PER_MINUTE_MAX, SERIES_PER_AGENT_MAX
 from watchbill_collector.ingest.agents import Agent, Bucket
 from watchbill_collector.ingest.dictionaries import HostSeries
 
+NOW_MS = 1_700_000_000_000
+HOUR_MS = 3_600_000
+
 
 def keys(first: int, count: int) -> np.ndarray:  # type: ignore[type-arg]
     return np.arange(first, first + count, dtype=np.int32)
@@ -82,6 +85,26 @@ def test_a_boot_keeps_its_offset_over_sessions_so_that_a_repeated_record_has_the
     assert agent.offset("other", 1_000_000, 10, 1_000_000) != first
     assert agent.offset_of_boot("boot") == first
     assert agent.offset_of_boot("never seen") is None
+
+
+@pytest.mark.parametrize(
+    ("clock_now_ms", "wall_then_ms", "taken_at_ms"),
+    [
+        # A clock that is an hour slow, before the machine was switched off as after it.
+        (NOW_MS - HOUR_MS, NOW_MS - 9 * HOUR_MS, NOW_MS - 8 * HOUR_MS),
+        # One that begins in 1970 at every boot: when it was, nobody knows, and it was not in this boot.
+        (60_000, 3_000_000, 3_000_000),
+        # One that was right then, and has lost its battery since.
+        (60_000, NOW_MS - 9 * HOUR_MS, NOW_MS - 9 * HOUR_MS),
+    ],
+)
+def test_readings_of_a_boot_that_was_never_seen_do_not_land_in_the_present_one(
+    clock_now_ms: int, wall_then_ms: int, taken_at_ms: int
+) -> None:
+    agent = Agent("a", 0)
+    booted_ms = agent.offset("boot", clock_now_ms, 60_000, NOW_MS)
+    assert booted_ms == NOW_MS - 60_000
+    assert agent.time_by_wall(wall_then_ms, booted_ms) == taken_at_ms
 
 
 def test_a_bucket_may_be_overdrawn_once_and_then_says_how_long_to_wait() -> None:

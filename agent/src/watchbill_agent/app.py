@@ -49,6 +49,7 @@ from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemoryKeeper, Memory
 from watchbill_agent.spool.format import sixteen
 from watchbill_agent.status import SOCKET_NAME, StatusSocket
 from watchbill_agent.transports import Transport
+from watchbill_agent.true_time import TrueTime
 from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ class Agent:
         homes, config = self.homes, self.config
         self.identity = self._load_identity()
         self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
+        not_before_ms = 0 if self.identity is None else self.identity.not_before_ms
+        self.time = TrueTime(config.identity_home(homes), self.clock, not_before_ms, self._time_learned)
         last = lastrun.load(homes.var)
         self._after = lastrun.ended(last, self.boot_id)
         self.spool = self._open_spool(last)
@@ -248,6 +251,7 @@ class Agent:
             house.progress.forget("spool")
             await self._keeper.close(house.drain_s * LAST_SYNC_SHARE)
         await asyncio.to_thread(self.heads.save)
+        await asyncio.to_thread(self.time.save)
         last_ms = self.sampling.batcher.boottime_ms()
         lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, last_ms, self.spool.farewell()))
 
@@ -311,7 +315,7 @@ class Agent:
         )
         renewer = Renewer(
             self.config.identity_home(self.homes),
-            self.clock,
+            self.time,
             self._renewed,
             proxy=self.config.proxy,
             stream_endpoint=str(self.config.collector or ""),
@@ -346,6 +350,7 @@ class Agent:
                 lambda: mqtt_options(config, url),
                 self.clock,
                 WireCount(budget=self.budget),
+                self.time,
             )
         from watchbill_agent.transports.over_grpc import GrpcTransport
 
@@ -354,6 +359,7 @@ class Agent:
             self.clock,
             endpoint=str(config.collector) if config.collector is not None else "",
             proxy=config.proxy,
+            time=self.time,
         )
 
     def _start_renewing(self, house: Daemon, renewer: Renewer) -> "asyncio.Task[object]":
@@ -362,12 +368,20 @@ class Agent:
     def _renewed(self, identity: AgentIdentity) -> None:
         """The session goes on; the next connection uses the new certificate."""
         self.identity = identity
+        self.time.saw(identity.not_before_ms)
         log.info("certificate renewed", extra=fields(renewals=identity.renewals))
+
+    def _time_learned(self) -> None:
+        """What was due by a wrong clock may not be, and the other way round."""
+        if self._link is not None and self._house is not None and not self._link.renewing.done():
+            self._link.renewing.cancel()
+            self._link.renewer.failures = 0
+            self._link.renewing = self._start_renewing(self._house, self._link.renewer)
 
     def _collector_ms(self) -> int:
         """The time by the collector's clock as well as it is known."""
         time = None if self._link is None else self._link.sender.facts.collector_time
-        return self.clock.wall_ms() if time is None else round(time.ms(self.clock.monotonic_s()))
+        return self.time.wall_ms() if time is None else round(time.ms(self.clock.monotonic_s()))
 
     def _current_identity(self) -> AgentIdentity:
         assert self.identity is not None, "there is no link without an identity"
@@ -398,6 +412,10 @@ class Agent:
             now = (0, 0) if facts is None else (facts.messages_sent, facts.sessions)
             if facts is None or not facts.connected or now != seen:
                 stamp.made()
+            if facts is not None and facts.connected and facts.collector_time is not None:
+                self.time.saw(self._collector_ms())
+                if self.time.save_due:
+                    await asyncio.to_thread(self.time.save)
             seen = now
             summary = self._summary()
             if summary != said:

@@ -14,12 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from watchbill.clock import SystemClock
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, Refused, Unreachable, WatchbillError
 from watchbill.files import Lock
 from watchbill.identity import AgentIdentity, IdentityFile, parse_endpoint
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.status import SOCKET_NAME, ask
+from watchbill_agent.true_time import TrueTime
 
 if TYPE_CHECKING:
     from watchbill.protocol.frames import End
@@ -72,13 +74,15 @@ def examine(homes: Homes) -> Iterator[Finding]:
     yield _state_directory(homes)
     identity, finding = _identity(homes.var if config is None else config.identity_home(homes))
     yield finding
-    if identity is not None:
-        yield _certificate(identity)
     if config is not None:
         yield _kernel_files(config)
         yield from _samplers(config)
-        if identity is not None:
-            yield from _collector(config, identity, homes.var / "agent.lock")
+    if identity is not None:
+        home = homes.var if config is None else config.identity_home(homes)
+        true_time = TrueTime(home, SystemClock(), identity.not_before_ms)
+        if config is not None:
+            yield from _collector(config, identity, homes.var / "agent.lock", true_time)
+        yield _certificate(identity, _now_ms(homes, true_time))
     yield from _running(homes)
 
 
@@ -118,14 +122,26 @@ def _identity(home: Path) -> tuple[AgentIdentity | None, Finding]:
     return identity, _ok(check, f"{identity.instance} of site {identity.site}, agent {identity.agent_id}")
 
 
-def _certificate(identity: AgentIdentity) -> Finding:
-    check, now_ms = "certificate", time.time() * 1000
-    if now_ms < identity.not_before_ms:
-        from_s = (identity.not_before_ms - now_ms) / 1000
-        return _failed(check, f"not valid for another {from_s:.0f} s by this host's clock", "timedatectl")
+def _now_ms(homes: Homes, true_time: TrueTime) -> float:
+    """The collector's time where it was learned, here or by the running agent; else this host's clock."""
+    if true_time.bypass:
+        return true_time.wall_ms()
+    try:
+        document: dict[str, Any] = ask(homes.run / SOCKET_NAME, "status")
+        offset_s = document["link"].get("clock_offset_s")
+    except WatchbillError:
+        offset_s = None
+    return true_time.wall_ms() if offset_s is None else time.time() * 1000 - offset_s * 1000
+
+
+def _certificate(identity: AgentIdentity, now_ms: float) -> Finding:
+    check = "certificate"
     left_s = (identity.not_after_ms - now_ms) / 1000
     if left_s <= 0:
-        text = f"expired {-left_s / 3600:.1f} h ago; the running agent renews it for 30 days after that"
+        text = (
+            f"expired {-left_s / 3600:.1f} h ago; the running agent renews it as long as the collector's "
+            "configuration or this host's token allows, usually 30 days"
+        )
         return _failed(check, text, "systemctl restart watchbill-agent, or enrol this host again")
     text = f"valid for another {left_s / 3600:.1f} h"
     if left_s < EXPIRES_SOON_S and now_ms > identity.renewal_due_ms():
@@ -148,7 +164,6 @@ def _kernel_files(config: AgentConfig) -> Finding:
 
 
 def _samplers(config: AgentConfig) -> Iterator[Finding]:
-    from watchbill.clock import SystemClock
     from watchbill_agent.sampling import prepare
 
     prepared = prepare(config, SystemClock())
@@ -168,7 +183,9 @@ def _samplers(config: AgentConfig) -> Iterator[Finding]:
         yield _ok("samplers", f"{len(states)} samplers read {series} series")
 
 
-def _collector(config: AgentConfig, identity: AgentIdentity, lock: Path) -> Iterator[Finding]:
+def _collector(
+    config: AgentConfig, identity: AgentIdentity, lock: Path, true_time: TrueTime
+) -> Iterator[Finding]:
     from watchbill.tls import Handshake, connect, diagnose
     from watchbill_agent.way import mqtt_url
 
@@ -193,22 +210,35 @@ def _collector(config: AgentConfig, identity: AgentIdentity, lock: Path) -> Iter
         return
     yield _ok("reach", f"{endpoint} takes connections{via}")
     if url is not None:
-        yield _broker(config, identity, lock)
+        yield _broker(config, identity, lock, true_time)
+        if true_time.bypass:
+            yield _wrong_clock(true_time)
         return
     diagnosis = diagnose(
         endpoint, identity.trust_pem, identity.chain_pem, identity.key_pem, config.proxy, CONNECT_TIMEOUT_S
     )
     if diagnosis.outcome is Handshake.OK:
         yield _ok("handshake", diagnosis.text)
-        yield _admission(config, identity)
+        yield _admission(config, identity, true_time)
         return
     outcome = diagnosis.outcome
+    if outcome is Handshake.CLOCK_SUSPECT:
+        yield _admission(config, identity, true_time)
+        if true_time.bypass:
+            yield _wrong_clock(true_time)
+        return
     if outcome is Handshake.CERTIFICATE_REFUSED and time.time() * 1000 > identity.not_after_ms:
         outcome = Handshake.CERTIFICATE_EXPIRED  # Some servers close without saying why.
     yield _failed("handshake", f"{outcome}: {diagnosis.text}", _HANDSHAKE_NEXT[outcome.name])
 
 
-def _admission(config: AgentConfig, identity: AgentIdentity) -> Finding:
+def _wrong_clock(true_time: TrueTime) -> Finding:
+    off_s = (time.time() * 1000 - true_time.wall_ms()) / 1000
+    words = f"this host's clock is {off_s:+.0f} s off; certificates are judged by the collector's signed time"
+    return _warning("clock", words, "timedatectl")
+
+
+def _admission(config: AgentConfig, identity: AgentIdentity, true_time: TrueTime) -> Finding:
     """Whether the collector lets this host in. A goodbye without a Hello asks just that; a Hello would take the
     place of a running agent's session.
     """
@@ -219,11 +249,12 @@ def _admission(config: AgentConfig, identity: AgentIdentity) -> Finding:
 
     check = "admission"
     try:
-        end = asyncio.run(_knock(config, identity))
+        end = asyncio.run(_knock(config, identity, true_time))
     except LinkRefused as exc:
         return _failed(check, f"{exc.reason}: {exc}", _ENROL_AGAIN)
     except LinkDown as exc:
-        return _failed(check, f"{exc.reason}: {exc}", _AGAIN)
+        next_ = _HANDSHAKE_NEXT.get(exc.reason.replace("-", "_").upper(), _AGAIN)
+        return _failed(check, f"{exc.reason}: {exc}", next_)
     if end is None:
         return _failed(check, "the collector gave no answer", _AGAIN)
     if end.reason is EndReason.SHUTDOWN:
@@ -233,18 +264,19 @@ def _admission(config: AgentConfig, identity: AgentIdentity) -> Finding:
     return _failed(check, f"{reason}: {end.detail}", hint)
 
 
-async def _knock(config: AgentConfig, identity: AgentIdentity) -> "End | None":
+async def _knock(config: AgentConfig, identity: AgentIdentity, true_time: TrueTime) -> "End | None":
     """The collector's answer; None when none came that makes sense. Raises LinkDown, LinkRefused."""
     import asyncio
 
-    from watchbill.clock import SystemClock
     from watchbill.codec import decode_down, encode_bye
     from watchbill.errors import Unreadable
     from watchbill.protocol.frames import End
     from watchbill_agent.transports.over_grpc import GrpcTransport
 
     endpoint = str(config.collector) if config.collector is not None else ""
-    transport = GrpcTransport(lambda: identity, SystemClock(), endpoint=endpoint, proxy=config.proxy)
+    transport = GrpcTransport(
+        lambda: identity, SystemClock(), endpoint=endpoint, proxy=config.proxy, time=true_time
+    )
     link = await transport.open()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -258,7 +290,7 @@ async def _knock(config: AgentConfig, identity: AgentIdentity) -> "End | None":
     return frame if isinstance(frame, End) else None
 
 
-def _broker(config: AgentConfig, identity: AgentIdentity, lock: Path) -> Finding:
+def _broker(config: AgentConfig, identity: AgentIdentity, lock: Path, true_time: TrueTime) -> Finding:
     """Whether the broker lets this host in and the collector behind it answers. A broker has one place for a host:
     when the agent runs, it is the agent's.
     """
@@ -274,21 +306,22 @@ def _broker(config: AgentConfig, identity: AgentIdentity, lock: Path) -> Finding
     except WatchbillError as exc:
         return _warning(check, str(exc), f"ls -l {lock.parent}")
     try:
-        asyncio.run(_open_and_close(config, identity))
+        asyncio.run(_open_and_close(config, identity, true_time))
     except (LinkDown, LinkRefused) as exc:
         return _failed(check, f"{exc.reason}: {exc}", _AGAIN)
     return _ok(check, "the broker lets this host in, and the collector answers it")
 
 
-async def _open_and_close(config: AgentConfig, identity: AgentIdentity) -> None:
-    from watchbill.clock import SystemClock
+async def _open_and_close(config: AgentConfig, identity: AgentIdentity, true_time: TrueTime) -> None:
     from watchbill_agent.transports.over_mqtt import MqttTransport
     from watchbill_agent.way import mqtt_options, mqtt_url
 
     url = mqtt_url(config, identity)
     assert url is not None, "asked before"
-    link = await MqttTransport(lambda: identity, lambda: mqtt_options(config, url), SystemClock()).open()
-    await link.close()
+    transport = MqttTransport(
+        lambda: identity, lambda: mqtt_options(config, url), SystemClock(), time=true_time
+    )
+    await (await transport.open()).close()
 
 
 _AGAIN = "watchbill-agent doctor"
@@ -299,7 +332,8 @@ _HANDSHAKE_NEXT: dict[str, str] = {
     "CLOCK_SUSPECT": "timedatectl",
     "WRONG_CA": f"check collector in agent.toml; if the collector was made anew: {_ENROL_AGAIN}",
     "WRONG_NAME": "set collector in agent.toml to a name the collector's certificate has",
-    "CERTIFICATE_EXPIRED": f"systemctl restart watchbill-agent renews it; after 30 days: {_ENROL_AGAIN}",
+    "CERTIFICATE_EXPIRED": f"systemctl restart watchbill-agent renews it; when it is too late: {_ENROL_AGAIN}",
+    "SERVER_EXPIRED": "watchbill-collector doctor on the collector; it renews its certificate by itself",
     "CERTIFICATE_REFUSED": f"watchbill hosts on the collector: is it revoked? If so: {_ENROL_AGAIN}",
     "TLS": "check that collector in agent.toml is the collector's port 7443",
 }

@@ -12,12 +12,13 @@ collector committed the host and its certificate; asked again by the same key it
 Nothing secret leaves the host before step 3. There is no trust on first use.
 """
 
+import asyncio
 import hashlib
 import json
 import os
 import random
 import sys
-import time
+import time as system_time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,15 +39,19 @@ from watchbill.identity import (
     EnrolmentToken,
     IdentityFile,
     IdentityRefused,
+    RefusalReason,
     fingerprint,
     parse_endpoint,
     parse_token,
 )
+from watchbill.signed_time import check_time, key_message, new_nonce
 from watchbill.tls import channel_options, served_chain, server_only_credentials
+from watchbill.tls_dates import Validity, is_about_dates
 from watchbill.topics import MQTTS
 from watchbill_agent import identity_keys
 from watchbill_agent.config import SYSTEM_AUTHORITIES
 from watchbill_agent.enroll import DRAFT_FILE, EnrolRequest, describe_error, refusal
+from watchbill_agent.true_time import TrueTime
 
 if TYPE_CHECKING:
     from watchbill.v1 import link_pb2 as pb
@@ -99,12 +104,14 @@ def enrol(request: EnrolRequest, clock: Clock, progress: Progress = lambda _: No
         key = identity_keys.read_key(draft.key_pem)
         shown = fingerprint(identity_keys.public_der(key))
         progress(Step.DRAFTED)
+        time = TrueTime(state, clock)
         if token.endpoint.startswith(MQTTS):
-            reply = _ask_through_broker(token, draft, request, clock, progress)
+            reply = _ask_through_broker(token, draft, request, time, progress)
         else:
-            trust_pem = _pin(token, parse_endpoint(token.endpoint), request.proxy, clock)
+            endpoint = parse_endpoint(token.endpoint)
+            trust_pem = _pin(token, endpoint, request.proxy, time, _port_tells(endpoint, request.proxy))
             progress(Step.PINNED)
-            reply = _ask(token, draft, request, trust_pem)
+            reply = _ask(token, draft, request, trust_pem, time)
         if reply.pending:
             return {
                 "outcome": "pending",
@@ -113,7 +120,8 @@ def enrol(request: EnrolRequest, clock: Clock, progress: Progress = lambda _: No
                 "retry_after_s": reply.retry_after_ms / 1000,
             }
         progress(Step.ANSWERED)
-        file.save(_identity(token, draft, key, reply, clock))
+        file.save(_identity(token, draft, key, reply, time))
+        time.save()
         progress(Step.SAVED)
         _drop_draft(state)
         progress(Step.DONE)
@@ -157,22 +165,62 @@ def _drop_draft(state: Path) -> None:
         sync_directory(state)
 
 
-def _pin(token: EnrolmentToken, endpoint: Endpoint, proxy: str, clock: Clock) -> bytes:
-    """The authority that the token names, PEM, after the server has presented it and a certificate by it."""
+TimeTold = Callable[[bytes, bytes], "tuple[pb.TimeReply, list[Validity]]"]
+"""Asks for the time: the authority (PEM) to believe and the question's number -> the answer, not verified."""
+
+
+def _pin(token: EnrolmentToken, endpoint: Endpoint, proxy: str, time: TrueTime, tells: TimeTold) -> bytes:
+    """The authority that the token names, PEM, after the server has presented it and a certificate by it. Where this
+    host's clock cannot judge them, the time that the authority vouches for does.
+    """
     chain = served_chain(endpoint, proxy)
     authority = identity_keys.pinned_authority(chain[1:], token.ca_sha256)
-    identity_keys.check_server(chain[0], authority, endpoint, clock.wall_ms())
-    return identity_keys.certificate_pem(authority)
+    trust_pem = identity_keys.certificate_pem(authority)
+    try:
+        identity_keys.check_server(chain[0], authority, endpoint, time.wall_ms())
+    except IdentityRefused as exc:
+        if exc.reason is not RefusalReason.CLOCK_SUSPECT:
+            raise
+        time.suspect()
+        nonce, asked_at_ms = new_nonce(), time.boottime_ms()
+        try:
+            told, _ = tells(trust_pem, nonce)
+        except (Unreachable, IdentityRefused):
+            raise exc from None  # A collector that tells no time: only setting the clock helps.
+        message = key_message(told.site, told.key)
+        identity_keys.check_time_key(authority, message, told.key_signature)
+        check_time(told.key, told.site, nonce, told.wall_ms, told.signature)
+        time.learn(told.wall_ms, asked_at_ms)
+        identity_keys.check_server(chain[0], authority, endpoint, time.wall_ms())
+    return trust_pem
 
 
-def _ask(token: EnrolmentToken, draft: Draft, request: EnrolRequest, trust_pem: bytes) -> "pb.EnrollReply":
+def _port_tells(endpoint: Endpoint, proxy: str) -> TimeTold:
+    """The enrolment port itself is asked."""
+
+    def tells(trust_pem: bytes, nonce: bytes) -> "tuple[pb.TimeReply, list[Validity]]":
+        from watchbill_agent.transports.relay import context_of, fetch_time
+
+        return asyncio.run(fetch_time(str(endpoint), context_of(trust_pem), nonce, proxy))
+
+    return tells
+
+
+def _ask(
+    token: EnrolmentToken, draft: Draft, request: EnrolRequest, trust_pem: bytes, time: TrueTime
+) -> "pb.EnrollReply":
+    asked = _request(token, draft, request)
+    patience = Patience(request.patience_s)
+    if time.bypass:
+        while True:
+            try:
+                return asyncio.run(_ask_relayed(asked, token, request, trust_pem, time))
+            except WatchbillError as exc:
+                patience.wait(exc)
     import grpc
 
     from watchbill.v1 import link_pb2_grpc
 
-    asked = _request(token, draft, request)
-
-    patience = Patience(request.patience_s)
     with grpc.secure_channel(
         token.endpoint, server_only_credentials(trust_pem), channel_options(request.proxy)
     ) as channel:
@@ -187,23 +235,50 @@ def _ask(token: EnrolmentToken, draft: Draft, request: EnrolRequest, trust_pem: 
                 return reply
 
 
+async def _ask_relayed(
+    asked: "pb.EnrollRequest", token: EnrolmentToken, request: EnrolRequest, trust_pem: bytes, time: TrueTime
+) -> "pb.EnrollReply":
+    """The same once, over TLS whose dates are judged by the time that was told. Raises IdentityRefused, Unreachable."""
+    import grpc.aio
+
+    from watchbill.v1 import link_pb2_grpc
+    from watchbill_agent.transports.relay import Relay, context_of, relayed
+
+    relay = Relay(parse_endpoint(token.endpoint), context_of(trust_pem), time.judge, request.proxy)
+    async with relayed(relay, token.endpoint) as channel:
+        try:
+            reply: pb.EnrollReply = await link_pb2_grpc.LinkStub(channel).Enroll(
+                asked, timeout=CALL_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as exc:
+            if relay.failure is not None:
+                raise Unreachable(relay.failure.text) from exc
+            pairs = list(exc.trailing_metadata() or ())
+            raise refusal(exc.code().name, exc.details() or "", pairs, token.endpoint) from exc
+    return reply
+
+
 def _ask_through_broker(
-    token: EnrolmentToken, draft: Draft, request: EnrolRequest, clock: Clock, progress: "Progress"
+    token: EnrolmentToken, draft: Draft, request: EnrolRequest, time: TrueTime, progress: "Progress"
 ) -> "pb.EnrollReply":
     """The same question, sealed, by way of a broker: the one that the collector runs itself, which presents a
     certificate by the pinned authority, or another, of whose authorities agent.toml tells.
     """
-    import asyncio
-
     from watchbill.door import parse_door
+    from watchbill.mqtt import BrokerRefused
     from watchbill.v1 import link_pb2 as pb
-    from watchbill_agent.asking import ask, refused
+    from watchbill_agent.asking import ask, ask_time, refused
     from watchbill_agent.transports.over_mqtt import MqttOptions
 
     door = parse_door(token.endpoint)
     ca_pem, password = b"", ""
     if not request.ca:
-        ca_pem = _pin(token, door.url.endpoint, request.proxy, clock)
+
+        def door_tells(trust_pem: bytes, nonce: bytes) -> "tuple[pb.TimeReply, list[Validity]]":
+            at = MqttOptions(host=door.url.host, port=door.url.port, ca_pem=trust_pem, proxy=request.proxy)
+            return asyncio.run(ask_time(door, nonce, at, time))
+
+        ca_pem = _pin(token, door.url.endpoint, request.proxy, time, door_tells)
     elif request.ca != SYSTEM_AUTHORITIES:
         ca_pem = read_bounded(Path(request.ca), DRAFT_BYTES_MAX)
     if request.password_file:
@@ -223,7 +298,17 @@ def _ask_through_broker(
     patience = Patience(request.patience_s)
     while True:
         try:
-            answer = asyncio.run(ask(door, message, options))
+            answer = asyncio.run(ask(door, message, options, time))
+        except BrokerRefused as exc:
+            if not is_about_dates(exc.__cause__) or time.known:
+                raise
+            # A broker of others, whose authority the token does not pin; only the collector can have sealed the answer.
+            time.suspect()
+            nonce, asked_at_ms = new_nonce(), time.boottime_ms()
+            told, dates = asyncio.run(ask_time(door, nonce, options, time))
+            time.learn(told.wall_ms, asked_at_ms)
+            time.judge(dates)
+            continue
         except Unreachable as exc:
             patience.wait(exc)
             continue
@@ -236,16 +321,16 @@ class Patience:
     """How long to keep trying a busy collector, or one that is not there yet."""
 
     def __init__(self, seconds: float) -> None:
-        self._until_s = time.monotonic() + seconds
+        self._until_s = system_time.monotonic() + seconds
         self._wait_s = RETRY_FIRST_S
 
     def wait(self, error: WatchbillError) -> None:
         """Wait before the next attempt; raises `error` when there is none to make."""
-        left_s = self._until_s - time.monotonic()
+        left_s = self._until_s - system_time.monotonic()
         if isinstance(error, IdentityRefused) or left_s <= 0:
             raise error
         # Full jitter: hundreds of hosts may have been told to enrol in the same second.
-        time.sleep(min(left_s, random.uniform(0, self._wait_s)))  # noqa: S311
+        system_time.sleep(min(left_s, random.uniform(0, self._wait_s)))  # noqa: S311
         self._wait_s = min(RETRY_MOST_S, self._wait_s * 2)
 
 

@@ -117,6 +117,19 @@ def check_server(leaf_der: bytes, authority: x509.Certificate, endpoint: Endpoin
         )
 
 
+def check_time_key(authority: x509.Certificate, message: bytes, signature: bytes) -> None:
+    """Raises IdentityRefused unless the pinned authority signed for the key that tells the time."""
+    key = authority.public_key()
+    try:
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise InvalidSignature
+        key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as exc:
+        raise IdentityRefused(
+            RefusalReason.WRONG_CA, "the time that was told is not the pinned authority's: nothing was sent"
+        ) from exc
+
+
 def _named(names: x509.SubjectAlternativeName, host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)

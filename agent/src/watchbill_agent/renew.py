@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 from watchbill.clock import Clock
 from watchbill.errors import Refused, Unreachable, WatchbillError
 from watchbill.identity import AgentIdentity, IdentityFile, IdentityRefused, RefusalReason
-from watchbill.tls import channel_credentials, channel_options, server_only_credentials
 from watchbill.topics import MQTTS
 from watchbill_agent.enroll import read_answer, refusal
 from watchbill_agent.transports import LinkRefused
+from watchbill_agent.true_time import TrueTime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,6 +42,8 @@ CHILD_TIMEOUT_S: Final = 30.0
 RETRY_SHARE: Final = 1 / 50
 """After a failure the next attempt comes within this share of the certificate's life: about 3 h of 7 d."""
 RETRY_MIN_S: Final = 1.0
+RELOOK_S: Final = 60.0
+"""How often the time is looked at while nothing is due: a clock may turn out to be wrong, or be set."""
 LINE_BYTES_MAX: Final = 1 << 20
 
 Renewed = Callable[[AgentIdentity], None]
@@ -56,9 +58,9 @@ async def renew(
     stream_endpoint: str = "",
     through: Through | None = None,
 ) -> AgentIdentity:
-    """Renew now; returns the new identity, which is on the disk. The collector's clock is not asked:
-    whether the present certificate has expired is judged by ours, and when the streams' port does not take
-    it, the other is tried.
+    """Renew now; returns the new identity, which is on the disk. Whether the present certificate has expired is judged
+    by `clock`, and when the streams' port does not take it, the other is tried. A `TrueTime` judges the dates of
+    servers too, and asks the collector when it turns out that this host's clock is wrong.
 
     Raises IdentityRefused with the reason, Unreachable, Refused when this host is not enrolled,
     StorageError.
@@ -82,7 +84,30 @@ async def renew(
             # there.
             if clock.wall_ms() < identity.renewal_due_ms():
                 raise
+    try:
+        return await _renew(file, identity, clock, proxy, "")
+    except IdentityRefused as exc:
+        # A proof has to be of this moment. A clock that TLS took for right may be an hour off.
+        if exc.reason is not RefusalReason.CLOCK_SUSPECT or not isinstance(clock, TrueTime) or clock.bypass:
+            raise
+    await _learn(clock, identity, proxy, stream_endpoint or identity.stream_endpoint)
     return await _renew(file, identity, clock, proxy, "")
+
+
+async def _learn(time: TrueTime, identity: AgentIdentity, proxy: str, stream_endpoint: str) -> None:
+    """Ask for the collector's time at the port that renews. Raises TimeRefused, Unreachable, Refused."""
+    time.suspect()
+    if identity.enrol_endpoint.startswith(MQTTS):
+        from watchbill_agent.asking import learn_at_door
+        from watchbill_agent.transports.over_mqtt import MqttOptions
+
+        await learn_at_door(
+            time, identity, MqttOptions(host="", port=0, ca_pem=identity.trust_pem, proxy=proxy)
+        )
+        return
+    from watchbill_agent.transports.relay import learn_time
+
+    await learn_time(time, identity, stream_endpoint, proxy)
 
 
 async def _renew(
@@ -97,6 +122,7 @@ async def _renew(
     proved by its key.
     """
     wall_ms = clock.wall_ms()
+    time = clock if isinstance(clock, TrueTime) else None
     begin = {
         "identity": str(file.path),
         "new_key": identity.renewals % 2 == 1,
@@ -107,9 +133,9 @@ async def _renew(
         if through is not None:
             reply = await _call_through(identity, made, through)
         elif not stream_endpoint and identity.enrol_endpoint.startswith(MQTTS):
-            reply = await _call_at_door(identity, made, wall_ms, proxy)
+            reply = await _call_at_door(identity, made, wall_ms, proxy, time)
         else:
-            reply = await _call(identity, made, wall_ms, proxy, stream_endpoint)
+            reply = await _call(identity, made, wall_ms, proxy, stream_endpoint, time)
         await ask(_answered(reply))
     renewed = file.load()
     assert renewed is not None, "the child has just written it"
@@ -129,7 +155,7 @@ async def _call_through(identity: AgentIdentity, made: dict[str, Any], through: 
 
 
 async def _call_at_door(
-    identity: AgentIdentity, made: dict[str, Any], wall_ms: int, proxy: str
+    identity: AgentIdentity, made: dict[str, Any], wall_ms: int, proxy: str, time: TrueTime | None
 ) -> "pb.RenewReply":
     """Through the broker's enrolment port, proved by the key of the certificate that has expired."""
     from watchbill.door import parse_door
@@ -145,7 +171,7 @@ async def _call_at_door(
         proof=base64.b64decode(made["proof"]),
     )
     options = MqttOptions(host=door.url.host, port=door.url.port, ca_pem=identity.trust_pem, proxy=proxy)
-    return _renewed(await ask(door, pb.Ask(renew=request), options))
+    return _renewed(await ask(door, pb.Ask(renew=request), options, time))
 
 
 def _renewed(answer: "pb.Answer") -> "pb.RenewReply":
@@ -165,20 +191,25 @@ def _answered(reply: "pb.RenewReply") -> dict[str, Any]:
 
 
 async def _call(
-    identity: AgentIdentity, made: dict[str, Any], wall_ms: int, proxy: str, stream_endpoint: str
+    identity: AgentIdentity,
+    made: dict[str, Any],
+    wall_ms: int,
+    proxy: str,
+    stream_endpoint: str,
+    time: TrueTime | None,
 ) -> "pb.RenewReply":
     import grpc.aio
 
     from watchbill.v1 import link_pb2 as pb
     from watchbill.v1 import link_pb2_grpc
+    from watchbill_agent.transports.relay import channel_to
 
     request = pb.RenewRequest(agent_id=identity.agent_id, csr=base64.b64decode(made["csr"]))
-    endpoint, credentials = stream_endpoint, channel_credentials(identity)
+    endpoint = stream_endpoint or identity.enrol_endpoint
     if not stream_endpoint:
-        endpoint, credentials = identity.enrol_endpoint, server_only_credentials(identity.trust_pem)
         request.wall_ms = wall_ms
         request.proof = base64.b64decode(made["proof"])
-    async with grpc.aio.secure_channel(endpoint, credentials, channel_options(proxy)) as channel:
+    async with channel_to(endpoint, identity, proxy, time, certificate=bool(stream_endpoint)) as channel:
         try:
             reply: pb.RenewReply = await link_pb2_grpc.LinkStub(channel).Renew(
                 request, timeout=CALL_TIMEOUT_S
@@ -264,7 +295,7 @@ class Renewer:
     async def run(self, identity: AgentIdentity) -> None:
         """Renew for ever; ends when the collector says that this host may not any more. Cancel to stop."""
         while True:
-            await asyncio.sleep(self.wait_s(identity))
+            await self._until_due(identity)
             try:
                 identity = await renew(
                     self._state_directory, self._clock, self._proxy, self._stream_endpoint, self._through
@@ -275,6 +306,13 @@ class Renewer:
                     return
             else:
                 self._succeeded(identity)
+
+    async def _until_due(self, identity: AgentIdentity) -> None:
+        wait_s = self.wait_s(identity)
+        while wait_s > RELOOK_S:
+            await asyncio.sleep(RELOOK_S)
+            wait_s = wait_s - RELOOK_S if self.failures else self.wait_s(identity)
+        await asyncio.sleep(wait_s)
 
     def wait_s(self, identity: AgentIdentity) -> float:
         """Seconds until the next attempt is due: the certificate's own moment, or after a failure sooner."""

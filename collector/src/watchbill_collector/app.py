@@ -357,13 +357,18 @@ class _Collector:
             request_deserializer=pb.RenewRequest.FromString,
             response_serializer=pb.RenewReply.SerializeToString,
         )
+        tell_time = grpc.unary_unary_rpc_method_handler(
+            live.time,
+            request_deserializer=pb.TimeRequest.FromString,
+            response_serializer=pb.TimeReply.SerializeToString,
+        )
         server = GrpcServer(
             self._ingest,
             self._pki.server.credentials(mutual=True),
             self._clock,
             site=config.site,
             sessions_max=config.grpc.agents_max,
-            methods={"Renew": renew},
+            methods={"Renew": renew, "Time": tell_time},
         )
         self._ingest.start()
         self._stack.callback(self._end_judging)

@@ -120,6 +120,8 @@ class Handshake(StrEnum):
     WRONG_NAME = "wrong-name"
     CERTIFICATE_EXPIRED = "certificate-expired"
     CERTIFICATE_REFUSED = "certificate-refused"
+    SERVER_EXPIRED = "server-expired"
+    """By the collector's signed time, which this host judges by when its own clock cannot."""
     TLS = "tls"
 
 
@@ -156,13 +158,18 @@ def diagnose(
                 return Diagnosis(
                     Handshake.CERTIFICATE_REFUSED, f"{endpoint} closed the connection after the handshake"
                 )
-    except ssl.SSLCertVerificationError as exc:
-        return _server_refused(endpoint, exc)
-    except ssl.SSLError as exc:
-        return _refused_by_server(endpoint, exc)
     except (OSError, Unreachable) as exc:
-        return Diagnosis(Handshake.UNREACHABLE, f"{endpoint}: {exc}")
+        return diagnosed(endpoint, exc)
     return Diagnosis(Handshake.OK, f"{endpoint} answers over TLS 1.3")
+
+
+def diagnosed(endpoint: Endpoint, error: Exception) -> Diagnosis:
+    """What went wrong with a connection, by name."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _server_refused(endpoint, error)
+    if isinstance(error, ssl.SSLError):
+        return _refused_by_server(endpoint, error)
+    return Diagnosis(Handshake.UNREACHABLE, f"{endpoint}: {error}")
 
 
 def _server_refused(endpoint: Endpoint, error: ssl.SSLCertVerificationError) -> Diagnosis:

@@ -32,12 +32,17 @@ from watchbill.envelope import (
 from watchbill.errors import Unreadable, WatchbillError
 from watchbill.identity import AgentIdentity
 from watchbill.mqtt import Broker, BrokerDown, BrokerRefused, Connection, Will
-from watchbill.tls import load_chain
+from watchbill.signed_time import ANSWER_S_MAX, TimeRefused
+from watchbill.tls import Handshake, load_chain
+from watchbill.tls_dates import Validity, is_about_dates, leave_dates
 from watchbill.topics import PREFIX_DEFAULT, Lane, Topics, lane_of
 from watchbill_agent.budget import CONNECT_BYTES, PUBLISH_BYTES, RECEIVED_BYTES, Budget
 from watchbill_agent.transports import LinkDown, LinkRefused
+from watchbill_agent.true_time import TrueTime
 
-CHALLENGE_TIMEOUT_S: Final = 15.0
+CLOCK_SUSPECT: Final = Handshake.CLOCK_SUSPECT.value
+SERVER_EXPIRED: Final = Handshake.SERVER_EXPIRED.value
+CHALLENGE_TIMEOUT_S: Final = ANSWER_S_MAX
 STALL_S: Final = 60.0
 """A broker that confirms nothing for this long is given up."""
 INBOX_MESSAGES_MAX: Final = 256
@@ -100,9 +105,17 @@ class WireCount:
             self.refused[reason] = self.refused.get(reason, 0) + 1
 
 
-def tls_context(identity: AgentIdentity | None, options: MqttOptions) -> ssl.SSLContext:
-    """What a connection to the broker is secured with. Raises Unreadable for authorities that are none."""
+def tls_context(
+    identity: AgentIdentity | None,
+    options: MqttOptions,
+    noted: Callable[[list[Validity]], None] | None = None,
+) -> ssl.SSLContext:
+    """What a connection to the broker is secured with; with `noted`, the dates of its certificates go there and are not
+    judged. Raises Unreadable for authorities that are none.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if noted is not None:
+        leave_dates(context, noted)
     # Brokers of others may have no 1.3 yet; what they carry is signed besides.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     trust = options.ca_pem
@@ -129,10 +142,13 @@ class MqttTransport:
         options: Callable[[], MqttOptions],
         clock: Clock,
         count: WireCount | None = None,
+        time: TrueTime | None = None,
     ) -> None:
+        """With `time`, a clock that fails at the dates of the broker's certificate is not the end."""
         self._identity = identity
         self._options = options
         self._clock = clock
+        self._time = time
         self.count = count or WireCount()
         self.link: MqttLink | None = None
         """The newest link; renewals go over it."""
@@ -146,21 +162,52 @@ class MqttTransport:
             options = self._options()
         except WatchbillError as exc:
             raise LinkRefused("configuration", str(exc)) from exc
+        time = self._time
+        if time is not None and time.bypass:
+            return await self._begin(identity, options, time)
+        try:
+            return await self._begin(identity, options, None)
+        except LinkDown as exc:
+            if time is None or exc.reason != CLOCK_SUSPECT:
+                raise
+            time.suspect()
+        return await self._begin(identity, options, time)
+
+    async def _begin(
+        self, identity: AgentIdentity, options: MqttOptions, time: TrueTime | None
+    ) -> "MqttLink":
+        """One attempt; with `time`, by the time that the collector's challenge tells."""
         self.count.connecting()
-        link = MqttLink(identity, options, self._clock, self.count)
+        link = MqttLink(identity, options, self._clock, self.count, time)
         try:
             await link.begin()
         except (BrokerDown, BrokerRefused) as exc:
             await link.close()
-            if not options.user and identity.not_after_ms < self._clock.wall_ms():
-                # The broker's TLS says no more than that the connection broke.
-                raise LinkDown("certificate-expired", "this host's certificate has expired") from exc
-            raise mapped(exc) from exc
+            raise await self._why_not(exc, identity, options, time) from exc
         except BaseException:
             await link.close()
             raise
         self.link = link
         return link
+
+    async def _why_not(
+        self, error: Lost, identity: AgentIdentity, options: MqttOptions, time: TrueTime | None
+    ) -> LinkDown | LinkRefused:
+        if is_about_dates(error.__cause__):
+            return LinkDown(
+                CLOCK_SUSPECT, f"by this host's clock the broker's certificate is not valid: {error}"
+            )
+        if time is not None and not time.known:
+            # The broker may take our certificate for expired; its enrolment port asks for none, and knows the time.
+            from watchbill_agent.asking import learn_at_door
+
+            with contextlib.suppress(WatchbillError):
+                await learn_at_door(time, identity, options)
+        now_ms = (self._clock if self._time is None else self._time).wall_ms()
+        if not options.user and identity.not_after_ms < now_ms:
+            # The broker's TLS says no more than that the connection broke.
+            return LinkDown("certificate-expired", "this host's certificate has expired")
+        return mapped(error)
 
     async def renew(self, request: bytes) -> bytes:
         """Ask for the next certificate over the session there is. Raises LinkDown, LinkRefused."""
@@ -178,10 +225,21 @@ def mapped(error: Lost) -> LinkDown | LinkRefused:
 class MqttLink:
     """One link: one connection to the broker, one session with the collector."""
 
-    def __init__(self, identity: AgentIdentity, options: MqttOptions, clock: Clock, count: WireCount) -> None:
+    def __init__(
+        self,
+        identity: AgentIdentity,
+        options: MqttOptions,
+        clock: Clock,
+        count: WireCount,
+        time: TrueTime | None = None,
+    ) -> None:
+        """With `time`, the dates of the broker's certificates are judged by what the collector's challenge tells."""
         self._options = options
         self._clock = clock
         self._count = count
+        self._time = time
+        self._dates: list[Validity] = []
+        self._told_ms = 0
         self._agent_id = identity.agent_id
         self._topics = Topics(identity.site, options.prefix)
         self._names = (str(identity.uri), collector_uri(identity.site))
@@ -200,7 +258,7 @@ class MqttLink:
             Broker(
                 host=options.host,
                 port=options.port,
-                tls=lambda: tls_context(identity, options),
+                tls=lambda: tls_context(identity, options, None if time is None else self._note_dates),
                 user=options.user,
                 password=options.password,
                 proxy=options.proxy,
@@ -217,6 +275,7 @@ class MqttLink:
         await self._connection.open()
         self._connection.lost.add_done_callback(lambda _: self._heard.set())
         await self._connection.subscribe([self._topics.of(self._agent_id, Lane.DOWN)])
+        knocked_at_ms = self._clock.boottime_ms()
         self._publish(Lane.HELLO, Kind.KNOCK)
         try:
             async with asyncio.timeout(CHALLENGE_TIMEOUT_S):
@@ -228,6 +287,25 @@ class MqttLink:
             raise LinkDown(
                 "no-collector", f"at the broker no collector of site {self._topics.site} answers this host"
             ) from None
+        if self._time is not None:
+            self._judge_dates(self._time, knocked_at_ms)
+
+    def _note_dates(self, chain: list[Validity]) -> None:
+        """In the thread that connects, before user and password are sent."""
+        assert self._time is not None, "else TLS judges them"
+        self._time.judge_early(chain)
+        self._dates = chain
+
+    def _judge_dates(self, time: TrueTime, knocked_at_ms: int) -> None:
+        """The challenge is signed, names the number that this link was given at random, and says when it was written:
+        that is the collector's signed time. Nothing was said to the broker yet that others may not read.
+        """
+        try:
+            time.learn(self._told_ms, knocked_at_ms)
+            time.judge(self._dates)
+        except TimeRefused as exc:
+            reason = SERVER_EXPIRED if exc.reason == "certificate" else CLOCK_SUSPECT
+            raise LinkDown(reason, f"the broker {self._options.host}:{self._options.port}: {exc}") from exc
 
     def _look(self) -> None:
         """Raises what ended the link."""
@@ -297,6 +375,7 @@ class MqttLink:
             if self._session or not envelope.session:
                 raise EnvelopeRefused(Reason.SESSION, "challenged a second time")
             self._session = envelope.session
+            self._told_ms = envelope.created_ms
         elif envelope.session != self._session or not self._session:
             raise EnvelopeRefused(Reason.SESSION, "of another session")
         elif envelope.kind is Kind.GONE:

@@ -24,6 +24,7 @@ from watchbill_collector.enrolment.tokens import FAILURES_MAX, fits, from_there
 from watchbill_collector.hosts import HOSTS_MAX, ChangeKind, HostChange, check_instance
 from watchbill_collector.pki import SigningKeys, SigningRequest, read_request
 from watchbill_collector.pki.keys import signature_is_right
+from watchbill_collector.pki.timesigner import TimeSigner, ToldTime
 from watchbill_collector.store import enrolments as token_rows
 from watchbill_collector.store import hosts as host_rows
 from watchbill_collector.store.enrolments import Enrolment, EnrolmentKind, EnrolmentState
@@ -59,6 +60,7 @@ class EnrolmentDesk:
 
     def __init__(self, office: Office, keys: SigningKeys) -> None:
         self._office = office
+        self._time = TimeSigner(office.store.site, office.clock, office.authority, keys)
         self.envelope_key = bytes(keys.envelope.verify_key)
         self.command_key = bytes(keys.command.verify_key)
 
@@ -66,6 +68,15 @@ class EnrolmentDesk:
     def trust_bundle(self) -> list[bytes]:
         """The authorities agents are to believe, DER."""
         return [self._office.authority.der]
+
+    def tell_time(self, nonce: bytes) -> ToldTime:
+        """The collector's time, signed, for whoever asks. Raises IdentityRefused."""
+        try:
+            told = self._time.tell(nonce)
+        except IdentityRefused as refused:
+            raise self._office.count("time", refused) from None
+        self._office.outcomes["time", "ok"] += 1
+        return told
 
     # ------------------------------------------------------------ enrolment
 

@@ -1,8 +1,8 @@
 """Enrolment and renewal over gRPC.
 
 7444 serves `Enroll`, and `Renew` for expired certificates, to clients without a certificate. On 7443 the
-streams' service calls `LiveRenewal.renew` for its own `Renew`. A refusal is a status with a sentence for
-people, and in its trailing metadata the reason in one word and when to try again.
+streams' service calls `LiveRenewal.renew` for its own `Renew`. `Time` is served by both. A refusal is a status
+with a sentence for people, and in its trailing metadata the reason in one word and when to try again.
 """
 
 import ipaddress
@@ -115,6 +115,17 @@ class EnrolmentService(link_pb2_grpc.LinkServicer):
         answer = await self._renewals.recover(asked, address)
         return renewed(answer, self._desk.trust_bundle)
 
+    async def Time(self, request: pb.TimeRequest, context: Context) -> pb.TimeReply:  # noqa: N802 - The name in link.proto.
+        """The collector's time, signed."""
+        try:
+            return self.tell_time(request)
+        except IdentityRefused as exc:
+            await refuse(context, exc)
+
+    def tell_time(self, request: pb.TimeRequest) -> pb.TimeReply:
+        """The same, however it was asked. Raises IdentityRefused."""
+        return told(self._desk, self._site, request)
+
     async def Stream(  # noqa: N802 - The name in link.proto.
         self,
         request_iterator: AsyncIterator[pb.Up],  # noqa: ARG002 - gRPC passes it by its name.
@@ -142,6 +153,25 @@ class LiveRenewal:
         except (IdentityRefused, Busy, StorageError) as exc:
             await refuse(context, exc)
         return renewed(answer, self._desk.trust_bundle)
+
+    async def time(self, request: pb.TimeRequest, context: Context) -> pb.TimeReply:
+        """Serve one `Time`; it is nothing that a certificate would be needed for."""
+        try:
+            return told(self._desk, self._hosts.site, request)
+        except IdentityRefused as exc:
+            await refuse(context, exc)
+
+
+def told(desk: EnrolmentDesk, site: str, request: pb.TimeRequest) -> pb.TimeReply:
+    """The collector's time as it is answered. Raises IdentityRefused."""
+    said = desk.tell_time(request.nonce)
+    return pb.TimeReply(
+        wall_ms=said.wall_ms,
+        signature=said.signature,
+        key=said.key,
+        key_signature=said.key_signature,
+        site=site,
+    )
 
 
 def renewed(answer: Granted, trust_bundle: list[bytes]) -> pb.RenewReply:

@@ -253,6 +253,14 @@ class Agent:
         that a date that is set in the middle of a session shows with the next of them."""
         return (self.clock_ms - self.ours_ms) / 1000
 
+    def time_by_wall(self, wall_ms: int, booted_ms: int) -> int:
+        """When a reading of a boot that this process never saw was taken, by the host's wall clock: corrected by what
+        is known of it now, unless that would put it behind `booted_ms`, the beginning of the present boot. Then the
+        clock was set in between, or begins anew with every boot, and is taken as it was.
+        """
+        corrected_ms = wall_ms - round(self.skew_s * 1000)
+        return corrected_ms if corrected_ms <= booted_ms else wall_ms
+
     def offset_of_boot(self, boot_id: str) -> int | None:
         """The offset of an earlier boot, when this process saw it."""
         return self._offsets.get(boot_id)

@@ -384,8 +384,7 @@ class Session:
             )
         first_ms = block.first_boottime_ms
         if offset is None:
-            # A boot that this process never saw: the host's wall clock, corrected by what we know of it now.
-            offset = block.first_wall_ms - first_ms - round(self.agent.skew_s * 1000)
+            offset = self.agent.time_by_wall(block.first_wall_ms, self.offset_ms) - first_ms
         times_ms = _times(first_ms + offset, block.steps_ms[:])
         first_ms, last_ms = times_ms[0], times_ms[-1]
         now_ms = self._ingest.now_ms

@@ -262,6 +262,8 @@ class MqttService:
                 return pb.Answer(enrolled=await self._service.enroll(ask.enroll, ADDRESS)).SerializeToString()
             if ask.HasField("renew"):
                 return pb.Answer(renewed=await self._service.recover(ask.renew, ADDRESS)).SerializeToString()
+            if ask.HasField("time"):
+                return pb.Answer(time=self._service.tell_time(ask.time)).SerializeToString()
             raise IdentityRefused(RefusalReason.MALFORMED, "a question that is not known here")
         except (IdentityRefused, Busy, StorageError) as exc:
             return _no(exc)

@@ -332,6 +332,63 @@ class RenewReply(_message.Message):
 Global___RenewReply: _TypeAlias = RenewReply  # noqa: Y015
 
 @_typing.final
+class TimeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """32 random bytes, never used twice."""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeRequest: _TypeAlias = TimeRequest  # noqa: Y015
+
+@_typing.final
+class TimeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    KEY_SIGNATURE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    wall_ms: _builtins.int
+    signature: _builtins.bytes
+    """Ed25519, by the key that seals the collector's envelopes, over
+    "watchbill/time/v1\\0" + site + "\\0" + nonce + wall_ms (8 bytes, big endian).
+    """
+    key: _builtins.bytes
+    """For a host that is not enrolled yet: that key, and ECDSA (SHA-256, DER) by the authority's key over
+    "watchbill/time-key/v1\\0" + site + "\\0" + key.
+    """
+    key_signature: _builtins.bytes
+    site: _builtins.str
+    def __init__(
+        self,
+        *,
+        wall_ms: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
+        key: _builtins.bytes = ...,
+        key_signature: _builtins.bytes = ...,
+        site: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "key_signature", b"key_signature", "signature", b"signature", "site", b"site", "wall_ms", b"wall_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeReply: _TypeAlias = TimeReply  # noqa: Y015
+
+@_typing.final
 class Ask(_message.Message):
     """Over MQTT: asked in a signed envelope by an agent, or in a sealed box by a host that is none yet (or no more)."""
 
@@ -339,21 +396,25 @@ class Ask(_message.Message):
 
     ENROLL_FIELD_NUMBER: _builtins.int
     RENEW_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def enroll(self) -> Global___EnrollRequest: ...
     @_builtins.property
     def renew(self) -> Global___RenewRequest: ...
+    @_builtins.property
+    def time(self) -> Global___TimeRequest: ...
     def __init__(
         self,
         *,
         enroll: Global___EnrollRequest | None = ...,
         renew: Global___RenewRequest | None = ...,
+        time: Global___TimeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "enroll", b"enroll", "renew", b"renew"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "enroll", b"enroll", "renew", b"renew", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "enroll", b"enroll", "renew", b"renew"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask", "enroll", b"enroll", "renew", b"renew", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_ask: _TypeAlias = _typing.Literal["enroll", "renew"]  # noqa: Y015
+    _WhichOneofReturnType_ask: _TypeAlias = _typing.Literal["enroll", "renew", "time"]  # noqa: Y015
     _WhichOneofArgType_ask: _TypeAlias = _typing.Literal["ask", b"ask"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_ask) -> _WhichOneofReturnType_ask | None: ...
 
@@ -366,24 +427,28 @@ class Answer(_message.Message):
     ENROLLED_FIELD_NUMBER: _builtins.int
     RENEWED_FIELD_NUMBER: _builtins.int
     NO_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def enrolled(self) -> Global___EnrollReply: ...
     @_builtins.property
     def renewed(self) -> Global___RenewReply: ...
     @_builtins.property
     def no(self) -> Global___No: ...
+    @_builtins.property
+    def time(self) -> Global___TimeReply: ...
     def __init__(
         self,
         *,
         enrolled: Global___EnrollReply | None = ...,
         renewed: Global___RenewReply | None = ...,
         no: Global___No | None = ...,
+        time: Global___TimeReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "enrolled", b"enrolled", "no", b"no", "renewed", b"renewed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "enrolled", b"enrolled", "no", b"no", "renewed", b"renewed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "enrolled", b"enrolled", "no", b"no", "renewed", b"renewed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "enrolled", b"enrolled", "no", b"no", "renewed", b"renewed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["enrolled", "renewed", "no"]  # noqa: Y015
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["enrolled", "renewed", "no", "time"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
 

@@ -44,6 +44,11 @@ class LinkStub:
                 request_serializer=watchbill_dot_v1_dot_link__pb2.RenewRequest.SerializeToString,
                 response_deserializer=watchbill_dot_v1_dot_link__pb2.RenewReply.FromString,
                 _registered_method=True)
+        self.Time = channel.unary_unary(
+                '/watchbill.v1.Link/Time',
+                request_serializer=watchbill_dot_v1_dot_link__pb2.TimeRequest.SerializeToString,
+                response_deserializer=watchbill_dot_v1_dot_link__pb2.TimeReply.FromString,
+                _registered_method=True)
         self.Stream = channel.stream_stream(
                 '/watchbill.v1.Link/Stream',
                 request_serializer=watchbill_dot_v1_dot_link__pb2.Up.SerializeToString,
@@ -68,6 +73,13 @@ class LinkServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Time(self, request, context):
+        """Both ports: the collector's time, signed, for a host whose clock cannot judge certificates.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stream(self, request_iterator, context):
         """7443, mutual TLS: one long-lived stream per agent.
         """
@@ -87,6 +99,11 @@ def add_LinkServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=watchbill_dot_v1_dot_link__pb2.RenewRequest.FromString,
                     response_serializer=watchbill_dot_v1_dot_link__pb2.RenewReply.SerializeToString,
+            ),
+            'Time': grpc.unary_unary_rpc_method_handler(
+                    servicer.Time,
+                    request_deserializer=watchbill_dot_v1_dot_link__pb2.TimeRequest.FromString,
+                    response_serializer=watchbill_dot_v1_dot_link__pb2.TimeReply.SerializeToString,
             ),
             'Stream': grpc.stream_stream_rpc_method_handler(
                     servicer.Stream,
@@ -148,6 +165,33 @@ class Link:
             '/watchbill.v1.Link/Renew',
             watchbill_dot_v1_dot_link__pb2.RenewRequest.SerializeToString,
             watchbill_dot_v1_dot_link__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Time(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/watchbill.v1.Link/Time',
+            watchbill_dot_v1_dot_link__pb2.TimeRequest.SerializeToString,
+            watchbill_dot_v1_dot_link__pb2.TimeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class LinkStub:
     """7444, server TLS only: a host that holds a token becomes an agent."""
     Renew: _grpc.UnaryUnaryMultiCallable[_link_pb2.RenewRequest, _link_pb2.RenewReply]
     """7443 with the present certificate; 7444 with one expired <= 30 days, proved by the enrolled key."""
+    Time: _grpc.UnaryUnaryMultiCallable[_link_pb2.TimeRequest, _link_pb2.TimeReply]
+    """Both ports: the collector's time, signed, for a host whose clock cannot judge certificates."""
     Stream: _grpc.StreamStreamMultiCallable[_link_pb2.Up, _link_pb2.Down]
     """7443, mutual TLS: one long-lived stream per agent."""
 
@@ -49,6 +51,8 @@ class LinkAsyncStub(LinkStub):
     """7444, server TLS only: a host that holds a token becomes an agent."""
     Renew: _aio.UnaryUnaryMultiCallable[_link_pb2.RenewRequest, _link_pb2.RenewReply]  # type: ignore[assignment]
     """7443 with the present certificate; 7444 with one expired <= 30 days, proved by the enrolled key."""
+    Time: _aio.UnaryUnaryMultiCallable[_link_pb2.TimeRequest, _link_pb2.TimeReply]  # type: ignore[assignment]
+    """Both ports: the collector's time, signed, for a host whose clock cannot judge certificates."""
     Stream: _aio.StreamStreamMultiCallable[_link_pb2.Up, _link_pb2.Down]  # type: ignore[assignment]
     """7443, mutual TLS: one long-lived stream per agent."""
 
@@ -68,6 +72,14 @@ class LinkServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_link_pb2.RenewReply, _abc.Awaitable[_link_pb2.RenewReply]]:
         """7443 with the present certificate; 7444 with one expired <= 30 days, proved by the enrolled key."""
+
+    @_abc_1.abstractmethod
+    def Time(
+        self,
+        request: _link_pb2.TimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_link_pb2.TimeReply, _abc.Awaitable[_link_pb2.TimeReply]]:
+        """Both ports: the collector's time, signed, for a host whose clock cannot judge certificates."""
 
     @_abc_1.abstractmethod
     def Stream(
