@@ -188,6 +188,7 @@ def test_what_an_older_version_recorded_is_moved_into_the_chain(tmp_path: Path) 
         "ALTER TABLE hosts DROP COLUMN certificate_lifetime_ms; ALTER TABLE hosts DROP COLUMN expired_grace_ms;"
         "ALTER TABLE enrolments DROP COLUMN certificate_lifetime_ms;"
         "ALTER TABLE enrolments DROP COLUMN expired_grace_ms;"
+        "ALTER TABLE presence DROP COLUMN beat_interval_ms; DROP TRIGGER crit_records_no_update;"
         "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT, at_ms INT, boottime_ms INT,"
         " actor TEXT, source TEXT, verb TEXT, object TEXT, outcome TEXT, detail TEXT, prev_hash BLOB, hash BLOB);"
         "INSERT INTO events VALUES (3,'main',1,1,'init','','user.add','admin','ok','{}',NULL,NULL);"
