@@ -299,6 +299,42 @@ def test_a_power_cut_at_any_operation_loses_nothing_that_was_durable(workload: W
                 raise AssertionError(f"operation {end}, seed {seed}: {exc}") from exc
 
 
+class NamesLost(random.Random):
+    """A power cut that loses every name and every byte that was not synced, and nothing else."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+def test_what_was_written_to_a_spare_file_that_lost_its_new_name_is_no_record_of_the_next() -> None:
+    owner = Owner(SimulatedFilesystem())
+    owner.open()
+    for _ in range(4):
+        owner.sync()  # The reserve is made.
+    owner.disk.sync_directory(ROOT / "crit")
+
+    def before(operation: str, path: Path) -> None:
+        if operation == "sync_directory" and path.name == "crit":
+            raise Ended
+
+    owner.disk.before = before
+    for size in (100, 300, 300):
+        owner.append(CRIT, size)
+    with pytest.raises(Ended):
+        owner.sync()  # The records are on the disk, in a file that is called a spare one.
+    owner.disk.power_cut(NamesLost())
+    owner.disk.before = lambda *_: None
+    owner.open()
+    assert owner.spool.last(CRIT) == 0, "none of it was promised"
+    owner.appended.clear()
+    owner.append(CRIT, 100)
+    owner.sync()
+    owner.disk.killed()
+    owner.open()
+    assert owner.spool.last(CRIT) == 1
+    owner.check()
+
+
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_an_error_of_any_operation_loses_nothing_that_was_promised(workload: Workload, code: int) -> None:

@@ -247,7 +247,7 @@ def numbers_used(found: Found, before: int) -> int:
     """The last number that a segment shows to have been used, `before` when it shows none: of damaged frames at
     its end too, which must not be used again for something else. A torn one was never promised to anybody.
     """
-    last = max((last_number(frame) for frame in found.numbered), default=before)
+    last = max([before, *(last_number(frame) for frame in found.numbered)])
     for bad in _damaged(found.trailing):
         last = max(last + 1, bad.first) if bad.kind is None else max(last, bad.first)
     return last

@@ -93,7 +93,8 @@ def find(disk: Filesystem, root: Path, agent_id: bytes, *, change: bool = True) 
         for path in odd:
             set_aside(disk, root, path)
         trim_quarantine(disk, root)
-    return Contents(store_id, kept, _spares(disk, root / STREAM_DIRECTORIES[Stream.CRIT]), len(odd))
+    spares = _spares(disk, root / STREAM_DIRECTORIES[Stream.CRIT], change=change)
+    return Contents(store_id, kept, spares, len(odd))
 
 
 def _segments(disk: Filesystem, directory: Path, *, change: bool) -> tuple[list[SegmentFile], list[Path]]:
@@ -174,13 +175,37 @@ def _verdict(
     return "ours" if found.numbered or found.notes else "foreign"
 
 
-def _spares(disk: Filesystem, directory: Path) -> int:
+def _spares(disk: Filesystem, directory: Path, *, change: bool) -> int:
     """Spare files have consecutive numbers; what is beyond a hole in them is made anew."""
     names = {name for name, _ in disk.files(directory)}
     count = 0
-    while SPARE.format(count) in names:
+    while (name := SPARE.format(count)) in names:
+        if change and not _emptied(disk, directory / name):
+            break
         count += 1
     return count
+
+
+def _emptied(disk: Filesystem, path: Path) -> bool:
+    """Make sure that a spare file is zeros; False when the disk refuses.
+
+    A power cut may keep what was written to a segment and lose the name it got. Its frames are good, and were promised
+    to nobody: in the next segment they would be taken for what stands there.
+    """
+    try:
+        data = disk.read(path, SEGMENT_READ_BYTES_MAX)
+        if data.count(0) == len(data):
+            return True
+        handle = disk.open(path)
+        try:
+            disk.write(handle, 0, bytes(len(data)))
+            disk.sync(handle)
+        finally:
+            disk.close(handle)
+    except OSError as exc:
+        log.warning("a spare file of the spool cannot be emptied", extra=fields(path=path, reason=exc))
+        return False
+    return True
 
 
 def set_aside(disk: Filesystem, root: Path, path: Path) -> None:
