@@ -304,6 +304,7 @@ class World:
         self.up: list[Packet] = []
         self.down: list[tuple[int, Down]] = []
         self.names: set[bytes] = set()
+        self.called = b""
         self.retired: dict[tuple[bytes, Stream], int] = {}
         self.jobs: list[tuple[Stream, LaneJob]] | None = None
         self.faulty = False
@@ -346,8 +347,10 @@ class World:
         self.jobs = None
         if self.spool.held_before:
             self.notice(GapReason.RESTART)
-        if self.spool.spool_id not in self.names:
-            # No note was durable: what is retained goes on under a new name.
+        if self.spool.spool_id != self.called:
+            # No note was durable, and what is retained goes on under a new name; or the note of a fork was not, and it
+            # goes on under the old one.
+            self.called = self.spool.spool_id
             self.names.add(self.spool.spool_id)
             for stream in Stream:
                 for record in self.held(stream):
@@ -448,7 +451,18 @@ class World:
         if not answered:
             self.client.lost()
             return
+        self.give_up_what_nobody_can_tell(welcome)
         self.obey(welcome, 0)
+
+    def give_up_what_nobody_can_tell(self, welcome: Welcome) -> None:
+        """Outside the promise: a machine was rolled back, and of the very record that the collector has as its newest
+        a power cut left nothing to compare. This spool is then taken for the one that the collector knows."""
+        for mark in welcome.marks:
+            held = self.spool.held_after(mark.stream, mark.committed - 1)
+            if self.rolled_back and held is not None and held.gap is GapReason.CORRUPT:
+                spool = (self.spool.spool_id, mark.stream)
+                for seq in range(1, mark.committed + 1):
+                    self.given_up |= {uid for uid, keys in self.keys.items() if (*spool, seq) in keys}
 
     def obey(self, frame: Down, session: int) -> None:
         frame = self.checked(frame, session)
@@ -493,7 +507,7 @@ class World:
         }
         self.retired |= {(one.spool_id, one.stream): one.last_seq for one in order.retired}
         self.spool.obey(order)
-        after = self.spool.spool_id
+        after = self.called = self.spool.spool_id
         self.names.add(after)
         for stream, shift in shifts.items():
             for seq in range(shift + 1, lasts[stream] + 1):
