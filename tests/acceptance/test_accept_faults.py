@@ -117,14 +117,23 @@ def test_samples_and_gaps_add_up_to_the_ticks_that_were_taken(long_away, until):
     assert agent.stop() == 0
     ended = json.loads(agent.command("spool", "inspect", "--json").out)["streams"]["bulk"]
     rows = collector.gaps("web1")
-    assert {row["reason"] for row in rows} == {"overflow"}
-    lost = sum(row["count"] for row in rows)
-    assert lost >= TICKS_S
+    # Ten readings a second: a busy machine may hold the agent up, which has a number and costs no record.
+    held_up = [row for row in rows if row["reason"] == "stalled"]
+    overflows = [row for row in rows if row not in held_up]
+    assert {row["reason"] for row in overflows} == {"overflow"}
+    assert sum(row["count"] for row in overflows) >= TICKS_S
+    assert all(row["count"] == 0 for row in held_up)
+    assert held_up or all(row["count"] == numbers(row) for row in overflows)
     # Every number that a record ever had is a sample in history or lies in a gap row.
-    assert len(load(collector)) + lost == ended["last"]
+    assert len(load(collector)) + sum(map(numbers, rows)) == ended["last"]
     for row in rows:
         inside = [at for at, _ in load(collector) if row["first"] < iso(at) < row["last"]]
         assert len(inside) <= row["to_seq"] - row["from_seq"], "a row spans only what is missing"
+
+
+def numbers(row):
+    """How many record numbers a gap row covers."""
+    return row["to_seq"] - row["from_seq"] + 1
 
 
 def iso(at):
