@@ -176,8 +176,9 @@ def the_honest_agent_loses_nothing(collector, honest, until):
     assert collector.host("honest")["state"] == "up"
 
 
-def stored(collector, hostile, extra=""):
-    return collector.query(f'hostile_metric{{instance="{hostile.name}"{extra}}}')
+def stored(collector, hostile):
+    """The newest values. Who said goodbye has no present ones, as soon as the collector has heard it."""
+    return collector.query(f'last_over_time(hostile_metric{{instance="{hostile.name}"}}[5m])')
 
 
 async def test_bytes_that_are_no_message_end_the_session(collector, hostile):
