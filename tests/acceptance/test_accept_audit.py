@@ -42,6 +42,7 @@ def test_verify_names_the_row_that_was_edited_and_the_tail_that_was_cut(house: A
     edited = collector.cli("audit", "verify")
     assert edited.code == 1, edited
     assert f"edited: row {row['seq']} was changed; it says: nobody silence.add" in edited.out
+    assert "try: keep a copy of the store" in edited.out
     meddle(
         collector,
         f"UPDATE audit SET actor = '{row['actor']}' WHERE seq = {row['seq']}",

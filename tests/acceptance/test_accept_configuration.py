@@ -267,7 +267,13 @@ def test_what_the_daemons_print_as_samples_they_accept(agent, collector, write):
 
 
 def test_sighup_with_a_mistake_leaves_an_agent_as_it_was_and_doctor_says_so(house, until):
-    collector = house.collector("[rules]\nstock = false\n")
+    collector = house.collector('[rules]\ninterval = "7s"\n')
+
+    def intervals():
+        groups = collector.ask("GET", "/api/v1/rules").json["data"]["groups"]
+        return {group["name"]: group["interval"] for group in groups}
+
+    until(lambda: intervals().get("filesystem") == 7, "a group without an interval has the configured one")
     agent = house.agent(collector, "web1")
     file = agent.etc / "agent.toml"
     file.write_text('interval = "soon"\n')

@@ -201,3 +201,18 @@ def test_expressions_that_are_loaded_are_not_planned_again() -> None:
     rules, _ = load([source])
     again, _ = load([source], rules)
     assert again.rules[0].plan is rules.rules[0].plan
+
+
+def test_what_names_no_interval_has_the_one_that_is_given() -> None:
+    text = """
+groups:
+  - {name: own, interval: 9s, rules: [{alert: A, expr: up == 0}]}
+  - {name: none, rules: [{alert: A, expr: up == 0}]}
+  - {name: zero, interval: 0s, rules: [{alert: A, expr: up == 0}]}
+thresholds:
+  - {name: B, metric: node_load1, above: 4}
+"""
+    rules, problems = load([Source("r.yml", text.encode())], interval_ms=5_000)
+    assert problems == []
+    found = {group.name: group.interval_ms for group in rules.groups}
+    assert found == {"own": 9_000, "none": 5_000, "zero": 5_000, "thresholds": 5_000}

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from watchbill.config import ByteSize
+from watchbill_collector.config import CollectorConfig
+
 ROOT = Path(__file__).parents[2]
 UNITS = ("watchbill-agent", "watchbill-collector")
 SLEEP = "watchbill-agent-sleep"
@@ -120,7 +123,13 @@ def test_tmpfiles_makes_the_parents_and_keeps_credentials_apart(tmp_path):
         credential = settings(ROOT / "systemd" / f"{name}.service")["LoadCredential"][0].partition(":")[2]
         assert (tmp_path / credential.lstrip("/")).is_dir()
         assert (tmp_path / credential.lstrip("/")).stat().st_mode & 0o777 == 0o700
-    assert (tmp_path / "etc/watchbill/actions.d").stat().st_mode & 0o022 == 0
+    for name in ("actions.d", "rules.d", "services.d"):
+        assert (tmp_path / "etc/watchbill" / name).stat().st_mode & 0o022 == 0
+
+
+def test_the_collector_may_hold_more_than_its_queries_alone_may():
+    allowed = settings(ROOT / "systemd" / "watchbill-collector.service")["MemoryMax"][-1]
+    assert ByteSize.from_config(f"{allowed}iB") > 2 * CollectorConfig().query.memory
 
 
 def test_units_parse_as_plain_ini_for_other_tools():

@@ -167,6 +167,11 @@ def verify(session: Session, witness: str) -> int:
         f"{verdict['signed_seq']}; {agree} of {len(verdict['witnesses'])} witnesses agree"
     )
     session.screen.line(f"head {verdict['seq']} {verdict['hash']}")
+    if code:
+        session.screen.line(
+            "try: keep a copy of the store as it is now; an export kept elsewhere (watchbill audit export) says what "
+            "the rows were"
+        )
     return code
 
 
