@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,10 +27,9 @@ from watchbill.files import make_directory
 from watchbill.identity import RefusalReason
 from watchbill.leaving import DECOMMISSION
 from watchbill.logs import fields
-from watchbill.protocol.frames import AuditHead, Stream
+from watchbill.protocol.frames import AuditHead
 from watchbill.v1 import link_pb2 as pb
-from watchbill_collector import clockwatch, memory
-from watchbill_collector.clockwatch import ClockWatch
+from watchbill_collector import memory
 from watchbill_collector.config import CollectorConfig, load_config
 from watchbill_collector.configured import (
     answered_names,
@@ -46,6 +45,7 @@ from watchbill_collector.configured import (
 from watchbill_collector.servicebook import Belonging, read_services
 from watchbill_collector.services.completeness import recall
 from watchbill_collector.services.departures import retire_decommissioned
+from watchbill_collector.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from watchbill.leaving import Leaving
@@ -57,18 +57,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("watchbill.collector")
 
 DRAIN_S = 15.0
-OWN_SAMPLES_S = 15.0
-"""How often the collector's own metrics go into its history."""
-MERGE_S = 2.0
-"""How often history is asked whether there is something to merge."""
-RETAIN_S = 300.0
 STALLED_S = 120.0
 """How long a part may make no progress before the outside watchdog is not pinged."""
 TIDY_S = 60.0
 WITNESSES_S = 2.0
 """How often what agents showed of the audit is compared with it."""
-MARKS_S = 3600.0
-"""How often watermarks that nobody will ask for again are removed: history writes out what waits before it."""
 ALERT_EVENTS_MAX = 200
 """Alerts that change in one evaluation and are told one by one; of more, followers are told to read all again."""
 
@@ -116,8 +109,6 @@ class _Collector:
         self._house = house
         self._stack = stack
         self._clock = SteadyClock()
-        self._clock_watch = ClockWatch()
-        self._giving_back = memory.GivingBack(self._clock.monotonic_s())
         self._loop = asyncio.get_running_loop()
         self._state = homes.var
         self._host_name = config.address or socket.gethostname()
@@ -566,72 +557,12 @@ class _Collector:
             "completeness", recall(self._history, self._table, self._registry, self._ingest, now_ms)
         )
         self._dispatching.spawn(self._house)
-        for name, seconds, work in (
-            ("own metrics", OWN_SAMPLES_S, self._sample_own),
-            ("merge", MERGE_S, self._merge),
-            ("retain", RETAIN_S, self._retain),
-            ("tidy", TIDY_S, self._tidy),
-            ("memory", memory.GIVE_BACK_LOOK_S, self._give_memory_back),
-            ("witnesses", WITNESSES_S, self._hear_witnesses),
-            ("marks", MARKS_S, self._forget_marks),
-            ("clock", clockwatch.LOOK_EVERY_S, self._watch_clock),
-        ):
-            self._house.spawn(name, self._every(name, seconds, work))
-
-    async def _every(self, name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        stamp = self._house.progress.watch(name, max(60.0, 20 * seconds))
-        while True:
-            await asyncio.sleep(seconds)
-            await work()
-            stamp.made()
-
-    async def _give_memory_back(self) -> None:
-        if self._giving_back.due(self._clock.monotonic_s(), self._ingest.counters.message_bytes):
-            memory.give_back()
-
-    async def _sample_own(self) -> None:
-        self._ingest.commits.add_own([self._own.tick(self._clock.wall_ms())])
-
-    async def _merge(self) -> None:
-        try:
-            more = True
-            while more and not self._house.stopping.is_set():
-                more = await self._loop.run_in_executor(
-                    self._historian, self._history.merge, self._clock.wall_ms()
-                )
-        except StorageError as exc:
-            log.error("history could not be merged", extra=fields(why=exc))
-
-    async def _retain(self) -> None:
-        try:
-            gone = await self._loop.run_in_executor(
-                self._historian, self._history.retain, self._clock.wall_ms()
-            )
-            await asyncio.to_thread(self._crit.trim)
-        except StorageError as exc:
-            log.error("history could not be tidied", extra=fields(why=exc))
-            return
-        for name in gone:
-            log.info("history removed", extra=fields(file=name))
-
-    async def _forget_marks(self) -> None:
-        marks = self._ingest.take_surplus()
-        if not marks:
-            return
-        crit = [mark for mark in marks if mark.stream == Stream.CRIT]
-        bulk = [mark for mark in marks if mark.stream == Stream.BULK]
-        try:
-            await self._loop.run_in_executor(self._historian, self._history.remove_marks, bulk)
-            await asyncio.to_thread(self._crit.remove_marks, crit)
-        except StorageError as exc:
-            # They are found again at the next start, or when their agents come again.
-            log.error("watermarks could not be removed", extra=fields(why=exc))
-
-    async def _watch_clock(self) -> None:
-        stepped_ms = self._clock.stepped_ms()
-        if self._clock_watch.stands(stepped_ms):
-            log.warning("the clock was set: the collector begins anew", extra=fields(by_s=stepped_ms / 1000))
-            self._house.ask_restart()
+        upkeep = Upkeep(
+            self._house, self._clock, self._history, self._historian, self._ingest, self._crit, self._own
+        )
+        upkeep.spawn()
+        upkeep.every("tidy", TIDY_S, self._tidy)
+        upkeep.every("witnesses", WITNESSES_S, self._hear_witnesses)
 
     def _told_head(self) -> AuditHead | None:
         """The newest row of the audit, made once for all who are told."""
