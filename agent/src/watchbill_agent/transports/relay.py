@@ -114,9 +114,7 @@ class Relay:
         except (OSError, Unreachable, Refused) as exc:
             self.failure = diagnosed(self._endpoint, exc)
         finally:
-            for end in (writer, far):
-                if end is not None:
-                    await _closed(end)
+            await _closed(*(end for end in (writer, far) if end is not None))
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The connection to the collector, judged."""
@@ -146,13 +144,19 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
 
 
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    """Close one end, in order if that can be had soon."""
-    writer.close()
-    with contextlib.suppress(OSError, TimeoutError):
+async def _closed(*ends: asyncio.StreamWriter) -> None:
+    """Close some ends, in order if that can be had soon, and at once when this is cancelled."""
+    for end in ends:
+        end.close()
+    try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await writer.wait_closed()
-    writer.transport.abort()
+            await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
+    except TimeoutError:
+        pass
+    finally:
+        for end in ends:
+            with contextlib.suppress(AttributeError):  # What Python 3.11.2 says of one that is closed already.
+                end.transport.abort()
 
 
 def relay_options(endpoint: Endpoint) -> list[tuple[str, str | int]]:
