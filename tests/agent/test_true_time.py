@@ -93,6 +93,43 @@ def test_time_before_the_newest_that_was_ever_seen_is_not_believed(tmp_path: Pat
     assert time.floor_ms == NOW_MS, "a clock that was put back a little does not lower it"
 
 
+def test_a_collector_that_was_years_ahead_once_shuts_nobody_out_whose_clock_is_right(tmp_path: Path) -> None:
+    clock = ManualClock(NOW_MS, 1)
+    time = TrueTime(tmp_path, clock, NOW_MS - 1_000)
+    time.suspect()
+    told(time, NOW_MS + 10 * YEAR_MS)
+    assert time.bypass
+    time.met(NOW_MS + 10 * YEAR_MS)
+    time.save()
+    with pytest.raises(TimeRefused, match="has ended"):
+        time.judge([Validity(0, NOW_MS + YEAR_MS)])
+    assert not time.bypass, "this host's clock is tried again"
+    assert time.wall_ms() == NOW_MS + 10 * YEAR_MS
+    time.met(NOW_MS + 10)
+    assert (time.wall_ms(), time.save_due) == (NOW_MS + 10, True)
+    time.save()
+    assert TrueTime(tmp_path, in_1970()).floor_ms == NOW_MS + 10
+
+
+@pytest.mark.parametrize(("clock_ms", "said_ms"), [(NOW_MS, NOW_MS - YEAR_MS), (60_000, 60_000)])
+def test_a_collector_alone_and_a_clock_that_is_wrong_lower_no_floor(
+    tmp_path: Path, clock_ms: int, said_ms: int
+) -> None:
+    time = TrueTime(tmp_path, ManualClock(clock_ms), NOW_MS - 2 * YEAR_MS)
+    time.saw(NOW_MS)
+    time.met(said_ms)
+    assert time.floor_ms == NOW_MS
+
+
+def test_a_clock_before_its_own_certificate_is_not_tried_again(tmp_path: Path) -> None:
+    time = TrueTime(tmp_path, in_1970(), NOW_MS - YEAR_MS)
+    time.suspect()
+    told(time, NOW_MS)
+    with pytest.raises(TimeRefused, match="has ended"):
+        time.judge([Validity(0, NOW_MS - 1)])
+    assert time.bypass
+
+
 def test_the_floor_is_written_once_a_day_and_at_the_end_and_read_back(tmp_path: Path) -> None:
     time, path = TrueTime(tmp_path, ManualClock(NOW_MS)), tmp_path / FILE_NAME
     time.saw(NOW_MS)

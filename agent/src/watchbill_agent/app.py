@@ -413,7 +413,7 @@ class Agent:
             if facts is None or not facts.connected or now != seen:
                 stamp.made()
             if facts is not None and facts.connected and facts.collector_time is not None:
-                self.time.saw(self._collector_ms())
+                self.time.met(self._collector_ms())
                 if self.time.save_due:
                     await asyncio.to_thread(self.time.save)
             seen = now

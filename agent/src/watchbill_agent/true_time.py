@@ -60,7 +60,9 @@ class TrueTime:
         self._path = None if directory is None else directory / FILE_NAME
         self._clock = clock
         self._learned = learned
-        self.floor_ms = max(OLDEST_MS, not_before_ms, 0 if self._path is None else _load(self._path))
+        self._least_ms = max(OLDEST_MS, not_before_ms)
+        """A clock that says less is wrong for certain."""
+        self.floor_ms = max(self._least_ms, 0 if self._path is None else _load(self._path))
         self._saved_ms = self.floor_ms
         self._earliest: tuple[int, int] | None = None
         """The true time and CLOCK_BOOTTIME, both in ms, as they were when the first was told."""
@@ -128,12 +130,18 @@ class TrueTime:
             raise ConnectionError(str(exc)) from exc
 
     def judge(self, chain: Sequence[Validity]) -> None:
-        """Raises TimeRefused when a certificate of a chain is not valid by the collector's time."""
+        """Raises TimeRefused when a certificate of a chain is not valid by the collector's time.
+
+        It may be the collector's clock that was wrong when it was asked. Where this host's own can be right, it is
+        tried again next, as on every other host.
+        """
         assert chain, "there is a chain where a handshake was verified"
         window = self.window()
         wrong = ended(chain, window)
         if wrong is None:
             return
+        if self._clock.wall_ms() >= self._least_ms:
+            self._earliest = self._suspected_at_ms = None
         when = "has ended" if window.latest_ms >= wrong.until_ms else "is not valid yet"
         raise self._refuse("certificate", f"by the collector's signed time its certificate {when}")
 
@@ -188,14 +196,27 @@ class TrueTime:
         if self.floor_ms < collector_ms <= WALL_MS_MAX:
             self.floor_ms = collector_ms
 
+    def met(self, collector_ms: int) -> None:
+        """As `saw`, of a session that goes on. Where this host's clock let the collector in and both say the same, a
+        floor above them is the work of a clock that was years ahead once, and comes down.
+        """
+        agreed = not self.bypass and abs(self._clock.wall_ms() - collector_ms) < OFF_MS_MIN
+        if agreed and self._least_ms <= collector_ms < self.floor_ms - FLOOR_SLACK_MS:
+            ahead_s = (self.floor_ms - collector_ms) / 1000
+            log.warning(
+                "the newest time was ahead of all clocks; it is put back", extra=fields(ahead_s=ahead_s)
+            )
+            self.floor_ms = collector_ms
+        self.saw(collector_ms)
+
     @property
     def save_due(self) -> bool:
-        """Whether the floor rose enough to be written down."""
-        return self.floor_ms >= self._saved_ms + SAVE_EVERY_MS
+        """Whether the floor rose enough to be written down, or came down."""
+        return not self._saved_ms - FLOOR_SLACK_MS <= self.floor_ms < self._saved_ms + SAVE_EVERY_MS
 
     def save(self) -> None:
         """Write the floor down. A disk that refuses is logged: it costs a day of the floor, nothing else. Blocks."""
-        if self._path is None or self.floor_ms <= self._saved_ms:
+        if self._path is None or self.floor_ms == self._saved_ms:
             return
         self._saved_ms = self.floor_ms
         try:

@@ -155,7 +155,9 @@ async def _closed(*ends: asyncio.StreamWriter) -> None:
         pass
     finally:
         for end in ends:
-            with contextlib.suppress(AttributeError):  # What Python 3.11.2 says of one that is closed already.
+            with contextlib.suppress(
+                AttributeError
+            ):  # What Python 3.11.2 says of one that is closed already.
                 end.transport.abort()
 
 
