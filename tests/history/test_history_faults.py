@@ -19,13 +19,13 @@ import pytest
 from watchbill.clock import ManualClock
 from watchbill.errors import StorageError
 from watchbill.protocol.frames import GapReason
-from watchbill_collector.history import History, HistoryOptions, StorageFull, Tier, local, tiers
+from watchbill_collector.history import History, HistoryOptions, StorageFull, Tier, tiers
 from watchbill_collector.history import days as days_module
 from watchbill_collector.series import SeriesTable
 
+from .killed import NAMES, START, few_statements, opened, story
+
 HOUR_MS = 3_600_000
-START = 472_207 * HOUR_MS
-NAMES = ["load", "temp"]
 
 STRIDE = int(os.environ.get("WATCHBILL_KILL_STRIDE", "3" if os.environ.get("CI") == "true" else "5"))
 """Write points from one kill to the next: WATCHBILL_KILL_STRIDE=1 takes every one of them, in minutes."""
@@ -38,88 +38,44 @@ def merge_all(history: History, clock: ManualClock) -> None:
         pass
 
 
-def story(fleet: "Fleet", said: Callable[[str], None]) -> None:  # type: ignore[name-defined]  # noqa: F821
-    """A little of everything; `said` hears what is on disk for certain."""
-    clock, history = fleet.clock, fleet.history
-    for number in range(1, 11):
-        begin = START + 600_000 * number
-        batch = [fleet.ticks(host, NAMES, [begin - 300_000, begin], base=number * 1e6) for host in "ab"]
-        if number == 3:  # Often for some time: a fast list, until late readings make it a slow one.
-            batch.append(fleet.ticks("a", NAMES, [START + 1_000_000 + 1_000 * i for i in range(90)]))
-        if number == 8:
-            batch.append(fleet.ticks("a", NAMES, [START + 61_000 + 60_000 * i for i in range(59)], base=0.5))
-            # And the other way round.
-            batch.append(fleet.ticks("b", NAMES, [START + 1_000_000 + 1_000 * i for i in range(90)]))
-        if number == 9:  # Late, and with another list.
-            batch.append(fleet.ticks("a", [*NAMES, "new"], [START + 60_000, START + 300_000], base=0.25))
-        fleet.commit(*batch, marks={"a": number, "b": number})
-        said(f"commit {number}")
-        clock.advance(600)
-        merge_all(history, clock)
-        said(f"merge {number}")
-    history.retain(clock.wall_ms())
-    history.close()
+class Killed:
+    """The program `killed.py`, which tells the story again and again, and dies in it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.history.killed"],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, directory: Path, at: int) -> tuple[list[str], bool]:
+        """What the one that was killed before its n-th statement or removal said, and whether it came to the end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([at, str(directory)]), file=self._process.stdin, flush=True)
+        said, code = json.loads(self._process.stdout.readline())
+        assert code in (0, -signal.SIGKILL)
+        return said, code == 0
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
-def run_and_die(
-    directory: Path,
-    at: int,
-    options: HistoryOptions,
-    make: Callable[..., "Fleet"],  # type: ignore[name-defined]  # noqa: F821
-) -> tuple[list[str], bool]:
-    """The story in a process that is killed before its n-th statement or removal; what it said, and whether
-    it came to the end.
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        left = at
-
-        def count(*_: object) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        connect = sqlite3.connect
-
-        def traced(*args: object, **kwargs: object) -> sqlite3.Connection:
-            connection = connect(*args, **kwargs)  # type: ignore[call-overload]
-            connection.set_trace_callback(count)
-            return connection  # type: ignore[no-any-return]
-
-        sqlite3.connect = traced  # type: ignore[assignment]
-        sys.addaudithook(lambda event, _: count() if event in ("os.remove", "os.rename") else None)
-        try:
-            clock = ManualClock(wall_ms=START, boottime_ms=10_000_000)
-            fleet = make(directory, clock, options)
-            story(fleet, lambda what: print(what, file=os.fdopen(os.dup(writing), "w"), flush=True))
-        finally:
-            os._exit(0 if sys.exc_info()[0] is None else 3)
-    os.close(writing)
-    with os.fdopen(reading) as lines:
-        said = lines.read().splitlines()
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return said, not os.WIFSIGNALED(status)
+@pytest.fixture
+def killed() -> Iterator[Killed]:
+    made = Killed()
+    yield made
+    made.close()
 
 
 @pytest.mark.timeout(600)
 def test_a_kill_at_every_write_point_loses_nothing_that_was_acknowledged(
-    open_history: Open, tmp_path: Path, options: HistoryOptions, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: Killed
 ) -> None:
-    # All of it in few statements: small blocks at once, one sender a slice, raw rows trimmed each time.
-    monkeypatch.setattr(local, "FLUSH_WAIT_S", 0.0)
-    monkeypatch.setattr(local, "SLICE_OWNERS", 1)
-    template = open_history(place="template")
-    kind = type(template)
-    template.history.close()
-
-    def make(directory: Path, clock: ManualClock, options: HistoryOptions) -> "Fleet":  # type: ignore[name-defined]  # noqa: F821
-        table = SeriesTable()
-        return kind(table, History.open(directory, table, clock, options), clock)
-
-    whole = make(tmp_path / "whole", ManualClock(wall_ms=START), options)
+    few_statements(monkeypatch.setattr)
+    whole = opened(tmp_path / "whole", ManualClock(wall_ms=START))
     by_commit: list[dict[object, float]] = [{}]
     story(whole, lambda what: by_commit.append(dict(whole.recorded)) if what.startswith("commit") else None)
 
@@ -127,9 +83,9 @@ def test_a_kill_at_every_write_point_loses_nothing_that_was_acknowledged(
     at = 1
     while not finished:
         directory = tmp_path / f"killed-{at}"
-        said, finished = run_and_die(directory, at, options, make)
+        said, finished = killed(directory, at)
         commits = sum(line.startswith("commit") for line in said)
-        fleet = make(directory, ManualClock(wall_ms=START + 2 * HOUR_MS, boottime_ms=20_000_000), options)
+        fleet = opened(directory, ManualClock(wall_ms=START + 2 * HOUR_MS, boottime_ms=20_000_000))
         found = fleet.found()
         # A commit that was under way is there as a whole or not at all.
         assert found in (by_commit[commits], by_commit[min(commits + 1, 10)]), (at, said)

@@ -376,7 +376,8 @@ async def test_a_killed_broker_is_survived_by_both_ends(mqtt: MqttBench, keys: K
         await until(lambda: not bench.port.facts.connected and bench.ingest.sessions == 0)
         with pytest.raises(LinkDown) as down:
             await bench.transport(agent.agent_id).open()
-        assert down.value.reason == "unreachable"
+        # The proxy takes the connection and hangs up; whether the handshake had begun is chance.
+        assert down.value.reason in ("unreachable", "tls")
         broker.start()
         await until(lambda: bench.port.facts.connected)
         again = await bench.opened(agent.agent_id)

@@ -1,6 +1,7 @@
 """Frozen kernel trees, and a FUSE mount whose server answers only when the test says so."""
 
 import ctypes
+import fcntl
 import os
 import select
 import shutil
@@ -131,7 +132,16 @@ class FuseMount:
 
 
 @pytest.fixture
-def fuse_mount(tmp_path: Path) -> Iterator[FuseMount]:
+def mounts_of_nobody_else() -> Iterator[None]:
+    """Tests in other processes that mount what everybody sees, or compare all that is mounted, wait meanwhile."""
+    lock = os.open(Path(__file__).parent, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+    os.close(lock)
+
+
+@pytest.fixture
+def fuse_mount(tmp_path: Path, mounts_of_nobody_else: None) -> Iterator[FuseMount]:
     if not Path("/dev/fuse").exists():
         pytest.skip("needs /dev/fuse, which this machine does not have")
     point = tmp_path / "never answers"

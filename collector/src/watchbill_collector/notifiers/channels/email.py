@@ -46,6 +46,8 @@ from watchbill_collector.notifiers.story import AlertStory, Story, facts
 RECIPIENTS_MAX: Final = 100
 THREADS_MAX: Final = 2
 """Mails of one channel in flight; a third waits, so a hanging server holds two threads and no more."""
+AFTER_DEADLINE_S: Final = 1.0
+"""How much longer than the whole a single answer may take: so the deadline ends it, and its words are told."""
 LOGIN_WANTED: Final = 530
 TOO_LARGE: Final = 552
 """RFC 4954 and RFC 5321; the second is said of the mail, already when its sender is told."""
@@ -293,7 +295,7 @@ class _Bounded:
 
 def _open(options: Options, session: _Session) -> _Server:
     host, port = options.server.host, options.server.port
-    timeout = float(options.timeout)
+    timeout = float(options.timeout) + AFTER_DEADLINE_S
     local = "localhost" if options.server.loopback else None
     if options.encryption == "tls":
         return _EncryptedServer(
