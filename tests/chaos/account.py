@@ -41,7 +41,9 @@ def account(collector: Any, name: str, seconds: float = 600, *, dated: bool = Fa
     # Readings may lie close together: who was late goes on when the next one is due. No two have the same clock, and
     # it goes forward where nobody sets it.
     for (earlier, one), (later, other) in itertools.pairwise(found):
-        assert one < other or (dated and one != other), f"of {one}, two samples for one reading: {earlier}, {later}"
+        assert one < other or (dated and one != other), (
+            f"of {one}, two samples for one reading: {earlier}, {later}"
+        )
     rows = collector.gaps(name)
     spans = [(_seconds(row["first"]), _seconds(row["last"])) for row in rows if row["first"] and row["last"]]
     holes = [(a, b) for a, b in itertools.pairwise(times) if b - a > HOLE * INTERVAL_S]
