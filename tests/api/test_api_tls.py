@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from watchbill.errors import UsageError
+from watchbill.errors import Permanent, UsageError
 from watchbill_collector.api.application import create_application
 from watchbill_collector.api.server import HttpServer, TlsFiles
 
@@ -72,5 +72,5 @@ async def test_files_that_are_no_certificate_are_named(serve, tls, tmp_path):
 async def test_an_address_that_is_taken_is_named(serve):
     served = await serve()
     second = HttpServer(create_application(served.house), served.house, "127.0.0.1", served.server.port)
-    with pytest.raises(UsageError, match=f"127.0.0.1:{served.server.port} cannot be used"):
+    with pytest.raises(Permanent, match=f"127.0.0.1:{served.server.port} cannot be used"):
         await second.start()

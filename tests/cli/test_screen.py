@@ -36,3 +36,14 @@ def test_our_own_colours_stay() -> None:
     screen = Screen(io.StringIO(), colour=True)
     screen.line(screen.painted("down", "red"))
     assert screen.out.getvalue() == "\x1b[31mdown\x1b[0m\n"  # type: ignore[attr-defined]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_cell_is_cut_for_eyes_and_whole_for_a_program() -> None:
+    for out, most in ((Terminal(), 120), (io.StringIO(), 4096)):
+        Screen(out, colour=False).table(("A",), [("x" * 300,), ("y" * 5000,)])
+        assert [len(row) for row in out.getvalue().splitlines()[1:]] == [min(300, most), most]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from watchbill_collector.promql.errors import Cancelled, TimedOut
 from watchbill_collector.rules import Source
 from watchbill_collector.rulestest import Limits, beside, given, judge_file, judge_source
 
@@ -218,14 +219,18 @@ def test_what_costs_too_much_is_refused(limits: Limits, told: str) -> None:
     assert told in done.failures[0].why
 
 
-def test_a_test_can_be_cancelled() -> None:
-    class Enough(Exception):
-        """Somebody has seen enough."""
+@pytest.mark.parametrize("asked", range(8))
+@pytest.mark.parametrize("error", [TimedOut, Cancelled])
+def test_a_test_ends_wherever_its_time_is_up(asked: int, error: type[Exception]) -> None:
+    left = asked
 
     def check() -> None:
-        raise Enough
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise error("enough")
 
-    with pytest.raises(Enough):
+    with pytest.raises(error):
         judged(group("promql_expr_test: [{ expr: up, eval_time: 1m }]"), limits=Limits(check=check))
 
 

@@ -21,7 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from watchbill.errors import StorageError, UsageError
+from watchbill.errors import Permanent, StorageError, UsageError
 from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.house import House
 from watchbill_collector.api.limits import (
@@ -217,7 +217,7 @@ class HttpServer:
         return self._port
 
     async def start(self) -> None:
-        """Bind and accept. Raises UsageError when the address is taken or the TLS files are no good."""
+        """Bind and accept. Raises Permanent when the address is taken, UsageError when the TLS files are no good."""
         self._server.config.load()  # Reads the certificate while nothing is open yet.
         self._socket = _bound(self._host, self._port)
         self._port = self._socket.getsockname()[1]
@@ -271,6 +271,6 @@ def _bound(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as exc:
         sock.close()
-        raise UsageError(cannot_listen("the HTTP address", f"{host}:{port}", "[http] listen")) from exc
+        raise Permanent(cannot_listen("the HTTP address", f"{host}:{port}", "[http] listen")) from exc
     sock.setblocking(False)
     return sock

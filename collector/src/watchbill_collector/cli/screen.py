@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 CELL_CHARACTERS_MAX = 120
+PIPED_CHARACTERS_MAX = 4096
+"""Characters of a cell that goes to a program or a file, where no line is too long."""
 
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 _OURS = frozenset(f"\x1b[{code}m" for code in ("0", *_COLOURS.values()))
@@ -83,7 +85,8 @@ class Screen:
         """Aligned columns; those whose numbers are in `right` are aligned to the right. States get their
         colour.
         """
-        cells = [[clean(cell) for cell in row] for row in rows]
+        most = CELL_CHARACTERS_MAX if self.out.isatty() else PIPED_CHARACTERS_MAX
+        cells = [[clean(cell, most) for cell in row] for row in rows]
         widths = [max([_width(title)] + [_width(row[at]) for row in cells]) for at, title in enumerate(head)]
         titles = [
             _padded(title, width, at in right)

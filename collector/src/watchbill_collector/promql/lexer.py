@@ -37,7 +37,7 @@ _FLAGS = re.VERBOSE | re.DOTALL
 _TOKEN = re.compile(_PIECES.replace("WORD", "[A-Za-z_:][A-Za-z0-9_:]*"), _FLAGS)
 _RANGE_TOKEN = re.compile(_PIECES.replace("WORD", "[A-Za-z_][A-Za-z0-9_]*"), _FLAGS)
 """Between square brackets a colon parts range and step; elsewhere it may be in a metric name."""
-_BINARY_WORDS = {"and", "or", "unless", "atan2"}
+BINARY_WORDS = {"and", "or", "unless", "atan2"}
 OPERATOR_WORDS = frozenset(
     {
         *("and", "or", "unless", "atan2", "by", "without", "on", "ignoring", "group_left", "group_right"),
@@ -89,6 +89,13 @@ def tokens(text: str) -> list[Token]:
     return found
 
 
+def place(text: str, at: int) -> str:
+    """`line:column` of a character, both from one; columns are bytes, as in Prometheus."""
+    before = text[:at].encode("utf-8", "surrogatepass")
+    line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+    return f"{line}:{column}"
+
+
 def prepare(text: str) -> Prepared:
     """Check and rewrite an expression for the parser; raises BadQuery or NotSupported."""
     if len(text) > EXPRESSION_CHARS_MAX:
@@ -100,6 +107,7 @@ class _Rewriter:
     """Walks the tokens once, keeping the stack of open brackets."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self._tokens = tokens(text)
         self._out: list[str] = []
         self._at_ms: list[int] = []
@@ -119,7 +127,7 @@ class _Rewriter:
 
     def _step(self, token: Token) -> None:
         if self._brackets[-1:] != ["{"] and (
-            (token.kind == "other" and token.text in "+-*/%^=<>") or token.text.lower() in _BINARY_WORDS
+            (token.kind == "other" and token.text in "+-*/%^=<>") or token.text.lower() in BINARY_WORDS
         ):
             self._operators += 1
             if self._operators > OPERATORS_MAX:
@@ -223,7 +231,10 @@ class _Rewriter:
             self._emit(token)
         elif token.kind == "word" or token.text in "+-*/%^":
             if token.kind == "word" and token.text.lower() not in _DURATION_FUNCTIONS:
-                raise BadQuery(f"unexpected {token.text!r} in a range, wanted a duration such as 5m")
+                raise BadQuery(
+                    f"{place(self._text, token.at)}: parse error: unexpected {token.text!r} in a range, "
+                    "wanted a duration such as 5m"
+                )
             raise NotSupported("a duration expression in a range")
         else:
             self._emit(token)

@@ -14,6 +14,7 @@ from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import BadQuery, NotSupported
 from watchbill_collector.promql.lexer import Prepared, prepare
 from watchbill_collector.promql.positions import Sites
+from watchbill_collector.promql.syntax import unexpected
 from watchbill_collector.promql.wording import worded
 
 DEPTH_MAX = 150
@@ -38,6 +39,9 @@ _MATCH_OPS = {
     "NotRe": MatchOp.NOT_REGEX,
 }
 
+_UNTOLD = ("invalid promql query", "unclosed left parenthesis", "unexpected right parenthesis ')'")
+"""Errors of the parser that leave out what is unexpected, and where."""
+
 
 def parse(text: str) -> ast.Expr:
     """The tree of an expression; raises BadQuery, or NotSupported for what we refuse."""
@@ -46,12 +50,18 @@ def parse(text: str) -> ast.Expr:
         parsed = parser.parse(prepared.text)
         return _Converter(text, prepared).tree(parsed)
     except ValueError as error:
-        raise BadQuery(f"parse error: {prepared.places.named(worded(str(error)))}", text) from None
+        raise _refused(text, prepared, worded(str(error))) from None
     except BaseException as error:
         # The binding's PanicException is no Exception and has no importable name.
         if type(error).__name__ != "PanicException":
             raise
         raise BadQuery(f"the parser cannot read this expression: {error}", text) from None
+
+
+def _refused(text: str, prepared: Prepared, error: str) -> BadQuery:
+    """What the parser says of a text, or where it goes wrong if the parser says nothing of use."""
+    where = unexpected(text, prepared.tokens) if error in _UNTOLD else ""
+    return BadQuery(where or f"parse error: {prepared.places.named(error)}", text)
 
 
 def _name(member: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from watchbill_collector.promql import ast
-from watchbill_collector.promql.lexer import AGGREGATIONS, OPERATOR_WORDS, Token
+from watchbill_collector.promql.lexer import AGGREGATIONS, OPERATOR_WORDS, Token, place
 
 _GROUPING = ("by", "without")
 
@@ -46,9 +46,7 @@ class Sites:
         return self._tokens[first].text == "+"
 
     def _place(self, token: int) -> str:
-        before = self._text[: self._tokens[token].at].encode("utf-8", "surrogatepass")
-        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
-        return f"{line}:{column}"
+        return place(self._text, self._tokens[token].at)
 
 
 def _inside(first: int, expr: ast.Expr) -> int:

@@ -15,7 +15,7 @@ from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.matching import Matcher
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.engine import Engine, Options
-from watchbill_collector.promql.errors import PromqlError
+from watchbill_collector.promql.errors import Cancelled, PromqlError, TimedOut
 from watchbill_collector.promql.memory import MemoryStorage
 from watchbill_collector.promql.storage import Hints, SeriesSet
 from watchbill_collector.promql.text import float_text, label_text, quoted
@@ -149,6 +149,8 @@ class _Trial:
             try:
                 query_ms = now_ms - group.query_offset_ms
                 made = run.evaluate(query_ms, now_ms, self._storage, group.limit, nothing_held)
+            except (TimedOut, Cancelled):  # Of the limits, and no fault of the rule.
+                raise
             except PromqlError as error:
                 broken.append(self._broken(f"rule {run.rule.name}", now_ms, str(error), run.rule.place.line))
             else:
@@ -173,6 +175,8 @@ class _Trial:
         what = f"expr {test.expr}"
         try:
             vector = self._engine.instant(test.expr, at_ms, self._storage).vector()
+        except (TimedOut, Cancelled):
+            raise
         except PromqlError as error:
             return [self._broken(what, at_ms, str(error), test.line)]
         got = sorted((tuple(sorted(labels.items())), value) for labels, value in vector)
