@@ -35,7 +35,7 @@ TEMPLATES = [
     '{{ range query "sort_desc(load)" }}{{ .Labels.instance }}={{ .Value }} {{ end }}',
     '{{ range $i, $s := query "sort(load)" }}{{ $i }}:{{ $s.Labels.instance }} {{ label "job" $s }};{{ end }}',
     "{{ range query `load` | sortByLabel `instance` }}{{ .Labels.instance }}{{ else }}none{{ end }}",
-    '{{ with printf "info{instance=%q}" $labels.instance | query }}{{ . | first | label "owner" }}{{ else }}nobody{{ end }}',
+    '{{ with printf "info{instance=%q}" $labels.instance | query }}{{ . | sortByLabel "owner" | first | label "owner" }}{{ else }}nobody{{ end }}',
     '{{ with query (printf "info{instance=\'%s\'} == 1" $labels.instance) }}{{ (first .).Labels.owner }}{{ end }}',
     '{{ len (query "load") }} {{ len (query "nothing") }} {{ if query "nothing" }}y{{ else }}n{{ end }}',
     '{{ (index (query "sort(load)") 1).Value }} {{ query "2 * 21" | first | value }}',

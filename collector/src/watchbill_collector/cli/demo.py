@@ -12,6 +12,7 @@ Ctrl-C, `--for`, or a failure end the agent, then the collector, and remove the 
 the demo itself is killed, its children get a signal from the kernel and a janitor removes the rest.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -158,13 +159,16 @@ def _stop(_: int, __: FrameType | None) -> None:
 
 
 def _deaf() -> None:
+    # Blocked first: Python complains of a signal that comes while it is being told to ignore it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _clean_up(children: Children | None, home: Path | None) -> None:
     """End the processes and remove what is ours. No Ctrl-C interrupts this."""
-    _deaf()
+    with contextlib.suppress(_Stop):  # One that came just before.
+        _deaf()
     if children is not None:
         children.stop(STOP_S)
     if home is not None:
