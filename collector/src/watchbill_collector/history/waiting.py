@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from watchbill_collector.history.tail import MiniRow
 from watchbill_collector.history.values import Piece
 
-MINI_TICKS = 40
+MINI_TICKS = 30
 """So many ticks make a mini-block,"""
 MINI_AGE_S = 300.0
 """or so long a wait: 20 ticks at 15 s,"""
