@@ -2,7 +2,7 @@
 
     commit   ->  tail.db: one row a group commit, marks and gaps in the same transaction; readings wait in
     memory
-    minis    ->  40 ticks or 5 minutes of a sender become one small block in tail.db; the raw rows go
+    minis    ->  30 ticks or 5 minutes of a sender become one small block in tail.db; the raw rows go
     merge    ->  an hour that is over becomes one block a sender in raw/DATE.db, and in 1m/ and 1h/
     retain   ->  day files that are too old are unlinked
 

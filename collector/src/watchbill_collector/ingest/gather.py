@@ -11,7 +11,7 @@ from collections.abc import Callable
 from watchbill.limits import MIB
 
 GATHER_S = 0.02
-"""The longest that a message waits."""
+"""The longest that a message waits, unless it is said otherwise."""
 GATHER_BYTES_MAX = 4 * MIB
 """As much may wait; then all of it is handed over at once."""
 
@@ -32,9 +32,12 @@ class Inlet:
 
 
 class Gather:
-    """Keeps messages for a moment, in the order they came. `done` is called after each row."""
+    """Keeps messages for a moment, in the order they came, `wait_s` at most. `done` is called after each row."""
 
-    def __init__(self, now_s: Callable[[], float], done: Callable[[], None]) -> None:
+    def __init__(
+        self, now_s: Callable[[], float], done: Callable[[], None], wait_s: float = GATHER_S
+    ) -> None:
+        self._wait_s = wait_s
         self._now_s = now_s
         self._done = done
         self._waiting: list[tuple[Inlet, bytes]] = []
@@ -48,7 +51,7 @@ class Gather:
         if self._bytes > GATHER_BYTES_MAX:
             self.hand_over()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.hand_over)
+            self._timer = asyncio.get_running_loop().call_later(self._wait_s, self.hand_over)
 
     def hand_over(self) -> None:
         """Hand over everything that waits."""
