@@ -34,6 +34,9 @@ WRONG = {
     "()": '1:2: parse error: unexpected ")", wanted an expression',
     '"x" "y"': '1:5: parse error: unexpected "y", wanted an operator',
     "up on (a) up": '1:4: parse error: unexpected identifier "on", wanted an operator',
+    "up +\n nosuch(up)": "2:2: parse error: unknown function with name 'nosuch'",
+    "1 + abs(up, up)": '1:5: parse error: expected 1 argument(s) in call to "abs", got 2',
+    "abs(abs(up, up))": 'parse error: expected 1 argument(s) in call to "abs", got 2',
     "up[5q]": "1:5: parse error: unexpected 'q' in a range, wanted a duration such as 5m",
 }
 PIECES = [

@@ -4,6 +4,7 @@ What the parser lets through and we do not evaluate is refused here, by name. It
 what `lexer.prepare` passes; should one, it is reported as a bad query and not as a crash.
 """
 
+import re
 from typing import Any
 
 import promql_parser as parser
@@ -14,7 +15,7 @@ from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import BadQuery, NotSupported
 from watchbill_collector.promql.lexer import Prepared, prepare
 from watchbill_collector.promql.positions import Sites
-from watchbill_collector.promql.syntax import unexpected
+from watchbill_collector.promql.syntax import place_of_call, unexpected
 from watchbill_collector.promql.wording import worded
 
 DEPTH_MAX = 150
@@ -41,6 +42,8 @@ _MATCH_OPS = {
 
 _UNTOLD = ("invalid promql query", "unclosed left parenthesis", "unexpected right parenthesis ')'")
 """Errors of the parser that leave out what is unexpected, and where."""
+_OF_CALL = re.compile(r"""(?:in call to(?: function)?|unknown function with name) ['"](\w+)['"]""")
+"""Errors that name the function in whose call they are."""
 
 
 def parse(text: str) -> ast.Expr:
@@ -60,8 +63,12 @@ def parse(text: str) -> ast.Expr:
 
 def _refused(text: str, prepared: Prepared, error: str) -> BadQuery:
     """What the parser says of a text, or where it goes wrong if the parser says nothing of use."""
-    where = unexpected(text, prepared.tokens) if error in _UNTOLD else ""
-    return BadQuery(where or f"parse error: {prepared.places.named(error)}", text)
+    told = unexpected(text, prepared.tokens) if error in _UNTOLD else ""
+    if not told:
+        call = _OF_CALL.search(error)
+        where = place_of_call(text, prepared.tokens, call[1]) if call else ""
+        told = f"{where}: " * bool(where) + f"parse error: {prepared.places.named(error)}"
+    return BadQuery(told, text)
 
 
 def _name(member: Any) -> str:

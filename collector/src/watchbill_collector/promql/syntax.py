@@ -7,6 +7,7 @@ not stand where it does is the one to look at. What is wrong in another way is n
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from watchbill_collector.promql.lexer import AGGREGATIONS, BINARY_WORDS, OPERATOR_WORDS, Token, place
@@ -42,6 +43,16 @@ def unexpected(text: str, tokens: Sequence[Token]) -> str:
             what = token.text if token.kind == "string" else f'{_KINDS.get(token.kind, "")}"{token.text}"'
         return f"{place(text, where)}: parse error: unexpected {what}, wanted {found.wanted}"
     return ""
+
+
+def place_of_call(text: str, tokens: Sequence[Token], name: str) -> str:
+    """`line:column` of the one call of a function; nothing when there are several, or none."""
+    calls = [
+        token.at
+        for token, behind in pairwise(tokens)
+        if token.kind == "word" and token.text == name and behind.text == "("
+    ]
+    return place(text, calls[0]) if len(calls) == 1 else ""
 
 
 class _Walk:
