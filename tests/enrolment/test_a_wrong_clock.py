@@ -126,7 +126,7 @@ async def test_where_no_time_is_told_the_clock_is_named_and_nothing_is_sent(
     future: Any, ask: Ask, tmp_path: Path
 ) -> None:
     async def silent(request: pb.TimeRequest) -> pb.TimeReply:
-        raise NotImplementedError  # What gRPC answers for us then is no reply.
+        raise RuntimeError("no time is told")  # What gRPC answers for us then is no reply.
 
     token = await future.token(names=("pump-7",))
     authority, key = Authority.load(future.state / "pki"), ec.generate_private_key(ec.SECP256R1())

@@ -155,9 +155,8 @@ async def _closed(*ends: asyncio.StreamWriter) -> None:
         pass
     finally:
         for end in ends:
-            with contextlib.suppress(
-                AttributeError
-            ):  # What Python 3.11.2 says of one that is closed already.
+            # What Python 3.11.2 says of one that is closed already.
+            with contextlib.suppress(AttributeError):
                 end.transport.abort()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from watchbill.limits import MIB
 
 GATHER_S = 0.02
-"""The longest that a message waits, unless it is said otherwise."""
+"""The longest that a message waits, where its port wants no other time."""
 GATHER_BYTES_MAX = 4 * MIB
 """As much may wait; then all of it is handed over at once."""
 

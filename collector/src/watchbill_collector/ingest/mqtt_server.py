@@ -37,9 +37,9 @@ ACK_INTERVAL_MS: Final = 30_000
 these begins anew. A collector that is away is noticed at once, by the broker's answer; an acknowledgement of every
 message cost 0.2 ms each."""
 GATHER_S: Final = 0.1
-"""Messages are judged together for so long, five times what gRPC's are: through a broker those of one point of the send
-grid come spread over a tenth of a second and more, and would else make two or three commits. They are in the head
-in time: agents send what rules read half a second before the rules look."""
+"""Messages are judged together for so long, five times what gRPC's are: a broker hands them on one by one, so that
+those of one point of the send grid come further apart. They are in the head in time: agents send what rules read
+half a second before the rules look."""
 CHALLENGE_S: Final = 60
 """How long a challenge is good: this long, at most twice."""
 WINDOW: Final = 100

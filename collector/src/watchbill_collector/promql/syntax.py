@@ -22,8 +22,8 @@ _COMPARISONS: Final = ("=", "!", "<", ">")
 _KINDS: Final = {"word": "identifier ", "number": "number ", "duration": "duration "}
 
 
-class _Found(Exception):  # It is the answer, not a failure.
-    """The number of the token that is in the wrong place, and what might stand there."""
+class _Found(Exception):
+    """The answer: the number of the token that is in the wrong place, and what might stand there."""
 
     def __init__(self, number: int, wanted: str) -> None:
         super().__init__(number, wanted)
@@ -135,8 +135,7 @@ class _Walk:
             self._number += 1
             self._time()
         elif not self._operator(text):
-            closing = 'an operator or ")"' if self._open else "an operator"
-            raise _Found(self._number, closing)
+            raise _Found(self._number, 'an operator or ")"' if self._open else "an operator")
 
     def _operator(self, text: str) -> bool:
         """Over an operator with its modifiers to the next operand; False where none stands."""
