@@ -23,7 +23,7 @@ from watchbill_collector.history import History, HistoryOptions, StorageFull, Ti
 from watchbill_collector.history import days as days_module
 from watchbill_collector.series import SeriesTable
 
-from .killed import NAMES, START, few_statements, opened, story
+from .killed import NAMES, START, few_statements, merge_all, opened, story
 
 HOUR_MS = 3_600_000
 
@@ -31,11 +31,6 @@ STRIDE = int(os.environ.get("WATCHBILL_KILL_STRIDE", "3" if os.environ.get("CI")
 """Write points from one kill to the next: WATCHBILL_KILL_STRIDE=1 takes every one of them, in minutes."""
 
 Open = Callable[..., "Fleet"]  # type: ignore[name-defined]  # noqa: F821  # The fixture's class.
-
-
-def merge_all(history: History, clock: ManualClock) -> None:
-    while history.merge(clock.wall_ms()):
-        pass
 
 
 class Killed:

@@ -63,12 +63,12 @@ def parse(text: str) -> ast.Expr:
 
 def _refused(text: str, prepared: Prepared, error: str) -> BadQuery:
     """What the parser says of a text, or where it goes wrong if the parser says nothing of use."""
-    told = unexpected(text, prepared.tokens) if error in _UNTOLD else ""
-    if not told:
-        call = _OF_CALL.search(error)
-        where = place_of_call(text, prepared.tokens, call[1]) if call else ""
-        told = f"{where}: " * bool(where) + f"parse error: {prepared.places.named(error)}"
-    return BadQuery(told, text)
+    if error in _UNTOLD and (found := unexpected(text, prepared.tokens)):
+        return BadQuery(found, text)
+    told = f"parse error: {prepared.places.named(error)}"
+    call = _OF_CALL.search(error)
+    where = place_of_call(text, prepared.tokens, call[1]) if call else ""
+    return BadQuery(f"{where}: {told}" if where else told, text)
 
 
 def _name(member: Any) -> str:
