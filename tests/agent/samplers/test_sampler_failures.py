@@ -117,29 +117,36 @@ def test_flipped_bytes_never_raise_anything_but_a_sampler_failure(tree, host, na
         sampler.sample()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def nobody() -> Iterator[None]:
-    """Root reads everything; so the test is somebody else for a while."""
+    """Root reads everything; so the test is somebody else for a while. What it needs of the checkout, which may be
+    closed to others, it has read before."""
     if os.geteuid() != 0:
         yield
         return
     os.seteuid(65534)
-    yield
-    os.seteuid(0)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
-def test_an_unreadable_file_is_a_counted_failure(tree, host, nobody):
+def test_an_unreadable_file_is_a_counted_failure(tree, host):
     if os.getuid() != 0:
         (tree / "proc/loadavg").chmod(0)
-    _, sampling = sampled(host, "loadavg")
+    sampling = Round(build(host, ["loadavg"]))
+    with nobody():
+        sampling.run()
     assert "permission denied" in sampling.states["loadavg"].reason
     assert sampling.states["loadavg"].failures == 1
 
 
-def test_an_ordinary_user_reads_everything_of_this_machine(nobody):
+def test_an_ordinary_user_reads_everything_of_this_machine():
     host = HostPaths()
     sampling = Round(build(host, list(discover())))
-    sampling.run()
+    with nobody():
+        sampling.run()
+    assert sampling.states
     assert [state.reason for state in sampling.states.values() if state.reason and not state.absent] == []
     sampling.close()
     host.close()
