@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from watchbill_collector.dispatch.cron import read_cron
+from watchbill.cron import read_cron
 from watchbill_collector.dispatch.given import labelled
 from watchbill_collector.dispatch.matchers import read_match
 from watchbill_collector.dispatch.routing import Routing

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchbill_collector.dispatch.cron import BadCron, read_cron
+from watchbill.cron import BadCron, read_cron
 from watchbill_collector.dispatch.windows import Window
 
 BERLIN = ZoneInfo("Europe/Berlin")

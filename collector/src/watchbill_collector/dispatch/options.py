@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from watchbill.config import Duration, Selector, Table, Wrong, option
 from watchbill.errors import ConfigError, Problem
-from watchbill_collector.dispatch.cron import BadCron, read_cron
+from watchbill.cron import BadCron, read_cron
 from watchbill_collector.dispatch.matchers import BadMatchers, Match, compiled
 from watchbill_collector.dispatch.routing import ALERTS_LISTED, REPEAT_MS, Route, Routing
 from watchbill_collector.dispatch.settings import Digest, zone_known

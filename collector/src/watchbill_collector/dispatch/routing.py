@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
-from watchbill_collector.dispatch.cron import Cron, read_cron
+from watchbill.cron import Cron, read_cron
 from watchbill_collector.dispatch.matchers import Match
 from watchbill_collector.dispatch.values import Labels, Service, Severity, Standing, Way, fingerprint_of
 from watchbill_collector.dispatch.windows import Window

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from watchbill_collector.dispatch.cron import Cron
+from watchbill.cron import Cron
 from watchbill_collector.dispatch.matchers import Match
 
 

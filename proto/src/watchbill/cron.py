@@ -1,4 +1,4 @@
-"""When a cron line comes round in a time zone, for windows of maintenance and for the digest.
+"""When a cron line comes round in a time zone: of backups, of windows of maintenance, of the digest.
 
 Five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday), each `*`, a number, a range
 `1-5`, a list `1,3`, with a step `*/15`; months and days also by their English three letters, `L` for a month's last
@@ -47,22 +47,22 @@ class Cron:
 
     def starts(self, zone: ZoneInfo, after_ms: int, until_ms: int) -> Iterator[int]:
         """The moments in (after, until], in UTC milliseconds; in order but for what a clock change repeats."""
-        last = _shown(until_ms, zone) + MARGIN
-        for local in CronSim(self.text, _shown(after_ms, zone) - MARGIN):
+        last = shown(until_ms, zone) + MARGIN
+        for local in CronSim(self.text, shown(after_ms, zone) - MARGIN):
             if local > last:
                 return
-            for at_ms in self._moments(local, zone):
+            for at_ms in moments(local, zone, every_hour=self.every_hour):
                 if after_ms < at_ms <= until_ms:
                     yield at_ms
 
     def latest(self, zone: ZoneInfo, now_ms: int, within_ms: int) -> int:
         """The newest moment in (now - within, now]; 0 if there is none. Takes no longer for a line that comes often."""
         found = 0
-        earliest = _shown(now_ms - within_ms, zone) - MARGIN
-        for local in CronSim(self.text, _shown(now_ms, zone) + AGAIN, reverse=True):
+        earliest = shown(now_ms - within_ms, zone) - MARGIN
+        for local in CronSim(self.text, shown(now_ms, zone) + AGAIN, reverse=True):
             if local < earliest:
                 break
-            for at_ms in self._moments(local, zone):
+            for at_ms in moments(local, zone, every_hour=self.every_hour):
                 if now_ms - within_ms < at_ms <= now_ms and at_ms > found:
                     found = at_ms
                     earliest = max(earliest, local - AGAIN)
@@ -71,29 +71,31 @@ class Cron:
     def next(self, zone: ZoneInfo, after_ms: int, within_ms: int) -> int:
         """The first moment in (after, after + within]; 0 if there is none."""
         found = 0
-        last = _shown(after_ms + within_ms, zone) + MARGIN
-        for local in CronSim(self.text, _shown(after_ms, zone) - AGAIN):
+        last = shown(after_ms + within_ms, zone) + MARGIN
+        for local in CronSim(self.text, shown(after_ms, zone) - AGAIN):
             if local > last:
                 break
-            for at_ms in self._moments(local, zone):
+            for at_ms in moments(local, zone, every_hour=self.every_hour):
                 if after_ms < at_ms <= after_ms + within_ms and (not found or at_ms < found):
                     found = at_ms
                     last = min(last, local + AGAIN)
         return found
 
-    def _moments(self, local: datetime, zone: ZoneInfo) -> Iterator[int]:
-        """When a clock of that zone shows this: once as a rule, and never or twice in a night that it is changed."""
-        there = local.replace(tzinfo=zone)
-        first_ms = round(there.timestamp() * 1000)
-        if not self.every_hour or _exists(there):
-            yield first_ms
-        again_ms = round(there.replace(fold=1).timestamp() * 1000)
-        # Of a skipped time the second reading lies before the first: it is no second coming.
-        if self.every_hour and again_ms > first_ms:
-            yield again_ms
+
+def moments(local: datetime, zone: ZoneInfo, *, every_hour: bool) -> Iterator[int]:
+    """When a clock of that zone shows this, in UTC milliseconds: once as a rule, and never or twice in a night that it
+    is changed."""
+    there = local.replace(tzinfo=zone)
+    first_ms = round(there.timestamp() * 1000)
+    if not every_hour or _exists(there):
+        yield first_ms
+    again_ms = round(there.replace(fold=1).timestamp() * 1000)
+    # Of a skipped time the second reading lies before the first: it is no second coming.
+    if every_hour and again_ms > first_ms:
+        yield again_ms
 
 
-def _shown(at_ms: int, zone: ZoneInfo) -> datetime:
+def shown(at_ms: int, zone: ZoneInfo) -> datetime:
     """What a clock of that zone shows."""
     return datetime.fromtimestamp(at_ms / 1000, zone).replace(tzinfo=None)
 
