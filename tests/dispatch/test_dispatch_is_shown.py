@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from watchbill.clock import ManualClock
+from watchbill.cron import read_cron
 from watchbill_collector.api.doctor import judge
 from watchbill_collector.api.twins import RulesTwin, StatusTwin
-from watchbill.cron import read_cron
 from watchbill_collector.dispatch.given import labelled
 from watchbill_collector.dispatch.matchers import read_match
 from watchbill_collector.dispatch.metrics import DispatchMetrics

@@ -7,7 +7,7 @@ reads them and knows the calendar. As with cron lines it is asked for times on a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,7 +18,9 @@ from watchbill.cron import AGAIN, MARGIN, moments, shown
 EVENT_CHARACTERS_MAX: Final = 200
 SECONDS_APART_MIN: Final = 60
 """Nothing that is watched here happens more than once a minute; a finer event would cost a search its bound."""
-_LOOKS_BACK: Final = tuple(timedelta(hours=hours) for hours in (1, 26, 8 * 24, 33 * 24, 370 * 24, 5 * 370 * 24))
+_LOOKS_BACK: Final = tuple(
+    timedelta(hours=hours) for hours in (1, 26, 8 * 24, 33 * 24, 370 * 24, 5 * 370 * 24)
+)
 _ANY_DAY: Final = datetime(2001, 1, 1)
 _HOURS_A_DAY: Final = 24
 
@@ -73,7 +75,7 @@ def read_calendar_event(text: str) -> CalendarEvent:
         raise BadCalendarEvent(f"{len(text)} characters, at most {EVENT_CHARACTERS_MAX}")
     body, zone = _zone_apart(" ".join(text.split()))
     try:
-        first = next(iter(OnCalendar(body, _ANY_DAY)), None)
+        first = next(_locals(body, _ANY_DAY), None)
     except OnCalendarError as exc:
         raise BadCalendarEvent(str(exc)) from exc
     if first is None:
@@ -96,7 +98,7 @@ def _every_hour(body: str) -> bool:
     hours: set[int] = set()
     first: datetime | None = None
     before: datetime | None = None
-    for local in OnCalendar(body, _ANY_DAY):
+    for local in _locals(body, _ANY_DAY):
         if before is not None and (local - before).total_seconds() < SECONDS_APART_MIN:
             raise BadCalendarEvent(f"it comes more than once in {SECONDS_APART_MIN} s")
         first, before = first or local, local
@@ -107,4 +109,6 @@ def _every_hour(body: str) -> bool:
 
 
 def _locals(text: str, after: datetime) -> Iterator[datetime]:
-    return iter(OnCalendar(text, after))
+    """What a clock shows when it comes, after what one shows then: oncalendar is told that they are UTC, where no clock
+    is ever changed."""
+    return (local.replace(tzinfo=None) for local in OnCalendar(text, after.replace(tzinfo=UTC)))

@@ -11,8 +11,8 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from watchbill.config import Duration, Selector, Table, Wrong, option
-from watchbill.errors import ConfigError, Problem
 from watchbill.cron import BadCron, read_cron
+from watchbill.errors import ConfigError, Problem
 from watchbill_collector.dispatch.matchers import BadMatchers, Match, compiled
 from watchbill_collector.dispatch.routing import ALERTS_LISTED, REPEAT_MS, Route, Routing
 from watchbill_collector.dispatch.settings import Digest, zone_known

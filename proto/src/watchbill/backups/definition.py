@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from watchbill.backups.schedule import Schedule
+from watchbill.backups.schedule import NO_SCHEDULE, Schedule
 from watchbill.errors import Unreadable
 
 JOBS_MAX: Final = 500
@@ -101,7 +101,7 @@ class Definition:
     name: str
     tool: str
     service: str = ""
-    schedule: Schedule = Schedule()
+    schedule: Schedule = NO_SCHEDULE
     start_grace_s: float = 1800.0
     max_duration_s: float = 0.0
     min_duration_s: float = 0.0

@@ -41,7 +41,7 @@ class Schedule:
         return line.latest(zone, now_ms, within_ms)
 
     def next(self, after_ms: int, within_ms: int = WITHIN_MS) -> int:
-        """The first due time in (after, after + within] in UTC ms; 0 if there is none, or it does not go by the clock."""
+        """The first due time in (after, after + within] in UTC ms; 0 if there is none, or not by the clock."""
         if not self.by_the_clock:
             return 0
         line, zone = _read(self.cron, self.calendar, self.zone)
@@ -58,6 +58,9 @@ class Schedule:
         except ValueError as exc:
             return str(exc)
         return ""
+
+
+NO_SCHEDULE: Final = Schedule()
 
 
 @lru_cache(READ_MAX)
