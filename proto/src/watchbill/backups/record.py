@@ -156,7 +156,7 @@ class Record:
         document = {
             key: value
             for key, value in msgspec.to_builtins(self).items()
-            if key in _ALWAYS or value not in (None, "", 0, (), [])
+            if value is not None and (key in _ALWAYS or value not in ("", 0, (), []))
         }
         return msgspec.json.encode(document, order="deterministic")
 
@@ -177,7 +177,7 @@ _ALWAYS: Final = frozenset(
         "files_failed",
     }
 )
-"""Here 0 and nothing differ, or nothing cannot be."""
+"""Here 0 says something."""
 
 
 def new_id() -> str:
