@@ -1,0 +1,277 @@
+"""What is known of one job: its records, folded in the order they arrived, into what judging needs and no more.
+
+Everything here has a bound, whatever a host sends. The same record twice changes nothing; records of runs may come in
+any order, days late; of two observations the one of the later moment holds.
+
+A record's times are the host's. They are corrected by what is known of its clock, and none may be later than the
+record's arrival: a time of the future is marked as such and proves nothing.
+"""
+
+from array import array
+from bisect import bisect_right
+from typing import Final
+
+import msgspec
+
+from watchbill.backups.definition import COPIES_MAX, SIZE_WINDOW_MAX
+from watchbill.backups.record import Kind, Level, Outcome, Record
+from watchbill_collector.backups.ledger import Ledger
+from watchbill_collector.backups.runs import FUTURE_MS, Run, joined, run_of
+
+RUNS_KEPT: Final = 10
+"""Newest runs that are kept whole; of older ones the sizes, and the newest good one."""
+SIZES_KEPT: Final = 2 * SIZE_WINDOW_MAX
+COPIES_KEPT: Final = COPIES_MAX + 1
+"""One more than a job may define: the repository of a job that defines none has no name. Records of others are left out
+and counted."""
+PROOFS_KEPT: Final = 400
+"""Of a copy and level: a whole made of parts is recognised up to so many of them. The oldest go."""
+
+
+class Seen(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A repository that could be read. `point_ms`: the newest point that can be restored, by its word."""
+
+    at_ms: int
+    outcome: Outcome
+    point_ms: int
+    future_ms: int
+    running: bool
+    bytes_source: int | None
+    bytes_stored: int | None
+    reason: str
+    error: str
+    locked: bool | None
+    repo_id: str
+
+    @property
+    def size(self) -> int | None:
+        """Of the newest point, in bytes."""
+        return self.bytes_stored if self.bytes_source is None else self.bytes_source
+
+
+class Unread(msgspec.Struct, frozen=True, gc=False):
+    """A repository that could not be read, and why."""
+
+    at_ms: int
+    reason: str
+    error: str
+
+
+class Proven(msgspec.Struct, frozen=True, gc=False, order=True):
+    """What one verification found of a copy. `point_ms` is 0 when it does not say which point it looked at."""
+
+    at_ms: int
+    record_id: str
+    ok: bool
+    fraction: float
+    point_ms: int
+    bad: int
+    error: str
+
+
+class Sizes:
+    """Sizes of good points, oldest first. Pairs in one array: ninety days of a daily job are 1.4 kB."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self) -> None:
+        self._pairs = array("q")
+
+    def add(self, at_ms: int, size: int) -> None:
+        """One more, or the same once more."""
+        pairs = self._pairs
+        if not pairs or at_ms > pairs[-2]:
+            pairs.extend((at_ms, size))
+        else:
+            stamps = pairs[::2]
+            place = bisect_right(stamps, at_ms)
+            if place and stamps[place - 1] == at_ms:
+                pairs[2 * place - 1] = size
+                return
+            pairs[2 * place : 2 * place] = array("q", (at_ms, size))
+        if len(pairs) > 2 * SIZES_KEPT:
+            del pairs[:2]
+
+    def newest(self, count: int) -> list[int]:
+        """The newest of them, oldest first."""
+        return self._pairs[1::2][-count:].tolist() if count > 0 else []
+
+    def __len__(self) -> int:
+        return len(self._pairs) // 2
+
+
+class CopySeen:
+    """What is known of one copy."""
+
+    __slots__ = ("ledger", "proofs", "seen", "sizes", "unproven", "unread")
+
+    def __init__(self) -> None:
+        self.seen: Seen | None = None
+        self.unread: Unread | None = None
+        self.ledger: Ledger | None = None
+        self.sizes: Sizes | None = None
+        self.proofs: dict[Level, list[Proven]] = {}
+        self.unproven: Unread | None = None
+
+    @property
+    def unreadable(self) -> Unread | None:
+        """Why it cannot be read now; None when it can, or was never looked at."""
+        if self.unread is None or (self.seen is not None and self.seen.at_ms >= self.unread.at_ms):
+            return None
+        return self.unread
+
+
+class Evidence:
+    """Of one job. `runs` are the newest, in the order they began; `good_before` is the newest good one of those that
+    are not kept. `late` counts records that came after what they tell of was not kept any more, `strange` those of
+    copies beyond the bound."""
+
+    __slots__ = ("_evicted_ms", "copies", "good_before", "late", "records", "runs", "sizes", "strange")
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.good_before: Run | None = None
+        self.sizes: Sizes | None = None
+        self.copies: dict[str, CopySeen] = {}
+        self.records = 0
+        self.late = 0
+        self.strange = 0
+        self._evicted_ms = 0
+
+    def add(self, record: Record, received_ms: int, shift_ms: int) -> None:
+        """Fold a record in. `shift_ms` is what is added to the host's times."""
+        self.records += 1
+        kind = record.kind
+        if kind is Kind.RUN:
+            self._run(run_of(record, received_ms, shift_ms))
+        elif kind is Kind.OBSERVE:
+            self._observe(record, received_ms, shift_ms)
+        else:
+            self._prove(record, received_ms, shift_ms)
+
+    def good_sizes(self, count: int) -> list[int]:
+        """The newest sizes of good runs, oldest first."""
+        kept = [size for run in self.runs if run.outcome is Outcome.OK and (size := run.size) is not None]
+        if len(kept) >= count or self.sizes is None:
+            return kept[-count:]
+        return self.sizes.newest(count - len(kept)) + kept
+
+    def _run(self, run: Run) -> None:
+        runs = self.runs
+        for place in range(len(runs) - 1, -1, -1):
+            if runs[place].run_id == run.run_id:
+                old = runs.pop(place)
+                run = joined(old, run)
+                break
+        else:
+            if run.began_ms <= self._evicted_ms:
+                self.late += 1
+                return
+        if not runs or _order(run) > _order(runs[-1]):
+            runs.append(run)
+        else:
+            runs.insert(bisect_right(runs, _order(run), key=_order), run)
+        if len(runs) > RUNS_KEPT:
+            self._evict(runs.pop(0))
+
+    def _evict(self, run: Run) -> None:
+        self._evicted_ms = run.began_ms
+        if run.outcome is not Outcome.OK:
+            return
+        size = run.size
+        if size is not None:
+            if self.sizes is None:
+                self.sizes = Sizes()
+            self.sizes.add(run.began_ms, size)
+        if run.good and (self.good_before is None or run.point_ms >= self.good_before.point_ms):
+            self.good_before = run
+
+    def _copy(self, name: str) -> CopySeen | None:
+        copy = self.copies.get(name)
+        if copy is None:
+            if len(self.copies) >= COPIES_KEPT:
+                self.strange += 1
+                return None
+            copy = self.copies[name] = CopySeen()
+        return copy
+
+    def _observe(self, record: Record, received_ms: int, shift_ms: int) -> None:
+        copy = self._copy(record.copy)
+        if copy is None:
+            return
+        at_ms = min(record.observed_ms + shift_ms, received_ms)
+        error = record.errors[0] if record.errors else ""
+        if record.outcome is Outcome.UNKNOWN:
+            if copy.unread is None or at_ms >= copy.unread.at_ms:
+                copy.unread = Unread(at_ms, record.reason, error)
+            return
+        before = copy.seen
+        if before is not None and at_ms < before.at_ms:
+            self.late += 1
+            return
+        if record.snapshots is not None:
+            if copy.ledger is None:
+                copy.ledger = Ledger()
+            replaced = (
+                before is not None and bool(before.repo_id) and record.repo_id not in ("", before.repo_id)
+            )
+            copy.ledger.seen_at(at_ms, record.snapshots, shift_ms, replaced=replaced)
+        point_ms = record.point_ms + shift_ms if record.point_ms > 0 else 0
+        future_ms = point_ms if point_ms > at_ms + FUTURE_MS else 0
+        seen = Seen(
+            at_ms=at_ms,
+            outcome=record.outcome,
+            point_ms=0 if future_ms else min(point_ms, at_ms),
+            future_ms=future_ms,
+            running=record.outcome is Outcome.RUNNING,
+            bytes_source=record.bytes_source,
+            bytes_stored=record.bytes_stored,
+            reason=record.reason,
+            error=error,
+            locked=record.repo_locked,
+            repo_id=record.repo_id or (before.repo_id if before else ""),
+        )
+        copy.seen = seen
+        if seen.point_ms and seen.size is not None and seen.outcome is not Outcome.FAILED:
+            if copy.sizes is None:
+                copy.sizes = Sizes()
+            copy.sizes.add(seen.point_ms, seen.size)
+
+    def _prove(self, record: Record, received_ms: int, shift_ms: int) -> None:
+        copy = self._copy(record.copy)
+        if copy is None:
+            return
+        at_ms = min((record.finished_ms or record.observed_ms) + shift_ms, received_ms)
+        error = record.errors[0] if record.errors else record.reason
+        proof = record.verify
+        if proof is None and (record.kind is not Kind.RESTORE or record.outcome in _NO_WORD):
+            if record.outcome is not Outcome.RUNNING and (
+                copy.unproven is None or at_ms >= copy.unproven.at_ms
+            ):
+                copy.unproven = Unread(at_ms, record.reason, error)
+            return
+        point_ms = min(record.point_ms + shift_ms, at_ms) if record.point_ms > 0 else 0
+        level = proof.level if proof is not None else Level.RESTORE
+        proven = Proven(
+            at_ms,
+            record.record_id,
+            record.outcome is Outcome.OK and (proof is None or proof.ok),
+            1.0 if proof is None else min(max(proof.fraction, 0.0), 1.0),
+            point_ms,
+            0 if proof is None else proof.bad,
+            error,
+        )
+        proofs = copy.proofs.setdefault(level, [])
+        place = bisect_right(proofs, proven)
+        if place and proofs[place - 1].record_id == proven.record_id:
+            return
+        proofs.insert(place, proven)
+        if len(proofs) > PROOFS_KEPT:
+            del proofs[0]
+
+
+_NO_WORD: Final = (Outcome.UNKNOWN, Outcome.RUNNING)
+
+
+def _order(run: Run) -> tuple[int, str]:
+    return run.began_ms, run.run_id

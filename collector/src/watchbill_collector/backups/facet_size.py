@@ -1,0 +1,93 @@
+"""Whether what is saved is as large as it should be, and takes as long as it must.
+
+A size that falls below the usual one by more than the limit is a warning once and bad twice: one clean-up is no
+reason to wake anybody, an emptied share stays empty. The usual size is the median of the runs before it fell, so a
+fall does not explain itself; once it has filled the whole window it is the usual size.
+"""
+
+from typing import Final
+
+from watchbill_collector.backups.evidence import CopySeen
+from watchbill_collector.backups.sight import Sight
+from watchbill_collector.backups.texts import moment, size, span
+from watchbill_collector.backups.words import WORSE, Facet, Level
+
+HISTORY_MIN: Final = 3
+"""Sizes that a median needs."""
+PER_CENT: Final = 100
+
+
+def sizes(sight: Sight) -> Facet:
+    """Of the newest good run; of the newest point of each copy where runs do not say."""
+    limits = sight.definition.size
+    fast = _too_fast(sight)
+    if fast is not None:
+        return fast
+    if not limits.min_bytes and not limits.drop:
+        return Facet(Level.OK, "not-asked", "no limits of its size are asked for")
+    count = 2 * limits.window
+    told = sight.evidence.good_sizes(count)
+    if told:
+        return _judged(sight, told)
+    observed = [copy for copy in sight.evidence.copies.values() if copy.sizes is not None]
+    if not observed:
+        return Facet(Level.UNKNOWN, "no-size", "no size was told yet")
+    return max((_of_copy(sight, copy, count) for copy in observed), key=lambda facet: WORSE[facet.level])
+
+
+def _of_copy(sight: Sight, copy: CopySeen, count: int) -> Facet:
+    assert copy.sizes is not None
+    return _judged(sight, copy.sizes.newest(count))
+
+
+def _too_fast(sight: Sight) -> Facet | None:
+    least_s = sight.definition.min_duration_s
+    if not least_s:
+        return None
+    last = next((run for run in reversed(sight.evidence.runs) if run.good), None)
+    if last is None or not last.started_ms or last.duration_ms >= least_s * 1000:
+        return None
+    took = f"took {span(last.duration_ms / 1000)}, {span(least_s)} at least"
+    return Facet(Level.BAD, "too-fast", f"the run of {moment(last.began_ms)} {took}")
+
+
+def _judged(sight: Sight, told: list[int]) -> Facet:
+    """By the newest sizes, oldest first."""
+    limits, newest = sight.definition.size, told[-1]
+    if newest < limits.min_bytes:
+        return Facet(Level.BAD, "below-min", f"{size(newest)}, {size(limits.min_bytes)} at least")
+    if not limits.drop:
+        return Facet(Level.OK, "ok", f"{size(newest)}, {size(limits.min_bytes)} at least")
+    if len(told) < HISTORY_MIN:
+        return Facet(
+            Level.UNKNOWN,
+            "little-history",
+            f"{size(newest)}; {HISTORY_MIN} runs are needed to know what is usual",
+        )
+    fallen, usual = _fall(told, 1 - limits.drop, limits.window)
+    if not fallen:
+        return Facet(Level.OK, "ok", f"{size(newest)}, as usual")
+    text = f"{size(newest)}, usually {size(usual)}: more than {limits.drop * PER_CENT:.3g} % less"
+    if fallen == 1:
+        return Facet(Level.WARN, "dropped", text)
+    return Facet(Level.BAD, "dropped", f"{text}, {fallen} times now")
+
+
+def _fall(told: list[int], share: float, window: int) -> tuple[int, float]:
+    """How many of the newest have fallen below that share of the usual size before them, and that size; 0 for none."""
+    if told[-1] >= share * max(told):
+        return 0, 0.0
+    longest, usual = 0, 0.0
+    for fallen in range(1, min(window, len(told) - HISTORY_MIN + 1) + 1):
+        before = told[-fallen - window : -fallen]
+        median = _median(before)
+        if fallen < window and all(one < share * median for one in told[-fallen:]):
+            longest, usual = fallen, median
+    return longest, usual
+
+
+def _median(some: list[int]) -> float:
+    """As of statistics.median, which takes ten times as long for a few whole numbers."""
+    ordered = sorted(some)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -1,0 +1,120 @@
+"""Which points in time can be restored: the word of the repositories, and of runs where no repository contradicts.
+
+The job's word proves the job, the repository's the copy. A run counts until the repositories that it may have written
+to were looked at after its end and show nothing of it. A partial run's snapshot looks like any other to a repository,
+so it is the run's word that leaves it out. Times of the future prove nothing.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from watchbill.backups.definition import Definition
+from watchbill.backups.record import Outcome
+from watchbill_collector.backups.evidence import CopySeen, Evidence
+from watchbill_collector.backups.runs import Run
+
+SAME_MOMENT_MS: Final = 5 * 60_000
+"""How far a snapshot's time may lie before its run's beginning, where a repository goes by a clock of its own."""
+ID_CHARACTERS_MIN: Final = 8
+"""Tools print the beginning of a snapshot's id: so much of it names one."""
+
+
+@dataclass(slots=True)
+class Points:
+    """`newest_ms` is 0 when nothing can be restored. `copies`: the newest of each copy of which something is known.
+
+    `unconfirmed` is the newest good run by its own word, when no repository shows it. `unrestorable`: copies whose
+    repository was read, and holds nothing that can be restored."""
+
+    newest_ms: int = 0
+    seen_ms: int = 0
+    observed_ms: int = 0
+    copies: dict[str, int] = field(default_factory=dict)
+    unconfirmed: Run | None = None
+    unrestorable: list[str] = field(default_factory=list)
+
+
+def points_of(definition: Definition, evidence: Evidence) -> Points:
+    """What can be restored, as far as known. `observed_ms` is the newest that a repository shows, `seen_ms` when one
+    was read last."""
+    points = Points()
+    for name, copy in evidence.copies.items():
+        seen = copy.seen
+        if seen is None:
+            continue
+        points.seen_ms = max(points.seen_ms, seen.at_ms)
+        if seen.outcome is Outcome.FAILED:
+            points.unrestorable.append(name)
+        points.copies[name] = point_ms = _point_of(copy, evidence)
+        points.newest_ms = points.observed_ms = max(points.newest_ms, point_ms)
+    for run in reversed(evidence.runs):
+        if run.good and _said_by(run, definition, evidence, points):
+            break
+    else:
+        if evidence.good_before is not None:
+            _said_by(evidence.good_before, definition, evidence, points)
+    return points
+
+
+def _said_by(run: Run, definition: Definition, evidence: Evidence, points: Points) -> bool:
+    """Take in the word of a good run; False when the repositories contradict it."""
+    places = _places(run, definition)
+    refuted = True
+    for name in places:
+        copy = evidence.copies.get(name)
+        if copy is None or copy.seen is None or copy.seen.at_ms <= run.finished_ms:
+            # Nobody has looked since, so its word stands: but where there are several, not for one of them.
+            refuted = False
+            if len(places) == 1:
+                points.copies[name] = max(points.copies.get(name, 0), run.point_ms)
+        elif _shows(copy, run):
+            refuted = False
+    if refuted:
+        points.unconfirmed = points.unconfirmed or run
+        return False
+    points.newest_ms = max(points.newest_ms, run.point_ms)
+    return True
+
+
+def _places(run: Run, definition: Definition) -> tuple[str, ...]:
+    """The copies that a run may have written to."""
+    if run.copy:
+        return (run.copy,)
+    return tuple(copy.name for copy in definition.copies) or ("",)
+
+
+def _shows(copy: CopySeen, run: Run) -> bool:
+    seen = copy.seen
+    if seen is None or seen.outcome is Outcome.FAILED:
+        return False
+    newest_ms = max(seen.point_ms, copy.ledger.newest_ms if copy.ledger is not None else 0)
+    return newest_ms >= run.point_ms - SAME_MOMENT_MS
+
+
+def _point_of(copy: CopySeen, evidence: Evidence) -> int:
+    """The newest point that can be restored from a copy that was read."""
+    seen, ledger = copy.seen, copy.ledger
+    assert seen is not None
+    if seen.outcome is Outcome.FAILED:
+        return 0
+    point_ms = seen.point_ms
+    if seen.future_ms and ledger is not None:
+        point_ms = ledger.newest_not_after(seen.at_ms)
+    partial = [run for run in evidence.runs if run.outcome is Outcome.PARTIAL]
+    if not partial or not any(_made(run, point_ms) for run in partial):
+        return point_ms
+    if ledger is None:
+        return 0
+    whole = (
+        time_ms
+        for name, time_ms in ledger.times.items()
+        if time_ms <= point_ms and not any(_made(run, time_ms, name) for run in partial)
+    )
+    return max(whole, default=0)
+
+
+def _made(run: Run, time_ms: int, name: str = "") -> bool:
+    """Whether this snapshot is a run's."""
+    if name and len(run.snapshot_id) >= ID_CHARACTERS_MIN:
+        return name.startswith(run.snapshot_id)
+    return run.began_ms - SAME_MOMENT_MS <= time_ms <= (run.finished_ms or run.at_ms)

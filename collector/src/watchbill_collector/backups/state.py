@@ -1,0 +1,131 @@
+"""What is to be said of a job: a pure function of its definition, its records, what was heard, and the time.
+
+Nothing is stored that could rot: the same evidence at the same moment gives the same word, so any history can be played
+again. The word comes from the facet that matters most; what is bad comes before what is unknown, that before a warning.
+"""
+
+from typing import Final
+
+from watchbill.backups.definition import Definition
+from watchbill_collector.backups.due import NEVER_MS, DueTimes
+from watchbill_collector.backups.evidence import Evidence
+from watchbill_collector.backups.facet_copies import copies
+from watchbill_collector.backups.facet_fresh import fresh
+from watchbill_collector.backups.facet_ledger import ledger
+from watchbill_collector.backups.facet_run import run
+from watchbill_collector.backups.facet_size import sizes
+from watchbill_collector.backups.facet_verify import verified_point, verify
+from watchbill_collector.backups.points import points_of
+from watchbill_collector.backups.sight import Sight
+from watchbill_collector.backups.texts import ADVICE, moment
+from watchbill_collector.backups.words import (
+    QUIET,
+    Facet,
+    FacetName,
+    Level,
+    Standing,
+    State,
+    Word,
+    severity_of,
+)
+
+_BAD: Final = (
+    (FacetName.LEDGER, Word.SUSPECT),
+    (FacetName.FRESH, Word.STALE),
+    (FacetName.RUN, Word.FAILED),
+    (FacetName.VERIFY, Word.UNVERIFIED),
+    (FacetName.SIZE, Word.SUSPECT),
+    (FacetName.COPIES, Word.PARTIAL),
+)
+"""Of facets that are bad, the first gives the word: what may be an attack, then what cannot be restored any more."""
+_WORDS: Final = {
+    "missed": Word.MISSED,
+    "partial": Word.PARTIAL,
+    "late": Word.LATE,
+    "running": Word.RUNNING,
+}
+
+
+def judge(
+    definition: Definition,
+    evidence: Evidence,
+    watermark_ms: int,
+    now_ms: int,
+    standing: Standing,
+    *,
+    listening_ms: int = 0,
+    dues: DueTimes | None = None,
+) -> State:
+    """The state at `now_ms`, when everything is known that its host told until `watermark_ms`.
+
+    `listening_ms`: nobody could be heard before. `dues` saves working out the same due times again.
+    """
+    sight = Sight(
+        definition,
+        evidence,
+        standing,
+        watermark_ms,
+        now_ms,
+        listening_ms,
+        dues or DueTimes(definition.schedule),
+    )
+    points = points_of(definition, evidence)
+    facets = {
+        FacetName.RUN: run(sight, points),
+        FacetName.FRESH: fresh(sight, points),
+        FacetName.SIZE: sizes(sight),
+        FacetName.VERIFY: verify(sight),
+        FacetName.COPIES: copies(sight, points),
+        FacetName.LEDGER: ledger(sight, points),
+    }
+    word, name = _word(facets, evidence)
+    facet = facets[name]
+    why, advice = facet.text, ADVICE.get(facet.reason, "").replace("{job}", definition.name)
+    if standing.retired:
+        word, why, advice = Word.RETIRED, "its host is retired; its backups stay under their retention", ""
+    elif standing.paused(now_ms):
+        sight.later(standing.paused_until_ms)
+        because = f": {standing.paused_why}" if standing.paused_why else ""
+        word, advice = Word.PAUSED, ""
+        why = f"until {moment(standing.paused_until_ms)} by {standing.paused_by or 'somebody'}{because}"
+    wrong = facet.level in (Level.BAD, Level.WARN)
+    return State(
+        word=word,
+        facets=facets,
+        why=why,
+        advice=advice,
+        next_ms=0 if sight.next_ms == NEVER_MS or standing.retired else sight.next_ms,
+        point_ms=points.newest_ms,
+        verified_point_ms=verified_point(evidence, points),
+        last_run=evidence.runs[-1] if evidence.runs else None,
+        snapshots=max((copy.ledger.count for copy in evidence.copies.values() if copy.ledger), default=0),
+        severity=severity_of(definition, name) if wrong and word not in QUIET else "",
+        wants_ms=0 if sight.wants_ms == NEVER_MS else sight.wants_ms,
+        silent=sight.silent,
+    )
+
+
+def _word(facets: dict[FacetName, Facet], evidence: Evidence) -> tuple[Word, FacetName]:
+    """The word, and the facet that it comes from."""
+    for name, word in _BAD:
+        if facets[name].level is Level.BAD:
+            return _WORDS.get(facets[name].reason, word) if name is FacetName.RUN else word, name
+    run_facet, fresh_facet = facets[FacetName.RUN], facets[FacetName.FRESH]
+    if not evidence.records and run_facet.reason not in ("late", "silent"):
+        return Word.NEW, FacetName.RUN
+    for name, facet in ((FacetName.RUN, run_facet), (FacetName.FRESH, fresh_facet)):
+        if facet.level is Level.UNKNOWN and facet.reason not in _NOTHING_YET:
+            return Word.UNKNOWN, name
+    if run_facet.reason in ("partial", "late"):
+        return _WORDS[run_facet.reason], FacetName.RUN
+    if facets[FacetName.VERIFY].level is Level.WARN:
+        return Word.UNVERIFIED, FacetName.VERIFY
+    if run_facet.reason == "running":
+        return Word.RUNNING, FacetName.RUN
+    if run_facet.level is Level.UNKNOWN and fresh_facet.level is Level.UNKNOWN:
+        return Word.NEW, FacetName.RUN
+    warned = next((name for name in FacetName if facets[name].level is Level.WARN), FacetName.RUN)
+    return Word.OK, warned
+
+
+_NOTHING_YET: Final = ("no-run", "no-record")

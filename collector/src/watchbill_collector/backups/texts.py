@@ -1,0 +1,76 @@
+"""How times, spans and sizes are said to a person, and what to do about each reason."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_EXACT_FROM: Final = 2
+"""A span is said in the largest unit of which it has at least so many."""
+
+
+def moment(at_ms: int) -> str:
+    """`2026-11-29 02:15 UTC`."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def span(seconds: float) -> str:
+    """`26 h`, `30 d`, `90 s`."""
+    for unit, name in _UNITS:
+        if seconds >= _EXACT_FROM * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s"
+
+
+def size(count: float) -> str:
+    """`10.2 GiB`."""
+    number = 0
+    while abs(count) >= 1024 and number < len(_BINARY) - 1:
+        count /= 1024
+        number += 1
+    return f"{count:.0f} {_BINARY[number]}" if not number else f"{count:.1f} {_BINARY[number]}"
+
+
+def said(reason: str, error: str) -> str:
+    """What a host said went wrong: ` (repository-locked: unable to create lock)`; "" for nothing."""
+    words = ": ".join(word for word in (reason, error) if word)
+    return f" ({words})" if words else ""
+
+
+ADVICE: Final[Mapping[str, str]] = {
+    "late": "Nothing yet: it may still begin within its grace.",
+    "running": "Nothing: it is running.",
+    "partial": "Read the run's errors with `watchbill backups show {job}`: what could not be read is not saved.",
+    "failed": "Read the run's errors with `watchbill backups show {job}`, mend the cause, and run it again.",
+    "no-end": "See on the host whether it was killed (out of memory, a reboot), whether something is left locked, and "
+    "run it again.",
+    "missed": "See on the host why it did not start: its timer, its cron line; then run it.",
+    "over-max-duration": "See on the host what it waits for; a hung run holds its repository's lock. If it only grew, "
+    "raise max_duration.",
+    "over-rpo": "Run it now. If runs end well, look at why the repository does not show them.",
+    "no-point": "Run it: nothing of it can be restored yet.",
+    "not-restorable": "What the repository holds cannot be restored: take a full backup to another place at once.",
+    "below-min": "See whether a source was not mounted or is empty; lower size.min if it is right.",
+    "dropped": "See whether a source was not mounted, emptied or encrypted; the next runs settle it if it is right.",
+    "too-fast": "See whether its sources were there: it ended sooner than it can have read them.",
+    "overdue": "Have it verified: `watchbill backups verify {job}`.",
+    "never-proven": "Have it verified: `watchbill backups verify {job}`.",
+    "proof-failed": "Take a new full backup to another place before anything else, then find what is damaged: "
+    "`watchbill backups show {job}`.",
+    "copies-missing": "Bring the copies that are missing up to date, or lower what is required.",
+    "copy-stale": "See why the copy is not brought up to date.",
+    "copy-unreadable": "Make the copy readable to its host, or see why it is not.",
+    "not-whole": "Look at the copy: `watchbill backups show {job}`.",
+    "vanished": "Treat it as an attack until you know who removed them: keep other copies from being changed. "
+    "If it was meant, say so with `watchbill backups review {job}`.",
+    "repository-replaced": "Find out who replaced the repository. If it was meant, say so with "
+    "`watchbill backups review {job}`.",
+    "unconfirmed": "Look into the repository yourself: the run said it saved, and nothing of it is there.",
+    "future": "Set the clock of the host that made it and make a new one: such times hide that nothing is new.",
+    "few": "Nothing while it is young; else see why so few are kept.",
+    "silent": "See why the host is silent: `watchbill hosts show`. What it did meanwhile comes when it does.",
+    "unreadable": "Make the repository readable to its host: `watchbill backups show {job}` says what is in the way.",
+    "outcome-unknown": "Look at the run on its host; its word does not say how it ended.",
+}
+"""By a facet's reason; `{job}` stands for the job's name."""
