@@ -140,6 +140,8 @@ def definition_fault(definition: Definition) -> str:
     """What is impossible about it; "" when nothing is. Hosts that are right send nothing of the kind."""
     if not 0 < len(definition.name) <= JOB_NAME_CHARACTERS_MAX:
         return f"a name of {len(definition.name)} characters, wanted 1 to {JOB_NAME_CHARACTERS_MAX}"
+    if not all(name.isprintable() for name in (definition.name, *(copy.name for copy in definition.copies))):
+        return "a name that cannot be printed"
     if len(definition.copies) > COPIES_MAX:
         return f"{len(definition.copies)} copies, at most {COPIES_MAX}"
     if len({copy.name for copy in definition.copies}) != len(definition.copies):

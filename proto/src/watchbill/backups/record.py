@@ -7,6 +7,7 @@ Times are UTC milliseconds by the host's clock; the collector corrects them as i
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -32,6 +33,8 @@ SNAPSHOTS_MAX: Final = 20_000
 """Snapshots that are listed, the newest ones; all are counted."""
 PARTS_MAX: Final = SNAPSHOTS_MAX // SNAPSHOTS_PER_RECORD_MAX
 TEXT_CHARACTERS_MAX: Final = 256
+NUMBER_MAX: Final = 2**53
+"""Times, sizes and counts lie within 0 and this, which every reader of JSON can hold."""
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -203,6 +206,8 @@ def record_fault(record: Record) -> str:
         return "an id that is not 32 hexadecimal digits"
     if not 0 < len(record.job) <= JOB_NAME_CHARACTERS_MAX:
         return f"a job's name of {len(record.job)} characters, wanted 1 to {JOB_NAME_CHARACTERS_MAX}"
+    if not (record.job.isprintable() and record.copy.isprintable()):
+        return "a name that cannot be printed"
     if len(record.errors) > ERRORS_MAX or any(len(error) > ERROR_CHARACTERS_MAX for error in record.errors):
         return f"more than {ERRORS_MAX} errors of {ERROR_CHARACTERS_MAX} characters"
     if len(record.tail) > TAIL_CHARACTERS_MAX:
@@ -221,6 +226,8 @@ def record_fault(record: Record) -> str:
     )
     if any(len(text) > TEXT_CHARACTERS_MAX for text in texts):
         return f"a text of more than {TEXT_CHARACTERS_MAX} characters"
+    if not all(0 <= number <= NUMBER_MAX for number in _numbers(record)):
+        return f"a time, a size or a count outside 0 to {NUMBER_MAX}"
     snapshots = record.snapshots
     if snapshots is not None:
         if len(snapshots.listed) > SNAPSHOTS_PER_RECORD_MAX:
@@ -228,3 +235,13 @@ def record_fault(record: Record) -> str:
         if not 0 <= snapshots.parts <= PARTS_MAX or (snapshots.parts and snapshots.part >= snapshots.parts):
             return f"part {snapshots.part} of {snapshots.parts}, at most {PARTS_MAX}"
     return ""
+
+
+def _numbers(record: Record) -> Iterator[int]:
+    yield from (record.observed_ms, record.started_ms, record.finished_ms, record.point_ms)
+    sizes = (record.bytes_source, record.bytes_added, record.bytes_stored, record.files, record.files_failed)
+    yield from (size for size in sizes if size is not None)
+    snapshots = record.snapshots
+    if snapshots is not None:
+        yield from (snapshots.count, snapshots.oldest_ms, snapshots.newest_ms, snapshots.part)
+        yield from (at_ms for _, at_ms in snapshots.listed)
