@@ -247,7 +247,7 @@ def test_a_host_comes_back_as_it_was_written(store: Store) -> None:
 def test_crit_records_are_kept_once_however_often_they_come(store: Store) -> None:
     store.write_blocking(lambda c: host_rows.add_host(c, _host()))
 
-    def commit(spool: bytes, seq: int, *records: crit.CritRecord, digest: int = 2**64 - 1) -> int:
+    def commit(spool: bytes, seq: int, *records: crit.CritRecord, digest: int = 2**64 - 1) -> list[int]:
         mark = crit.CritMark(AGENT, spool, seq, digest)
         return store.write_blocking(lambda c: crit.commit(c, "main", mark, records, 5))
 
@@ -256,11 +256,11 @@ def test_crit_records_are_kept_once_however_often_they_come(store: Store) -> Non
             lambda c: c.execute(sa.select(CRIT_RECORDS.c.seq).order_by(CRIT_RECORDS.c.seq)).scalars().all()
         )
 
-    assert commit(b"a" * 16, 2, _record(1), _record(2)) == 2
-    assert commit(b"a" * 16, 2, _record(1), _record(2)) == 0
-    assert commit(b"a" * 16, 3, _record(2), _record(3)) == 1
+    assert commit(b"a" * 16, 2, _record(1), _record(2)) == [1, 2]
+    assert commit(b"a" * 16, 2, _record(1), _record(2)) == []
+    assert commit(b"a" * 16, 3, _record(2), _record(3)) == [3]
     assert kept() == [1, 2, 3]
-    assert commit(b"b" * 16, 9, _record(9, event=3)) == 0, "the same event after a fork of the spool"
+    assert commit(b"b" * 16, 9, _record(9, event=3)) == [], "the same event after a fork of the spool"
     marks = store.read(lambda c: crit.marks(c, "main"))
     assert {(mark.spool_id[:1], mark.seq, mark.digest) for mark in marks} == {
         (b"a", 3, 2**64 - 1),

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from watchbill_collector.store.schema import CRIT_MARKS, CRIT_RECORDS
 
 LIFE_KEPT: Final = 1_000
-"""Events of one kind and host that `trim` leaves: those of an agent that starts for ever. Of others all are kept."""
+"""Events of one kind and host that `trim` leaves, of kinds that are of no use for ever, or are kept elsewhere too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +41,17 @@ class CritMark:
 
 def commit(
     connection: sa.Connection, site: str, mark: CritMark, records: Sequence[CritRecord], now_ms: int
-) -> int:
-    """Write records and move the mark to `mark.seq`; how many were new. Numbers not above the mark are
-    left out.
+) -> list[int]:
+    """Write records and move the mark to `mark.seq`; the numbers of those that were new. What is not above the mark
+    is left out.
     """
     where = (CRIT_MARKS.c.agent_id == mark.agent_id) & (CRIT_MARKS.c.spool_id == mark.spool_id)
     before = connection.execute(sa.select(CRIT_MARKS.c.seq).where(where)).scalar()
-    new = 0
+    new: list[int] = []
     for record in records:
         if (before is None or record.seq > before) and not _known(connection, mark.agent_id, record.event_id):
             connection.execute(CRIT_RECORDS.insert().values(**_values(site, mark, record, now_ms)))
-            new += 1
+            new.append(record.seq)
     moved = {"seq": mark.seq, "digest": mark.digest.to_bytes(8), "changed_ms": now_ms}
     if before is None:
         key = {"agent_id": mark.agent_id, "spool_id": mark.spool_id, "site": site}

@@ -3,14 +3,14 @@
 Times are UTC milliseconds. Every row carries its `site`. Text that holds JSON is canonical (sorted keys,
 no spaces). Secrets are never here: tokens, codes and cookies are kept as SHA-256 of 160 random bits or
 more, which needs no slow hash. `audit` is append-only, held by triggers, and a hash chain (`store/audit.py`); a row of
-`crit_records` is never changed, held by triggers likewise.
+`crit_records` or of `backup_records` is never changed, held by triggers likewise.
 """
 
 from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0008"
+REVISION: Final = "0009"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -307,4 +307,132 @@ NOTICES = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),  # JSON through zlib: the notice.
     sqlite_autoincrement=True,
+)
+
+
+def _job() -> "sa.Column[str]":
+    return sa.Column("job", sa.String(64), nullable=False)
+
+
+BACKUP_DEFINITIONS = sa.Table(
+    "backup_definitions",
+    METADATA,
+    _agent(primary_key=True),
+    sa.Column("digest", sa.String(32), primary_key=True),  # As its host said it: each host's are its own.
+    _site(),
+    _job(),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+
+BACKUP_JOBS = sa.Table(
+    "backup_jobs",
+    METADATA,
+    _agent(primary_key=True),
+    sa.Column("job", sa.String(64), primary_key=True),
+    _site(),
+    sa.Column("digest", sa.String(32), nullable=False),  # Of its definition, which may not be here yet.
+    sa.Column("defined_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("gone_ms", sa.BigInteger, nullable=False),  # Since when its host has it no more; 0: it has.
+)
+
+BACKUP_RECORDS = sa.Table(
+    "backup_records",
+    METADATA,
+    sa.Column("place", _SERIAL, primary_key=True, autoincrement=True),  # The order in which they arrived.
+    _site(),
+    _agent(),
+    sa.Column("record_id", sa.String(32), nullable=False),
+    _job(),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("copy", sa.String(256), nullable=False),
+    sa.Column("run_id", sa.String(32), nullable=False),
+    sa.Column("observed_ms", sa.BigInteger, nullable=False),  # By the host's clock, as all times of a record.
+    sa.Column("shift_ms", sa.BigInteger, nullable=False),  # What is added to them.
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),  # JSON through zlib: the record.
+    sa.UniqueConstraint("agent_id", "record_id"),
+    sqlite_autoincrement=True,
+)
+sa.Index(
+    "ix_backup_records_agent_id_job_place",
+    BACKUP_RECORDS.c.agent_id,
+    BACKUP_RECORDS.c.job,
+    BACKUP_RECORDS.c.place,
+)
+
+BACKUP_HOSTS = sa.Table(
+    "backup_hosts",
+    METADATA,
+    _agent(primary_key=True),
+    _site(),
+    sa.Column("through_ms", sa.BigInteger, nullable=False),  # Until then everything it had to say is here.
+)
+
+BACKUP_CHANGES = sa.Table(
+    "backup_changes",
+    METADATA,
+    sa.Column("place", _SERIAL, primary_key=True, autoincrement=True),
+    _site(),
+    _agent(),
+    _job(),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("before", sa.String(16), nullable=False),
+    sa.Column("after", sa.String(16), nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+sa.Index(
+    "ix_backup_changes_agent_id_job_place",
+    BACKUP_CHANGES.c.agent_id,
+    BACKUP_CHANGES.c.job,
+    BACKUP_CHANGES.c.place,
+)
+
+BACKUP_PAUSES = sa.Table(
+    "backup_pauses",
+    METADATA,
+    _agent(primary_key=True),
+    sa.Column("job", sa.String(64), primary_key=True),
+    _site(),
+    sa.Column("until_ms", sa.BigInteger, nullable=False),
+    sa.Column("author", sa.String(128), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+BACKUP_REVIEWS = sa.Table(
+    "backup_reviews",
+    METADATA,
+    sa.Column("place", _SERIAL, primary_key=True, autoincrement=True),
+    _site(),
+    _agent(),
+    _job(),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("author", sa.String(128), nullable=False),
+    sa.Column("word", sa.String(16), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+sa.Index(
+    "ix_backup_reviews_agent_id_job_place",
+    BACKUP_REVIEWS.c.agent_id,
+    BACKUP_REVIEWS.c.job,
+    BACKUP_REVIEWS.c.place,
+)
+
+BACKUP_EXEMPTIONS = sa.Table(
+    "backup_exemptions",
+    METADATA,
+    sa.Column("exemption_id", sa.String(12), primary_key=True),
+    _site(),
+    sa.Column("kind", sa.String(8), nullable=False),  # host, service
+    sa.Column("name", sa.String(253), nullable=False),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("author", sa.String(128), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("site", "kind", "name"),
 )

@@ -1,0 +1,289 @@
+"""Backups as rows: the jobs that hosts have, every version of their definitions, the records of what they did, and
+through when each host is known.
+
+A record is written in the transaction of the critical event that it came in, once by its id, and never changed.
+`place` is the order in which records arrived: whoever follows asks for what came after the last one he has.
+
+`surplus` names what may go: records that are old or too many of one kind and job, and what a run said while it went
+on, once it said something later. What a job was proved by is not pushed out by how often somebody looked at it.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from watchbill.backups.definition import Definition
+from watchbill.backups.record import Outcome, Record
+from watchbill_collector.store.schema import (
+    BACKUP_DEFINITIONS,
+    BACKUP_HOSTS,
+    BACKUP_JOBS,
+    BACKUP_PAUSES,
+    BACKUP_RECORDS,
+)
+
+VERSIONS_PER_JOB_MAX: Final = 100
+"""Definitions kept of one job; the oldest goes, which is not the one in force."""
+RECORDS_KEPT_MS: Final = 400 * 86_400_000
+"""A year, and the month in which somebody asks about it."""
+RECORDS_PER_JOB_MAX: Final = 10_000
+"""Of one kind; the oldest go."""
+PROGRESS_KEPT_MS: Final = 2 * 86_400_000
+"""How long it is known minute by minute that a run went on."""
+SURPLUS_MAX: Final = 5_000
+"""Records that are removed at once: the writer has others waiting."""
+_COMPRESSION: Final = 1
+
+_read_record = msgspec.json.Decoder(Record).decode
+_read_definition = msgspec.json.Decoder(Definition).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """One job of a host. Its definition is the host's of this digest. `gone_ms` is 0 while its host has it."""
+
+    agent_id: str
+    job: str
+    digest: str
+    defined_ms: int
+    changed_ms: int
+    gone_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRow:
+    """A record as it arrived. `shift_ms` is what is added to the times in it, which are its host's."""
+
+    place: int
+    agent_id: str
+    received_ms: int
+    shift_ms: int
+    record: Record
+
+
+# ---------------------------------------------------------------- jobs and their definitions
+
+
+def list_jobs(
+    connection: sa.Connection, site: str, agent_id: str, digests: Mapping[str, str], now_ms: int
+) -> None:
+    """These are all the jobs that a host has now, with the digests of their definitions; others are gone."""
+    known = {row.job: row for row in jobs(connection, site, agent_id)}
+    for job, digest in digests.items():
+        _set_job(connection, site, known.get(job), agent_id, job, digest, now_ms)
+    for job, row in known.items():
+        if job not in digests and not row.gone_ms:
+            connection.execute(
+                BACKUP_JOBS.update().where(_is_job(BACKUP_JOBS, agent_id, job)).values(gone_ms=now_ms)
+            )
+
+
+def define(
+    connection: sa.Connection, site: str, agent_id: str, definition: Definition, digest: str, now_ms: int
+) -> None:
+    """Keep a version of a job's definition; it is in force from now on."""
+    table = BACKUP_DEFINITIONS
+    where = (table.c.agent_id == agent_id) & (table.c.digest == digest)
+    if connection.execute(sa.select(sa.literal(1)).where(where)).first() is None:
+        row = {
+            "agent_id": agent_id,
+            "digest": digest,
+            "site": site,
+            "job": definition.name,
+            "received_ms": now_ms,
+            "document": definition.to_json().decode(),
+        }
+        connection.execute(table.insert().values(row))
+    known = next(iter(jobs(connection, site, agent_id, definition.name)), None)
+    _set_job(connection, site, known, agent_id, definition.name, digest, now_ms)
+    _forget_versions(connection, agent_id, definition.name, digest)
+
+
+def _set_job(
+    connection: sa.Connection,
+    site: str,
+    known: JobRow | None,
+    agent_id: str,
+    job: str,
+    digest: str,
+    now_ms: int,
+) -> None:
+    if known is None:
+        row = {"agent_id": agent_id, "job": job, "site": site, "digest": digest}
+        moments = {"defined_ms": now_ms, "changed_ms": now_ms, "gone_ms": 0}
+        connection.execute(BACKUP_JOBS.insert().values({**row, **moments}))
+    elif known.digest != digest or known.gone_ms:
+        # One that comes back is as new: nobody expected anything of it while it was gone.
+        defined_ms = now_ms if known.gone_ms else known.defined_ms
+        changed = {"digest": digest, "defined_ms": defined_ms, "changed_ms": now_ms, "gone_ms": 0}
+        connection.execute(BACKUP_JOBS.update().where(_is_job(BACKUP_JOBS, agent_id, job)).values(changed))
+
+
+def _forget_versions(connection: sa.Connection, agent_id: str, job: str, digest: str) -> None:
+    table = BACKUP_DEFINITIONS.c
+    others = (
+        sa.select(table.digest)
+        .where(table.agent_id == agent_id, table.job == job, table.digest != digest)
+        .order_by(table.received_ms.desc(), table.digest)
+        .offset(VERSIONS_PER_JOB_MAX - 1)
+        .limit(SURPLUS_MAX)
+    )
+    for old in connection.execute(others).scalars().all():
+        where = (table.agent_id == agent_id) & (table.digest == old)
+        connection.execute(BACKUP_DEFINITIONS.delete().where(where))
+
+
+def jobs(
+    connection: sa.Connection, site: str, agent_id: str | None = None, job: str | None = None
+) -> list[JobRow]:
+    """All jobs, those of a host, or one, also those that are gone."""
+    table = BACKUP_JOBS.c
+    query = sa.select(*(table[name] for name in JobRow.__slots__)).where(table.site == site)
+    if agent_id is not None:
+        query = query.where(table.agent_id == agent_id)
+    if job is not None:
+        query = query.where(table.job == job)
+    rows = connection.execute(query.order_by(table.agent_id, table.job)).mappings()
+    return [JobRow(**row) for row in rows]
+
+
+def definitions(
+    connection: sa.Connection, site: str, agent_id: str | None = None
+) -> dict[tuple[str, str], Definition]:
+    """The definitions in force, of all hosts or of one, by host and job. A job whose definition has not come yet has
+    none.
+    """
+    table, of = BACKUP_DEFINITIONS.c, BACKUP_JOBS.c
+    matches = (of.agent_id == table.agent_id) & (of.digest == table.digest) & (of.job == table.job)
+    query = sa.select(table.agent_id, table.job, table.document).where(table.site == site, matches)
+    if agent_id is not None:
+        query = query.where(table.agent_id == agent_id)
+    return {(row.agent_id, row.job): _read_definition(row.document) for row in connection.execute(query)}
+
+
+# ---------------------------------------------------------------- records
+
+
+def add_record(
+    connection: sa.Connection, site: str, agent_id: str, record: Record, received_ms: int, shift_ms: int
+) -> bool:
+    """Keep a record; False when it is here already."""
+    table = BACKUP_RECORDS.c
+    known = sa.select(sa.literal(1)).where(table.agent_id == agent_id, table.record_id == record.record_id)
+    if connection.execute(known).first() is not None:
+        return False
+    row = {
+        "site": site,
+        "agent_id": agent_id,
+        "record_id": record.record_id,
+        "job": record.job,
+        "kind": record.kind.value,
+        "outcome": record.outcome.value,
+        "copy": record.copy,
+        "run_id": record.run_id,
+        "observed_ms": record.observed_ms,
+        "shift_ms": shift_ms,
+        "received_ms": received_ms,
+        "body": zlib.compress(record.to_json(), _COMPRESSION),
+    }
+    connection.execute(BACKUP_RECORDS.insert().values(row))
+    return True
+
+
+def records_after(connection: sa.Connection, site: str, place: int, limit: int) -> list[RecordRow]:
+    """What arrived after a place, in that order."""
+    table = BACKUP_RECORDS.c
+    query = _records(site).where(table.place > place).order_by(table.place).limit(limit)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def records_of(
+    connection: sa.Connection, site: str, agent_id: str, job: str, limit: int, before_ms: int | None = None
+) -> list[RecordRow]:
+    """Of one job, the newest first; only what was observed before that time, where one is given."""
+    table = BACKUP_RECORDS.c
+    query = _records(site).where(_is_job(BACKUP_RECORDS, agent_id, job))
+    if before_ms is not None:
+        query = query.where(table.observed_ms + table.shift_ms < before_ms)
+    return [_record(row) for row in connection.execute(query.order_by(table.place.desc()).limit(limit))]
+
+
+def _records(site: str) -> "sa.Select[Any]":
+    table = BACKUP_RECORDS.c
+    columns = (table.place, table.agent_id, table.received_ms, table.shift_ms, table.body)
+    return sa.select(*columns).where(table.site == site)
+
+
+def _record(row: Any) -> RecordRow:
+    return RecordRow(
+        place=row.place,
+        agent_id=row.agent_id,
+        received_ms=row.received_ms,
+        shift_ms=row.shift_ms,
+        record=_read_record(zlib.decompress(row.body)),
+    )
+
+
+# ---------------------------------------------------------------- through when hosts are known
+
+
+def save_through(connection: sa.Connection, site: str, through_ms: Mapping[str, int]) -> None:
+    """Through when everything that these hosts had to say is here."""
+    table = BACKUP_HOSTS
+    for agent_id, at_ms in through_ms.items():
+        where = table.c.agent_id == agent_id
+        moved = connection.execute(table.update().where(where).values(through_ms=at_ms))
+        if not moved.rowcount:
+            connection.execute(table.insert().values(agent_id=agent_id, site=site, through_ms=at_ms))
+
+
+def through(connection: sa.Connection, site: str) -> dict[str, int]:
+    """The same, read back, by host."""
+    rows = connection.execute(sa.select(BACKUP_HOSTS).where(BACKUP_HOSTS.c.site == site))
+    return {row.agent_id: row.through_ms for row in rows}
+
+
+# ---------------------------------------------------------------- what may go
+
+
+def surplus(connection: sa.Connection, site: str, now_ms: int) -> list[int]:
+    """The places of records that nobody needs any more, SURPLUS_MAX at most."""
+    table, later = BACKUP_RECORDS.c, BACKUP_RECORDS.alias("later").c
+    old = sa.select(table.place).where(table.site == site, table.received_ms < now_ms - RECORDS_KEPT_MS)
+    number = sa.func.row_number().over(
+        partition_by=(table.agent_id, table.job, table.kind), order_by=table.place.desc()
+    )
+    numbered = sa.select(table.place, number.label("number")).where(table.site == site).subquery()
+    beyond = sa.select(numbered.c.place).where(numbered.c.number > RECORDS_PER_JOB_MAX)
+    same_run = (later.agent_id == table.agent_id) & (later.job == table.job) & (later.run_id == table.run_id)
+    progress = sa.select(table.place).where(
+        table.site == site,
+        table.outcome == Outcome.RUNNING.value,
+        table.run_id != "",
+        table.received_ms < now_ms - PROGRESS_KEPT_MS,
+        sa.exists().where(same_run, later.place > table.place),
+    )
+    found: dict[int, None] = {}
+    for query in (old, beyond, progress):
+        found.update(dict.fromkeys(connection.execute(query.limit(SURPLUS_MAX)).scalars()))
+    return list(found)[:SURPLUS_MAX]
+
+
+def remove(connection: sa.Connection, places: Sequence[int]) -> None:
+    """Let go of records by their places, and of jobs that are gone and left none."""
+    table = BACKUP_RECORDS.c
+    connection.execute(BACKUP_RECORDS.delete().where(table.place.in_(places)))
+    jobs_of = BACKUP_JOBS.c
+    left = sa.exists().where(table.agent_id == jobs_of.agent_id, table.job == jobs_of.job)
+    empty = sa.select(jobs_of.agent_id, jobs_of.job).where(jobs_of.gone_ms > 0, ~left)
+    for agent_id, job in connection.execute(empty).all():
+        for each in (BACKUP_JOBS, BACKUP_PAUSES, BACKUP_DEFINITIONS):
+            connection.execute(each.delete().where(_is_job(each, agent_id, job)))
+
+
+def _is_job(table: sa.Table, agent_id: str, job: str) -> "sa.ColumnElement[bool]":
+    return (table.c.agent_id == agent_id) & (table.c.job == job)
