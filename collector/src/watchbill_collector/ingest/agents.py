@@ -261,6 +261,20 @@ class Agent:
         corrected_ms = wall_ms - round(self.skew_s * 1000)
         return corrected_ms if corrected_ms <= booted_ms else wall_ms
 
+    def shift(self, boottime_ms: int, wall_ms: int, booted_ms: int, now_ms: int) -> int:
+        """What to add to times by the wall clock that an event was kept under, in ms; 0 where that clock agrees.
+
+        An event says both clocks of its moment, but not its boot. One that lies before `booted_ms`, the beginning of
+        the present boot, by a wall clock that is wrong as it is now, is of an earlier boot; so is one that would lie in
+        the future. Others are of this one, and its own clock tells, whatever the wall clock showed.
+        """
+        skew_ms = round(self.skew_s * 1000)
+        true_ms = boottime_ms + booted_ms
+        if wall_ms - skew_ms <= booted_ms or true_ms > now_ms + CLOCK_AGREES_MS:
+            true_ms = wall_ms - skew_ms
+        shift_ms = true_ms - wall_ms
+        return shift_ms if abs(shift_ms) > CLOCK_AGREES_MS else 0
+
     def offset_of_boot(self, boot_id: str) -> int | None:
         """The offset of an earlier boot, when this process saw it."""
         return self._offsets.get(boot_id)

@@ -48,6 +48,7 @@ from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_g
 from watchbill_collector.ingest.commit import Covered, GroupCommit
 from watchbill_collector.ingest.completeness import Completeness, Coverage
 from watchbill_collector.ingest.counters import IngestCounters
+from watchbill_collector.ingest.delivered import through_ms
 from watchbill_collector.ingest.dictionaries import Dictionaries, good_labels
 from watchbill_collector.ingest.liveness import Liveness, grace_s, return_grace_s, stale_values
 from watchbill_collector.ingest.ports import Admission, CritSink, GapRow, Host, Mark, Sink, Standing
@@ -145,6 +146,9 @@ class Ingest:
         """The newest row of the audit, told with acknowledgements. Asked for each of them: it must cost nothing."""
         self.witness: Callable[[str, Sequence[AuditHead]], None] = lambda *_: None
         """Takes what an agent shows of what it was told. Must not block."""
+        self.read_event: Callable[[str, str, bytes, bytes], object | None] = lambda *_: None
+        """Reads the payload of a critical event: of an agent, its kind, its id. What is returned goes with the event.
+        Raises RecordRefused. Must not block."""
         self.left: Callable[[str, Leaving], None] = lambda *_: None
         """Told of every host that said goodbye. Must not block."""
         self._surplus: dict[tuple[str, bytes, int], Mark] = {}
@@ -211,6 +215,10 @@ class Ingest:
         """What an agent is called in counters: its instance, or its id before that is known."""
         agent = self._agents.get(agent_id)
         return agent_id if agent is None else agent.instance or agent_id
+
+    def through_ms(self) -> dict[str, int]:
+        """Through when hosts are known, by agent id; see `delivered.py`."""
+        return through_ms(self._sessions, self.clock.monotonic_s(), self.clock.wall_ms())
 
     def delivered(self, agent_id: str) -> bool:
         """Whether an agent has ever had something committed."""

@@ -36,7 +36,9 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CritEvent:
-    """One record of the crit stream."""
+    """One record of the crit stream. `shift_ms` is what is to be added to times by its host's wall clock; `content` is
+    what was read of the payload already, where somebody knows its kind.
+    """
 
     seq: int
     event_id: bytes
@@ -44,6 +46,8 @@ class CritEvent:
     boottime_ms: int
     wall_ms: int
     payload: bytes
+    shift_ms: int = 0
+    content: object | None = None
 
 
 Spool: TypeAlias = tuple[str, bytes]

@@ -58,6 +58,7 @@ from watchbill.protocol.frames import (
 from watchbill.protocol.server import AckPolicy, Verdict, Watermark, ack_of
 from watchbill.v1 import link_pb2 as pb
 from watchbill_collector.ingest.agents import Agent
+from watchbill_collector.ingest.delivered import Delivered
 from watchbill_collector.ingest.dictionaries import HostSeries
 from watchbill_collector.ingest.liveness import Pulse
 from watchbill_collector.ingest.ports import CritEvent, GapRow
@@ -122,6 +123,7 @@ class Session:
         "began_s",
         "boot_id",
         "bye",
+        "delivered",
         "ended",
         "heard_s",
         "offset_ms",
@@ -149,6 +151,7 @@ class Session:
         self.ended = False
         self.bye: Farewell | None = None
         self.pulse: Pulse | None = None
+        self.delivered: Delivered | None = None
         self.run_id = b""
         self.spool_id = b""
         self.boot_id = ""
@@ -246,6 +249,10 @@ class Session:
         self.pulse = pulse
         self._watermarks = {int(watermark.stream): watermark for watermark in watermarks}
         self._acked = sum(watermark.committed for watermark in watermarks)
+        crit = self._watermarks.get(Stream.CRIT)
+        if crit is not None:
+            told = next(state.last_durable for state in hello.streams if state.stream is Stream.CRIT)
+            self.delivered = Delivered(crit, told)
 
     # ------------------------------------------------------------ dictionaries
 
@@ -419,7 +426,18 @@ class Session:
             raise RecordRefused(
                 "event", f"an event has an id of 16 bytes, a kind of {KIND_WANTED}, and at most 64 KiB"
             )
-        found = CritEvent(seq, event.event_id, event.kind, event.boottime_ms, event.wall_ms, event.payload)
+        content = self._ingest.read_event(self.agent.agent_id, event.kind, event.event_id, event.payload)
+        shift_ms = self.agent.shift(event.boottime_ms, event.wall_ms, self.offset_ms, self._ingest.now_ms)
+        found = CritEvent(
+            seq,
+            event.event_id,
+            event.kind,
+            event.boottime_ms,
+            event.wall_ms,
+            event.payload,
+            shift_ms,
+            content,
+        )
         self._ingest.commits.add_events((self.agent.agent_id, watermark.spool_id), [found])
 
     def _gap(self, watermark: Watermark, seq: int, gap: pb.Gap) -> Verdict:
@@ -434,6 +452,8 @@ class Session:
         first = max(seq, watermark.accepted + 1)
         verdict = watermark.offer(seq, last, b"", gap.digest)
         if verdict is Verdict.ACCEPT:
+            if not notice:
+                self._lose(watermark)
             first_ms = gap.first_boottime_ms + self.offset_ms if gap.first_boottime_ms else 0
             if reason is GapReason.RESTART and not first_ms:
                 first_ms = self.agent.last_tick_ms
@@ -459,6 +479,7 @@ class Session:
     ) -> None:
         """The record's number is passed, its place is a gap: the agent must not send it for ever."""
         self.tell(refused.reason, 1, str(refused))
+        self._lose(watermark)
         samples = sum(len(block.values) // 8 for block in record.ticks.blocks)
         self._ingest.commits.add_gap(
             GapRow(
@@ -476,8 +497,14 @@ class Session:
             )
         )
 
+    def _lose(self, watermark: Watermark) -> None:
+        if watermark.stream is Stream.CRIT and self.delivered is not None:
+            self.delivered.lose()
+
     def _missing(self, watermark: Watermark) -> None:
         self._ingest.counters.holes += 1
+        if watermark.stream is Stream.CRIT and self.delivered is not None:
+            self.delivered.hold(self.heard_s)
         if self.heard_s - self._nack_s >= NACK_AGAIN_S:
             self._nack_s = self.heard_s
             self.say(Nack(watermark.stream, watermark.accepted + 1))
@@ -520,6 +547,8 @@ class Session:
     def busy(self, seconds: float) -> None:
         """Ask the agent to wait; it goes on after the last acknowledged record."""
         self._ingest.counters.busy += 1
+        if self.delivered is not None:
+            self.delivered.hold(self._ingest.clock.monotonic_s() + seconds)
         self.say(Busy(round(seconds * 1000)))
 
     def acknowledge(self, now_s: float, *, again: bool = False) -> None:

@@ -1,6 +1,6 @@
 """The host registry and the store, as ingest sees them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -11,6 +11,7 @@ from watchbill.leaving import Leaving
 from watchbill.protocol.frames import Stream
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Spool, Standing
+from watchbill_collector.services import backup_intake
 from watchbill_collector.store import Store, crit
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState
@@ -74,33 +75,42 @@ class StoreCritSink:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self.backups_told: Callable[[frozenset[str]], None] = lambda _: None
+        """Takes the hosts that said something new of their backups, once it is committed. From the committing thread;
+        must not block."""
 
     def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
         """Write events and watermarks in one transaction. Raises StorageError."""
         now_ms = self._clock.wall_ms()
+        told = self._store.write_blocking(lambda connection: self._write(connection, marks, events, now_ms))
+        if told:
+            self.backups_told(told)
 
-        def work(connection: sa.Connection) -> None:
-            for mark in marks:
-                records = [
-                    crit.CritRecord(
-                        seq=event.seq,
-                        event_id=event.event_id,
-                        kind=event.kind,
-                        boottime_ms=event.boottime_ms,
-                        wall_ms=event.wall_ms,
-                        payload=event.payload,
-                    )
-                    for event in events.get((mark.agent_id, mark.spool_id), ())
-                ]
-                at = crit.CritMark(mark.agent_id, mark.spool_id, mark.seq, mark.digest)
-                crit.commit(connection, self._store.site, at, records, now_ms)
-
-        self._store.write_blocking(work)
+    def _write(
+        self,
+        connection: sa.Connection,
+        marks: Sequence[Mark],
+        events: Mapping[Spool, Sequence[CritEvent]],
+        now_ms: int,
+    ) -> frozenset[str]:
+        """In the transaction; the hosts that said something new of their backups."""
+        site, told = self._store.site, set()
+        for mark in marks:
+            those = events.get((mark.agent_id, mark.spool_id), ())
+            at = crit.CritMark(mark.agent_id, mark.spool_id, mark.seq, mark.digest)
+            new = set(crit.commit(connection, site, at, [_record(event) for event in those], now_ms))
+            if new and backup_intake.write(
+                connection, site, mark.agent_id, [event for event in those if event.seq in new], now_ms
+            ):
+                told.add(mark.agent_id)
+        return frozenset(told)
 
     def trim(self) -> int:
-        """Let go of the oldest events of agents' own lives; how many went. Blocks. Raises StorageError."""
-        site = self._store.site
-        return self._store.write_blocking(lambda connection: crit.trim(connection, site, LIFE))
+        """Let go of the oldest events of agents' own lives, and of backups, which are kept apart; how many went.
+        Blocks. Raises StorageError.
+        """
+        site, kinds = self._store.site, LIFE | backup_intake.BACKUP_KINDS
+        return self._store.write_blocking(lambda connection: crit.trim(connection, site, kinds))
 
     def marks(self) -> list[Mark]:
         """Every watermark of the crit stream."""
@@ -111,3 +121,14 @@ class StoreCritSink:
         """Forget watermarks of the crit stream. Blocks. Raises StorageError."""
         keys = [(mark.agent_id, mark.spool_id) for mark in marks]
         self._store.write_blocking(lambda connection: crit.remove_marks(connection, self._store.site, keys))
+
+
+def _record(event: CritEvent) -> crit.CritRecord:
+    return crit.CritRecord(
+        seq=event.seq,
+        event_id=event.event_id,
+        kind=event.kind,
+        boottime_ms=event.boottime_ms,
+        wall_ms=event.wall_ms,
+        payload=event.payload,
+    )
