@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from watchbill_collector.api.audit_port import AuditService
+from watchbill_collector.api.backup_port import BackupsService
+from watchbill_collector.api.backup_twin import NoBackups
 from watchbill_collector.api.channel_port import ChannelsService
 from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.events import EventBus
@@ -46,6 +48,7 @@ class Services:
     trials: TrialsService = field(default_factory=NoTrials)
     silences: SilencesService = field(default_factory=NoSilences)
     telling: TellingService = field(default_factory=NoTelling)
+    backups: BackupsService = field(default_factory=NoBackups)
 
 
 @dataclass(frozen=True, slots=True)

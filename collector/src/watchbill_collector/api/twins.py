@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from watchbill.clock import Clock
 from watchbill.errors import Refused
+from watchbill_collector.api.backup_twin import BackupsTwin
 from watchbill_collector.api.house import Services
 from watchbill_collector.api.people_twins import AuditTwin, ChannelsTwin, PeopleTwin
 from watchbill_collector.api.ports import (
@@ -431,6 +432,7 @@ class Twins:
     audit: AuditTwin
     people: PeopleTwin
     channels: ChannelsTwin
+    backups: BackupsTwin
 
     @staticmethod
     def make(clock: Clock, tokens: Mapping[str, Caller], hosts: Sequence[Host] = ()) -> "Twins":
@@ -446,6 +448,7 @@ class Twins:
             audit=AuditTwin(clock),
             people=PeopleTwin(clock),
             channels=ChannelsTwin(),
+            backups=BackupsTwin(clock),
         )
 
     def services(self) -> Services:
@@ -462,4 +465,5 @@ class Twins:
             people=self.people,
             bindings=BindingsTwin(self.hosts),
             channels=self.channels,
+            backups=self.backups,
         )
