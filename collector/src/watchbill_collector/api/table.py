@@ -3,6 +3,7 @@
 from watchbill_collector.api.alert_detail import ALERT_ROUTES
 from watchbill_collector.api.alert_list import ALERT_LIST_ROUTES
 from watchbill_collector.api.audit import AUDIT_ROUTES
+from watchbill_collector.api.backups import BACKUP_ROUTES
 from watchbill_collector.api.front import FRONT_ROUTES
 from watchbill_collector.api.notifications import NOTIFICATION_ROUTES
 from watchbill_collector.api.ours import OUR_ROUTES
@@ -19,6 +20,7 @@ ROUTES: tuple[Route, ...] = (
     *SERVICE_ROUTES,
     *TRIAL_ROUTES,
     *SILENCE_ROUTES,
+    *BACKUP_ROUTES,
     *ALERT_LIST_ROUTES,
     *ALERT_ROUTES,
     *OUR_ROUTES,
