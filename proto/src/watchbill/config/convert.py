@@ -77,6 +77,19 @@ class Table:
         """A problem with one of this table's keys, at the right line; key "" is the table itself."""
         return Reader(self._origins).locate((*self.path, key) if key else self.path, got, wanted)
 
+    def over(self, below: "Table") -> "Table":
+        """This table, and beyond it what `below` says; a mistake is told where it was written."""
+        origins = dict(self._origins)
+        deep = len(below.path)
+        for path, origin in below._origins.items():  # noqa: SLF001 - Another table of ours.
+            if len(path) > deep and path[:deep] == below.path and path[deep] not in self.values:
+                origins[(*self.path, *path[deep:])] = origin
+        return Table({**below.values, **self.values}, self.path, origins)
+
+    def inside(self, key: str) -> "Table":
+        """A table that nobody wrote: an empty one under `key`."""
+        return Table({}, (*self.path, key), self._origins)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Table) and self.values == other.values
 
@@ -331,7 +344,7 @@ class _Wrongs(ValueError):
         self.wrongs = wrongs
 
 
-def _below(wrong: Wrong) -> tuple[str, ...]:
+def _below(wrong: Wrong) -> tuple[str | int, ...]:
     if isinstance(wrong.key, tuple):
         return wrong.key
     return tuple(wrong.key.split(".")) if wrong.key else ()

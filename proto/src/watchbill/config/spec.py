@@ -44,7 +44,7 @@ class Wrong:
     may hold dots.
     """
 
-    key: str | tuple[str, ...]
+    key: str | tuple[str | int, ...]
     got: str
     wanted: str
 
