@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "check-config", _check_config, "read the configuration and print every problem in it", json=True
     )
     printing = check.add_mutually_exclusive_group()
-    printing.add_argument("--print-sample", action="store_true", help="print a commented agent.toml")
+    printing.add_argument(
+        "--print-sample", action="store_true", help="print a commented agent.toml, and a file of backups.d"
+    )
     printing.add_argument("--print-reference", action="store_true", help="print what may be configured")
     _add_enroll(add("enroll", _enroll, "make this host known to a collector"))
     add("seal", _seal, "forget this host's identity, before an image is made of it")
@@ -183,26 +185,36 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.backups import adapters
+    from watchbill_agent.backups.config import PrintedFile, read_jobs
     from watchbill_agent.config import AgentConfig, load_config
 
     if arguments.print_sample or arguments.print_reference:
         from watchbill.config.printer import reference, sample_file
         from watchbill_agent.samplers import discover
 
+        shown = sample_file if arguments.print_sample else reference
         options = {"samplers": {name: kind.options_type for name, kind in discover().items()}}
-        print((sample_file if arguments.print_sample else reference)(AgentConfig, options), end="")
+        print(shown(AgentConfig, options), end="")
+        tools = {"backup": {name: kind.options_type for name, kind in adapters.discover().items()}}
+        print("\n" + shown(PrintedFile, tools), end="")
         return OK
     from watchbill.errors import ConfigError
 
-    try:
-        load_config(_homes(arguments))
-    except ConfigError as exc:
+    homes = _homes(arguments)
+    problems = []
+    for read in (lambda: load_config(homes), lambda: read_jobs(homes.etc)):
+        try:
+            read()
+        except ConfigError as exc:
+            problems += exc.problems
+    if problems:
         if arguments.json:
             from dataclasses import asdict
 
-            _print_json({"ok": False, "problems": [asdict(problem) for problem in exc.problems]})
+            _print_json({"ok": False, "problems": [asdict(problem) for problem in problems]})
         else:
-            for problem in exc.problems:
+            for problem in problems:
                 print(problem, file=sys.stderr)
         return USAGE
     if arguments.json:
