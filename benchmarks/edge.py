@@ -11,6 +11,7 @@ lie between two of them. The few small files that an agent writes besides are me
 hour's audit head, a day's newest time, a certificate.
 """
 
+import contextlib
 import socket
 import tempfile
 import threading
@@ -50,16 +51,28 @@ class Counting:
     def _accept(self) -> None:
         while True:
             near, _ = self._server.accept()
-            far = socket.create_connection(("127.0.0.1", self._to_port))
-            for way, source, sink in (("up", near, far), ("down", far, near)):
-                threading.Thread(target=self._pump, args=(way, source, sink), daemon=True).start()
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        """One connection, until both ways are over: a socket is closed when nobody reads from it any more."""
+        with near, socket.create_connection(("127.0.0.1", self._to_port)) as far:
+            down = threading.Thread(target=self._pump, args=("down", far, near), daemon=True)
+            down.start()
+            self._pump("up", near, far)
+            down.join()
 
     def _pump(self, way: str, source: socket.socket, sink: socket.socket) -> None:
-        while data := source.recv(1_460):
-            self.bytes[way] += len(data)
-            self.pieces[way] += 1
-            sink.sendall(data)
-        sink.close()
+        """One way, until its sender has no more to say, or the connection breaks."""
+        try:
+            while data := source.recv(1_460):
+                self.bytes[way] += len(data)
+                self.pieces[way] += 1
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            for end in (source, sink):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     @property
     def total(self) -> int:
