@@ -2,7 +2,8 @@
 
 PromqlError
 ├── BadQuery           the text is no PromQL that we evaluate (HTTP 400, `bad_data`)
-│   └── NotSupported   it is PromQL, of a kind that we refuse by name rather than answer wrongly
+│   ├── NotSupported   it is PromQL, of a kind that we refuse by name rather than answer wrongly
+│   └── TooLarge       it is larger than any text that we read
 ├── ExecutionFailed    the query is well formed and its data cannot be combined so (HTTP 422, `execution`)
 │   └── TooMany        it needs more samples, steps or series than it may (HTTP 422, `execution`)
 ├── TimedOut           its time was up (HTTP 503, `timeout`)
@@ -40,6 +41,10 @@ class NotSupported(BadQuery):
         where = f" (in {expression})" if expression else ""
         super().__init__(f"{feature} is not supported{where}", expression)
         self.feature = feature
+
+
+class TooLarge(BadQuery):
+    """The text is larger than any that we read."""
 
 
 class ExecutionFailed(PromqlError):

@@ -14,9 +14,10 @@ that is not an Exception), ends the process on deep nesting and on long chains o
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from watchbill_collector.promql.errors import BadQuery, NotSupported
+from watchbill_collector.promql.errors import BadQuery, NotSupported, TooLarge
 from watchbill_collector.promql.literals import Places
 
 EXPRESSION_CHARS_MAX = 64 * 1024
@@ -51,6 +52,8 @@ AGGREGATIONS = frozenset(
         *("count_values", "limitk", "limit_ratio"),
     }
 )
+_ODD_UNDERSCORES = re.compile(r"_\b|__|_[.eE]|[.eExX]_")
+"""Underscores that do not stand between digits."""
 _DURATION_FUNCTIONS = {"step", "range", "min", "max", "min_of", "max_of"}
 
 
@@ -89,6 +92,11 @@ def tokens(text: str) -> list[Token]:
     return found
 
 
+def told(every: Iterable[Token]) -> tuple[Token, ...]:
+    """The tokens that say something: no spaces, no comments."""
+    return tuple(token for token in every if token.kind != "space")
+
+
 def place(text: str, at: int) -> str:
     """`line:column` of a character, both from one; columns are bytes, as in Prometheus."""
     before = text[:at].encode("utf-8", "surrogatepass")
@@ -99,7 +107,7 @@ def place(text: str, at: int) -> str:
 def prepare(text: str) -> Prepared:
     """Check and rewrite an expression for the parser; raises BadQuery or NotSupported."""
     if len(text) > EXPRESSION_CHARS_MAX:
-        raise BadQuery(f"the expression has {len(text)} characters, more than {EXPRESSION_CHARS_MAX}")
+        raise TooLarge(f"the expression has {len(text)} characters, more than {EXPRESSION_CHARS_MAX}")
     return _Rewriter(text).run()
 
 
@@ -122,8 +130,7 @@ class _Rewriter:
             token = self._tokens[self._position]
             self._position += 1
             self._step(token)
-        seen = tuple(token for token in self._tokens if token.kind != "space")
-        return Prepared("".join(self._out), tuple(self._at_ms), self._places, seen)
+        return Prepared("".join(self._out), tuple(self._at_ms), self._places, told(self._tokens))
 
     def _step(self, token: Token) -> None:
         if self._brackets[-1:] != ["{"] and (
@@ -131,14 +138,14 @@ class _Rewriter:
         ):
             self._operators += 1
             if self._operators > OPERATORS_MAX:
-                raise BadQuery(f"the expression has more than {OPERATORS_MAX} operators")
+                raise TooLarge(f"the expression has more than {OPERATORS_MAX} operators")
         if token.text == "(" and self._brackets and self._brackets[-1] == "[":
             raise NotSupported("a duration expression in a range")
         if token.kind == "other" and token.text in "([{":
             self._brackets.append(token.text)
             self._name = ""
             if len(self._brackets) > NESTING_MAX:
-                raise BadQuery(f"the expression is nested deeper than {NESTING_MAX} brackets")
+                raise TooLarge(f"the expression is nested deeper than {NESTING_MAX} brackets")
         elif token.kind == "other" and token.text in ")]}":
             if self._brackets:
                 self._brackets.pop()
@@ -169,7 +176,7 @@ class _Rewriter:
         elif text.lower() == "or" and self._is_label():
             # The parser would see an alternative between matchers in it.
             text = f'"{text}"'
-        if token.kind == "number" and "_" in text and not re.search(r"_\b|__|_[.eE]|[.eExX]_", text):
+        if token.kind == "number" and "_" in text and not has_odd_underscores(token):
             text = text.replace("_", "")
         self._out.append(text)
 
@@ -216,7 +223,7 @@ class _Rewriter:
                 self._position += 1
                 continue
             if token.kind == "number":
-                self._out.append(f"{_milliseconds(token)}ms")
+                self._out.append(f"{milliseconds(token)}ms")
                 self._position += 1
             elif token.kind == "word" and token.text.lower() in ("inf", "nan"):
                 raise BadQuery(f"duration out of range: {token.text}")
@@ -226,15 +233,12 @@ class _Rewriter:
 
     def _inside_range(self, token: Token) -> None:
         if token.kind == "number":
-            self._out.append(f"{_milliseconds(token)}ms")
+            self._out.append(f"{milliseconds(token)}ms")
         elif token.kind == "duration":
             self._emit(token)
         elif token.kind == "word" or token.text in "+-*/%^":
             if token.kind == "word" and token.text.lower() not in _DURATION_FUNCTIONS:
-                raise BadQuery(
-                    f"{place(self._text, token.at)}: parse error: unexpected {token.text!r} in a range, "
-                    "wanted a duration such as 5m"
-                )
+                raise BadQuery(f"unexpected {token.text!r} in a range, wanted a duration such as 5m")
             raise NotSupported("a duration expression in a range")
         else:
             self._emit(token)
@@ -250,13 +254,11 @@ class _Rewriter:
             if token.text in "+-":
                 sign = -sign if token.text == "-" else sign
                 continue
-            if token.kind == "word" and token.text.lower() in ("inf", "nan"):
-                raise BadQuery(f"timestamp out of bounds for @ modifier: {token.text}")
-            if token.kind not in ("number", "duration"):
+            if token.kind not in ("number", "duration") and token.text.lower() not in ("inf", "nan"):
                 return False
-            seconds = sign * (_number(token) if token.kind == "number" else duration_ms(token.text) / 1000)
-            if not abs(seconds * 1000) < AT_MS_MAX:
+            if not is_time(token):
                 raise BadQuery(f"timestamp out of bounds for @ modifier: {token.text}")
+            seconds = sign * _seconds(token)
             # Prometheus rounds half away from zero.
             time_ms = int(abs(seconds) * 1000 + 0.5) * (1 if seconds >= 0 else -1)
             self._out.append(f"@ {len(self._at_ms)}")
@@ -288,6 +290,20 @@ def duration_ms(text: str) -> int:
     return total
 
 
+def is_time(token: Token) -> bool:
+    """Whether a number or a duration can stand behind `@`; raises BadQuery for no number."""
+    return token.kind != "word" and abs(_seconds(token) * 1000) < AT_MS_MAX
+
+
+def _seconds(token: Token) -> float:
+    return _number(token) if token.kind == "number" else duration_ms(token.text) / 1000
+
+
+def has_odd_underscores(token: Token) -> bool:
+    """Whether a number has underscores that do not stand between digits."""
+    return _ODD_UNDERSCORES.search(token.text) is not None
+
+
 def _number(token: Token) -> float:
     text = token.text.replace("_", "")
     try:
@@ -298,7 +314,8 @@ def _number(token: Token) -> float:
         raise BadQuery(f"bad number or duration syntax: {token.text!r}") from None
 
 
-def _milliseconds(token: Token) -> int:
+def milliseconds(token: Token) -> int:
+    """A bare number where a duration stands: seconds. Raises BadQuery."""
     value = _number(token) * 1000
     if not value <= DURATION_MS_MAX:
         raise BadQuery(f"duration out of range: {token.text}")

@@ -5,6 +5,8 @@ what `lexer.prepare` passes; should one, it is reported as a bad query and not a
 """
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import promql_parser as parser
@@ -12,10 +14,10 @@ import promql_parser as parser
 from watchbill_collector.labels import METRIC_NAME
 from watchbill_collector.matching import InvalidRegex, Matcher, MatchOp
 from watchbill_collector.promql import ast
-from watchbill_collector.promql.errors import BadQuery, NotSupported
-from watchbill_collector.promql.lexer import Prepared, prepare
+from watchbill_collector.promql.errors import BadQuery, NotSupported, TooLarge
+from watchbill_collector.promql.lexer import Prepared, Token, prepare, tokens, told
 from watchbill_collector.promql.positions import Sites
-from watchbill_collector.promql.syntax import place_of_call, unexpected
+from watchbill_collector.promql.syntax import fault
 from watchbill_collector.promql.wording import worded
 
 DEPTH_MAX = 150
@@ -40,20 +42,24 @@ _MATCH_OPS = {
     "NotRe": MatchOp.NOT_REGEX,
 }
 
-_UNTOLD = ("invalid promql query", "unclosed left parenthesis", "unexpected right parenthesis ')'")
-"""Errors of the parser that leave out what is unexpected, and where."""
-_OF_CALL = re.compile(r"""(?:in call to(?: function)?|unknown function with name) ['"](\w+)['"]""")
-"""Errors that name the function in whose call they are."""
+_UNKNOWN = re.compile(r"unknown function with name '(\w+)'")
+_OF_SIGNS = "unary expression only allowed on expressions of type scalar or instant vector"
 
 
 def parse(text: str) -> ast.Expr:
     """The tree of an expression; raises BadQuery, or NotSupported for what we refuse."""
-    prepared = prepare(text)
+    try:
+        prepared = prepare(text)
+    except (NotSupported, TooLarge):
+        raise
+    except BadQuery as error:
+        raise _refused(text, told(tokens(text)), str(error)) from None
     try:
         parsed = parser.parse(prepared.text)
         return _Converter(text, prepared).tree(parsed)
     except ValueError as error:
-        raise _refused(text, prepared, worded(str(error))) from None
+        words = f"parse error: {prepared.places.named(worded(str(error)))}"
+        raise _refused(text, prepared.tokens, words) from None
     except BaseException as error:
         # The binding's PanicException is no Exception and has no importable name.
         if type(error).__name__ != "PanicException":
@@ -61,14 +67,10 @@ def parse(text: str) -> ast.Expr:
         raise BadQuery(f"the parser cannot read this expression: {error}", text) from None
 
 
-def _refused(text: str, prepared: Prepared, error: str) -> BadQuery:
-    """What the parser says of a text, or where it goes wrong if the parser says nothing of use."""
-    if error in _UNTOLD and (found := unexpected(text, prepared.tokens)):
-        return BadQuery(found, text)
-    told = f"parse error: {prepared.places.named(error)}"
-    call = _OF_CALL.search(error)
-    where = place_of_call(text, prepared.tokens, call[1]) if call else ""
-    return BadQuery(f"{where}: {told}" if where else told, text)
+def _refused(text: str, seen: Sequence[Token], error: str) -> BadQuery:
+    """What is wrong with a text and where; `error` if nothing is found."""
+    unknown = _UNKNOWN.search(error)
+    return BadQuery(fault(text, seen, unknown[1] if unknown else "") or error, text)
 
 
 def _name(member: Any) -> str:
@@ -80,6 +82,7 @@ class _Converter:
     """Turns the binding's nodes into ours."""
 
     def __init__(self, text: str, prepared: Prepared) -> None:
+        self._refused = partial(_refused, text, prepared.tokens)
         self._at_ms = prepared.at_ms
         self._text = prepared.places.text
         self._sites = Sites(text, prepared.tokens)
@@ -159,8 +162,7 @@ class _Converter:
 
     def _check_plus(self, first: int, expr: ast.Expr) -> None:
         if expr.kind in (ast.Kind.STRING, ast.Kind.MATRIX) and self._sites.is_plus(first, expr):
-            words = "unary expression only allowed on expressions of type scalar or instant vector"
-            raise BadQuery(f'parse error: {words}, got "{expr.kind.value}"')
+            raise self._refused(f'parse error: {_OF_SIGNS}, got "{expr.kind.value}"')
 
     def _BinaryExpr(self, node: Any) -> ast.Expr:  # noqa: N802
         lhs, rhs = self.expr(node.lhs), self.expr(node.rhs)

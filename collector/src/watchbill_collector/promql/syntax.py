@@ -1,73 +1,113 @@
 """Where an expression that the parser refused goes wrong.
 
 The parser says `invalid promql query` of most of what it cannot read, and never where. Prometheus says
-`1:5: parse error: unexpected identifier "bar"`, which is what somebody needs who looks at a rule of six lines. So the
-tokens of a refused expression are walked once more: between operands stand operators, and the first token that may
-not stand where it does is the one to look at. What is wrong in another way is not found here.
+`1:5: parse error: unexpected identifier "bar"`, which is what somebody needs who looks at a rule of six lines. So a
+refused expression is read once more, by Prometheus' grammar: the first token that may not stand where it does is the
+one to look at (here), in braces too (`braces.py`); and where every token may, the first piece that is of another kind
+than what stands around it wants (`kinds.py`). What is wrong in another way is not found here.
 """
 
+import re
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Final
 
-from watchbill_collector.promql.lexer import AGGREGATIONS, BINARY_WORDS, OPERATOR_WORDS, Token, place
+from watchbill_collector.promql.ast import Kind
+from watchbill_collector.promql.braces import Braces, Found, meant, shown, unfinished
+from watchbill_collector.promql.errors import BadQuery, TooLarge
+from watchbill_collector.promql.kinds import (
+    COMPARISONS,
+    Fault,
+    Form,
+    Operator,
+    Piece,
+    aggregated,
+    arguments_wanted,
+    called,
+    combined,
+    repeated,
+    signed,
+)
+from watchbill_collector.promql.lexer import (
+    AGGREGATIONS,
+    BINARY_WORDS,
+    NESTING_MAX,
+    OPERATOR_WORDS,
+    Token,
+    duration_ms,
+    has_odd_underscores,
+    is_time,
+    milliseconds,
+    place,
+)
+from watchbill_collector.promql.text import quoted
 
 _GROUPING: Final = ("by", "without")
 _MATCHING: Final = ("on", "ignoring")
 _GROUP_SIDES: Final = ("group_left", "group_right")
 _SIGNS: Final = ("+", "-")
+_NO_NAMES: Final = ("atan2", "bool", *_MATCHING, *_GROUP_SIDES)
+"""Words that are no names of metrics. The other operators are, where an operand must stand."""
+_NOT_FINITE: Final = ("inf", "nan")
 _SYMBOLS: Final = "+-*/%^<>"
-_COMPARISONS: Final = ("=", "!", "<", ">")
-"""The first half of `==`, `!=`, `<=` and `>=`."""
-_KINDS: Final = {"word": "identifier ", "number": "number ", "duration": "duration "}
+_BINDING: Final = {
+    "or": 1,
+    **dict.fromkeys(("and", "unless"), 2),
+    **dict.fromkeys(COMPARISONS, 3),
+    **dict.fromkeys(("+", "-"), 4),
+    **dict.fromkeys(("*", "/", "%", "atan2"), 5),
+    "^": 6,
+}
+"""How closely operators bind; a sign does as `*`."""
+_SIGN: Final = 5
+_DURATION: Final = re.compile("".join(f"(?:[0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms")))
 
 
-class _Found(Exception):
-    """The answer: the number of the token that is in the wrong place, and what might stand there."""
-
-    def __init__(self, number: int, wanted: str) -> None:
-        super().__init__(number, wanted)
-        self.number = number
-        self.wanted = wanted
-
-
-def unexpected(text: str, tokens: Sequence[Token]) -> str:
-    """`1:5: parse error: unexpected ..., wanted ...`, or nothing when every token stands where it may."""
+def fault(text: str, tokens: Sequence[Token], unknown: str = "") -> str:
+    """`1:5: parse error: unexpected ..., wanted ...`, or nothing when all is as it may be. `unknown` is the name of a
+    function that the parser does not know. Raises TooLarge."""
+    reader = _Reader(tokens, len(text), unknown)
     try:
-        _Walk(tokens).run()
-    except _Found as found:
-        where, what = len(text), "end of input"
-        if found.number < len(tokens):
-            token = tokens[found.number]
-            where = token.at
-            what = token.text if token.kind == "string" else f'{_KINDS.get(token.kind, "")}"{token.text}"'
-        return f"{place(text, where)}: parse error: unexpected {what}, wanted {found.wanted}"
-    return ""
+        faults = reader.run().faults
+    except Found as found:
+        faults = [found.fault]
+    return said(text, faults[0]) if faults else ""
 
 
-def place_of_call(text: str, tokens: Sequence[Token], name: str) -> str:
-    """`line:column` of the one call of a function; nothing when there are several, or none."""
-    calls = [
-        token.at
-        for token, behind in pairwise(tokens)
-        if token.kind == "word" and token.text == name and behind.text == "("
-    ]
-    return place(text, calls[0]) if len(calls) == 1 else ""
+def said(text: str, wrong: Fault) -> str:
+    """What is wrong with a text, as Prometheus puts it."""
+    return f"{place(text, wrong.at)}: parse error: {wrong.words}"
 
 
-class _Walk:
-    """Operand, operator, operand: once through the tokens."""
+@dataclass(slots=True)
+class _Pending:
+    """An operator whose right side is still being read, or a sign (`operator` is None)."""
 
-    def __init__(self, tokens: Sequence[Token]) -> None:
+    at: int
+    binding: int
+    operator: Operator | None
+
+
+class _Reader:
+    """Once through the tokens, from the left; only brackets recurse."""
+
+    def __init__(self, tokens: Sequence[Token], end: int, unknown: str) -> None:
         self._tokens = tokens
+        self._end = end
+        self._unknown = unknown
         self._number = 0
-        self._open: list[str] = []
-        """The name before each open bracket; empty for one that only groups."""
+        self._depth = 0
 
-    def run(self) -> None:
-        self._operand()
-        while self._number < len(self._tokens) or self._open:
-            self._after_operand()
+    def run(self) -> Piece:
+        """The whole expression. Raises Found."""
+        if not self._tokens:
+            raise Found(0, "no expression found in input")
+        piece = self._expression()
+        if self._number < len(self._tokens):
+            raise self._unexpected("an operator")
+        return piece
+
+    # ------------------------------------------------------------ tokens
 
     def _text(self, ahead: int = 0) -> str:
         """A token's text in lower case; empty behind the last, and for strings, which are no words."""
@@ -79,132 +119,309 @@ class _Walk:
     def _kind(self) -> str:
         return self._tokens[self._number].kind if self._number < len(self._tokens) else ""
 
+    def _at(self) -> int:
+        return self._tokens[self._number].at if self._number < len(self._tokens) else self._end
+
+    def _joined(self) -> bool:
+        """Whether the next token follows this one without a space."""
+        first, second = self._number, self._number + 1
+        return second < len(self._tokens) and self._tokens[second].at == self._tokens[first].at + 1
+
+    def _unexpected(self, wanted: str) -> Found:
+        if self._number >= len(self._tokens):
+            return Found(self._end, f"unexpected end of input, wanted {wanted}")
+        token = self._tokens[self._number]
+        return Found(token.at, unfinished(token) or f"unexpected {shown(token)}, wanted {wanted}")
+
     def _take(self, wanted: str) -> None:
         """The token that must come next."""
         if self._text() != wanted:
-            raise _Found(self._number, f'"{wanted}"')
+            raise self._unexpected(f'"{wanted}"')
         self._number += 1
 
-    def _operand(self) -> None:
-        """Signs and brackets, then a number, a string, a selector, or the beginning of a call."""
+    # ------------------------------------------------------------ expressions
+
+    def _expression(self) -> Piece:
+        """Operands with operators between them, until a token that is neither."""
+        self._depth += 1
+        if self._depth > NESTING_MAX + 1:
+            raise TooLarge(f"the expression is nested deeper than {NESTING_MAX} brackets")
+        pieces: list[Piece] = []
+        pending: list[_Pending] = []
         while True:
-            text, kind = self._text(), self._kind()
-            if text in _SIGNS:
+            while self._text() in _SIGNS:
+                pending.append(_Pending(self._at(), _SIGN, None))
                 self._number += 1
-            elif text == "(":
-                self._opened("")
-            elif text in AGGREGATIONS and self._text(1) in (*_GROUPING, "("):
-                self._number += 1
-                if self._text() in _GROUPING:
-                    self._number += 1
-                    self._labels()
-                self._opened(text, wanted='"("')
-            elif kind == "word" and self._text(1) == "(" and text not in OPERATOR_WORDS:
-                self._number += 1
-                self._opened(text)
-                if self._text() == ")":
-                    return
-            else:
-                break
-        # Operators are names of metrics too where an operand must stand.
-        if kind in ("number", "duration", "string", "word"):
-            self._number += 1
-            if kind == "word" and self._text() == "{":
-                self._skip("{", "}")
-        elif text == "{":
-            self._skip("{", "}")
-        else:
-            raise _Found(self._number, "an expression")
+            pieces.append(self._behind(self._operand()))
+            operator = self._operator()
+            binding = 0 if operator is None else _BINDING[operator.text]
+            while pending and (
+                pending[-1].binding > binding or (pending[-1].binding == binding and binding != _BINDING["^"])
+            ):
+                _reduce(pieces, pending.pop())
+            if operator is None:
+                self._depth -= 1
+                return pieces.pop()
+            pending.append(_Pending(operator.at, binding, operator))
 
-    def _after_operand(self) -> None:
-        text = self._text()
-        if text == ")" and self._open:
+    def _operand(self) -> Piece:
+        """A number, a string, a selector, brackets or a call."""
+        text, kind, at = self._text(), self._kind(), self._at()
+        if text == "(":
             self._number += 1
-            if self._open.pop() in AGGREGATIONS and self._text() in _GROUPING:
-                self._number += 1
-                self._labels()
-        elif text == "," and self._open and self._open[-1]:
+            piece = self._expression()
+            self._close()
+            return Piece(at, piece.kind, piece.faults)
+        if text in AGGREGATIONS and self._text(1) in (*_GROUPING, "("):
+            return self._aggregation()
+        if kind == "word" and self._text(1) == "(" and text not in OPERATOR_WORDS:
+            return self._call()
+        if kind == "string":
+            meant(self._tokens[self._number].text, at)
             self._number += 1
-            self._operand()
-        elif text == "[":
-            self._skip("[", "]")
-        elif text == "offset":
-            self._number += 1
-            self._signed("a duration")
-        elif text == "@":
-            self._number += 1
-            self._time()
-        elif not self._operator(text):
-            raise _Found(self._number, 'an operator or ")"' if self._open else "an operator")
+            return Piece(at, Kind.STRING)
+        if kind in ("number", "duration") or text in _NOT_FINITE:
+            return self._literal()
+        if (kind == "word" and text not in _NO_NAMES) or text == "{":
+            return self._selector()
+        raise self._unexpected("an expression")
 
-    def _operator(self, text: str) -> bool:
-        """Over an operator with its modifiers to the next operand; False where none stands."""
-        if text in _COMPARISONS and self._text(1) == "=":
+    def _literal(self) -> Piece:
+        """A number, which may be written as a duration."""
+        token = self._tokens[self._number]
+        if token.kind == "duration":
+            _judge(token)
+        elif has_odd_underscores(token):
+            raise Found(token.at, f"bad number or duration syntax: {quoted(token.text)}")
+        self._number += 1
+        return Piece(token.at, Kind.SCALAR)
+
+    def _close(self) -> None:
+        if self._text() != ")":
+            raise self._unexpected('an operator or ")"')
+        self._number += 1
+
+    def _selector(self) -> Piece:
+        at, name, matchers = self._at(), "", []
+        if self._kind() == "word":
+            name = self._tokens[self._number].text
+            self._number += 1
+        if self._text() == "{":
+            braces = Braces(self._tokens, self._number, self._end)
+            braces.read()
+            self._number, matchers = braces.number, braces.matchers
+        piece = Piece(at, Kind.VECTOR, form=Form.SELECTOR)
+        named = [matcher.value for matcher in matchers if matcher.name == "__name__"]
+        if name and named:
+            words = f"metric name must not be set twice: {quoted(name)} or {quoted(named[0])}"
+            piece.faults.append(Fault(at, words))
+        elif not name and all(matcher.matches("") for matcher in matchers):
+            piece.faults.append(Fault(at, "vector selector must contain at least one non-empty matcher"))
+        return piece
+
+    # ------------------------------------------------------------ calls
+
+    def _call(self) -> Piece:
+        at, name = self._at(), self._tokens[self._number].text
+        self._number += 1
+        args = self._arguments()
+        if name == self._unknown:
+            raise Found(at, f"unknown function with name {quoted(name)}")
+        return called(name, at, args)
+
+    def _aggregation(self) -> Piece:
+        at, op = self._at(), self._text()
+        self._number += 1
+        before = self._text() in _GROUPING
+        if before:
+            self._number += 1
+            self._labels()
+        args = self._arguments()
+        if not before and self._text() in _GROUPING:
+            self._number += 1
+            self._labels()
+        if not args:
+            raise Found(at, "no arguments for aggregate expression provided")
+        wanted = arguments_wanted(op)
+        if len(args) != wanted:
+            words = "wrong number of arguments for aggregate expression provided"
+            raise Found(at, f"{words}, expected {wanted}, got {len(args)}")
+        return aggregated(op, at, args)
+
+    def _arguments(self) -> list[Piece]:
+        self._take("(")
+        args: list[Piece] = []
+        if self._text() == ")":
+            self._number += 1
+            return args
+        while True:
+            args.append(self._expression())
+            if self._text() != ",":
+                self._close()
+                return args
+            if not self._begins(1):
+                raise Found(self._at(), "trailing commas not allowed in function call args")
+            self._number += 1
+
+    def _begins(self, ahead: int) -> bool:
+        """Whether a token may begin an expression; behind the last one may always come another."""
+        text, number = self._text(ahead), self._number + ahead
+        if text in ("(", "{", *_SIGNS) or number >= len(self._tokens):
+            return True
+        return self._tokens[number].kind in ("word", "string", "number", "duration") and text not in _NO_NAMES
+
+    def _labels(self) -> tuple[str, ...]:
+        """A list of labels in brackets."""
+        self._take("(")
+        found = []
+        while self._text() != ")":
+            if self._kind() not in ("word", "string") or self._text() in _NOT_FINITE:
+                raise self._unexpected("a label")
+            token = self._tokens[self._number]
+            found.append(meant(token.text, token.at))
+            self._number += 1
+            if self._text() == ",":
+                self._number += 1
+            elif self._text() != ")":
+                raise self._unexpected('"," or ")"')
+        self._number += 1
+        return tuple(found)
+
+    # ------------------------------------------------------------ operators
+
+    def _operator(self) -> Operator | None:
+        """An operator with its modifiers, if one stands here."""
+        text, at = self._text(), self._at()
+        if text in ("=", "!", "<", ">") and self._text(1) == "=" and self._joined():
+            text += "="
             self._number += 2
         elif text in BINARY_WORDS or (text and text in _SYMBOLS):
             self._number += 1
         else:
-            return False
+            return None
+        operator = Operator(text, at)
         if self._text() == "bool":
+            operator.returns_bool = True
             self._number += 1
         if self._text() in _MATCHING:
+            operator.on = self._text() == "on"
             self._number += 1
-            self._labels()
+            operator.labels = self._labels()
             if self._text() in _GROUP_SIDES:
+                operator.grouped = True
                 self._number += 1
                 # A bracket behind it is its list where labels stand in it, and else the operand.
                 if self._text() == "(" and self._is_list():
-                    self._labels()
-        self._operand()
-        return True
+                    operator.include = self._labels()
+        return operator
 
     def _is_list(self) -> bool:
         ahead = 1
         while self._text(ahead) not in (")", ""):
             ahead += 1
         rest = self._text(ahead + 1)
-        return bool(rest) and rest not in BINARY_WORDS and rest not in (")", ",", *_SYMBOLS, *_COMPARISONS)
+        return bool(rest) and rest not in BINARY_WORDS and rest not in (")", ",", *_SYMBOLS, "=", "!")
 
-    def _labels(self) -> None:
-        """A list of labels in brackets."""
-        self._take("(")
-        while self._text() != ")":
-            if self._kind() not in ("word", "string"):
-                raise _Found(self._number, "a label")
-            self._number += 1
-            if self._text() == ",":
+    # ------------------------------------------------------------ behind an operand
+
+    def _behind(self, piece: Piece) -> Piece:
+        """The ranges, offsets and times behind an operand."""
+        while True:
+            text = self._text()
+            if text == "[":
+                piece = self._range(piece)
+            elif text == "offset":
                 self._number += 1
-            elif self._text() != ")":
-                raise _Found(self._number, '"," or ")"')
-        self._number += 1
+                self._signs()
+                self._duration("a duration")
+                words = (
+                    "offset modifier must be preceded by an instant vector selector or range vector selector"
+                )
+                self._modified(piece, "offset", f"{words} or a subquery", again=piece.offset)
+                piece.offset = True
+            elif text == "@":
+                self._number += 1
+                self._time(piece)
+                words = "@ modifier must be preceded by an instant vector selector or range vector selector"
+                self._modified(piece, "@ <timestamp>", f"{words} or a subquery", again=piece.pinned)
+                piece.pinned = True
+            else:
+                return piece
 
-    def _time(self) -> None:
+    def _modified(self, piece: Piece, what: str, words: str, *, again: bool) -> None:
+        if piece.form is Form.OTHER:
+            raise Found(piece.at, words)
+        if again:
+            raise Found(piece.at, f"{what} may not be set multiple times")
+
+    def _range(self, piece: Piece) -> Piece:
+        at = self._at()
+        self._number += 1
+        self._inside("a duration")
+        if self._text() == ":":
+            self._number += 1
+            if self._text() != "]":
+                self._inside('a duration or "]"')
+            self._take("]")
+            return repeated(piece)
+        self._take("]")
+        if piece.form is not Form.SELECTOR:
+            raise Found(at, "ranges only allowed for vector selectors")
+        if piece.offset:
+            raise Found(at, "no offset modifiers allowed before range")
+        if piece.pinned:
+            raise Found(at, "no @ modifiers allowed before range")
+        return Piece(piece.at, Kind.MATRIX, piece.faults, Form.RANGE)
+
+    def _time(self, piece: Piece) -> None:
         """What follows `@`."""
         if self._text() in ("start", "end"):
             self._number += 1
             self._take("(")
             self._take(")")
-        else:
-            self._signed('a time, "start()" or "end()"')
+            return
+        self._signs()
+        if self._kind() not in ("number", "duration") and self._text() not in _NOT_FINITE:
+            raise self._unexpected('a time, "start()" or "end()"')
+        token = self._tokens[self._number]
+        if not is_time(token):
+            raise Found(piece.at, f"timestamp out of bounds for @ modifier: {token.text}")
+        self._number += 1
 
-    def _signed(self, wanted: str) -> None:
+    def _signs(self) -> None:
         while self._text() in _SIGNS:
             self._number += 1
+
+    def _inside(self, wanted: str) -> None:
+        """A duration in a range."""
+        self._duration(wanted)
+        if self._kind() == "word":
+            what = self._tokens[self._number].text
+            raise Found(self._at(), f"unexpected {what!r} in a range, wanted a duration such as 5m")
+
+    def _duration(self, wanted: str) -> None:
         if self._kind() not in ("number", "duration"):
-            raise _Found(self._number, wanted)
+            raise self._unexpected(wanted)
+        _judge(self._tokens[self._number])
         self._number += 1
 
-    def _opened(self, name: str, *, wanted: str = "an expression") -> None:
-        if self._text() != "(":
-            raise _Found(self._number, wanted)
-        self._number += 1
-        self._open.append(name)
 
-    def _skip(self, opening: str, closing: str) -> None:
-        """Over braces or a range, which the parser has its own words for."""
-        self._take(opening)
-        while self._text() != closing:
-            if self._number >= len(self._tokens):
-                raise _Found(self._number, f'"{closing}"')
-            self._number += 1
-        self._number += 1
+def _judge(duration: Token) -> None:
+    """Raises Found when it is none: units that do not fall, nothing at all, or more than there is time."""
+    if duration.kind == "duration" and not _DURATION.fullmatch(duration.text):
+        raise Found(duration.at, f"not a valid duration string: {quoted(duration.text)}")
+    try:
+        size_ms = duration_ms(duration.text) if duration.kind == "duration" else milliseconds(duration)
+    except BadQuery as error:
+        raise Found(duration.at, str(error)) from None
+    if size_ms == 0:
+        raise Found(duration.at, "duration must be greater than 0")
+
+
+def _reduce(pieces: list[Piece], pending: _Pending) -> None:
+    """Put the last piece, or the last two, together."""
+    right = pieces.pop()
+    if pending.operator is None:
+        pieces.append(signed(pending.at, right))
+    else:
+        pieces.append(combined(pieces.pop(), pending.operator, right))
