@@ -10,7 +10,8 @@ from watchbill.errors import Permanent, Unreachable, UsageError
 from watchbill.leaving import Farewell
 from watchbill_agent.departure import AWAY_S, SAY_S, WORD_FRESH_MS, Departure
 from watchbill_agent.leaving import find_reason, tell
-from watchbill_agent.status import ASK_TIMEOUT_S, StatusSocket, ask
+from watchbill_agent.question import ASK_TIMEOUT_S, ask
+from watchbill_agent.status import StatusSocket
 
 OURS = "watchbill-agent.service"
 STOPPING = """\

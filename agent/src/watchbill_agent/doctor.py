@@ -20,7 +20,7 @@ from watchbill.errors import ConfigError, Refused, Unreachable, WatchbillError
 from watchbill.files import Lock
 from watchbill.identity import AgentIdentity, IdentityFile, parse_endpoint
 from watchbill_agent.config import AgentConfig, load_config
-from watchbill_agent.status import SOCKET_NAME, ask
+from watchbill_agent.question import SOCKET_NAME, ask
 from watchbill_agent.true_time import TrueTime
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Final
 
 from watchbill.errors import Permanent
 from watchbill.leaving import POWEROFF, REBOOT, RESTART, STOP, Farewell
-from watchbill_agent.status import ask
+from watchbill_agent.question import ask
 
 SYSTEMCTL: Final = "/usr/bin/systemctl"
 UNIT: Final = "watchbill-agent.service"

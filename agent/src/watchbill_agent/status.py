@@ -2,35 +2,30 @@
 document.
 
 One line asks ("status" or "gaps"), one document answers, then the connection closes. An order is a line with more
-than one word ("leaving reboot 900000"); what it answers may take a moment. Only the agent's user,
-its group and root may connect. Asking never disturbs the agent: connections, line length and time are
-bounded.
+than one word ("leaving reboot 900000"); what it answers may take a moment. Only the agent's user, its group and root
+may connect. Asking never disturbs the agent: connections, line length and time are bounded. Who asks is `question.py`.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from watchbill.errors import Permanent, StorageError, Unreachable, UsageError
+from watchbill.errors import StorageError, UsageError
 from watchbill.files import make_directory
 from watchbill.logs import fields
+from watchbill_agent.question import ASK_TIMEOUT_S, QUESTION_BYTES_MAX, short_address
 
 log = logging.getLogger(__name__)
 
-SOCKET_NAME = "status.sock"
 SOCKET_MODE = 0o660
 DIRECTORY_MODE = 0o750
-QUESTION_BYTES_MAX = 64
-ANSWER_BYTES_MAX = 8 * 1024 * 1024
-ASK_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 8
-ADDRESS_BYTES_MAX = 107
-"""What a Unix socket's address holds."""
+SHOWN_CHARACTERS_MAX = 80
+"""Of a question that is none, in the answer."""
 
 Answers = Mapping[str, Callable[[], object]]
 Orders = Mapping[str, Callable[[str], Awaitable[object]]]
@@ -80,7 +75,7 @@ class StatusSocket:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A line beyond the limit raises ValueError.
-        question = (await reader.readline()).strip().decode("ascii", "replace")
+        question = (await reader.readline()).strip().decode("utf-8", "replace")
         document = await self._document(question)
         writer.write(json.dumps(document).encode() + b"\n")
         await writer.drain()
@@ -93,7 +88,7 @@ class StatusSocket:
         order = self._orders.get(name)
         if order is None:
             known = ", ".join(sorted([*self._answers, *self._orders]))
-            return {"error": f"got {question!r}, wanted one of: {known}"}
+            return {"error": f"got {question[:SHOWN_CHARACTERS_MAX]!r}, wanted one of: {known}"}
         try:
             return await order(rest)
         except UsageError as exc:
@@ -111,7 +106,7 @@ class StatusSocket:
 def _bound(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _short(path) as address:
+        with short_address(path) as address:
             listening.bind(address)
         path.chmod(SOCKET_MODE)
         listening.setblocking(False)
@@ -119,44 +114,3 @@ def _bound(path: Path) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-@contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """The path, or the same place through an open directory where it is too long for a socket's address."""
-    if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX:
-        yield str(path)
-        return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
-
-
-def ask(path: Path, question: str) -> dict[str, object]:
-    """Ask the running agent. Raises Unreachable when there is none, Permanent when its answer is none."""
-    answer = bytearray()
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _short(path) as address:
-            connection.settimeout(ASK_TIMEOUT_S)
-            connection.connect(address)
-            connection.sendall(question.encode() + b"\n")
-            while piece := connection.recv(65_536):
-                answer += piece
-                if len(answer) > ANSWER_BYTES_MAX:
-                    raise Permanent(f"{path}: the answer is larger than {ANSWER_BYTES_MAX} bytes")
-    except PermissionError as exc:
-        raise Unreachable(f"{path}: only root and the agent's group may ask; try sudo") from exc
-    except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise Unreachable(
-            f"{path}: no agent answers there ({reason}); is it running? watchbill-agent doctor says more"
-        ) from exc
-    try:
-        document = json.loads(answer)
-    except ValueError as exc:
-        raise Permanent(f"{path}: the agent's answer was cut short") from exc
-    if not isinstance(document, dict) or "error" in document:
-        raise Permanent(f"{path}: {document}")
-    return document
