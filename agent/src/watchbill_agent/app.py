@@ -33,12 +33,15 @@ from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, RetiredSpool, Stream
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
+from watchbill_agent.backups.drop import ORDER, Drop
+from watchbill_agent.backups.incoming import Incoming
 from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.departure import Departure
 from watchbill_agent.events import Events
 from watchbill_agent.metrics_page import MetricsPage
+from watchbill_agent.question import SOCKET_NAME
 from watchbill_agent.renew import Renewer
 from watchbill_agent.report import gaps_document, status_document
 from watchbill_agent.sampling import Sampling, prepare
@@ -47,7 +50,7 @@ from watchbill_agent.selfstats import Facts, SelfStats, started_s
 from watchbill_agent.sender import About, Sender
 from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemoryKeeper, MemorySpool, Sizes
 from watchbill_agent.spool.format import sixteen
-from watchbill_agent.status import SOCKET_NAME, StatusSocket
+from watchbill_agent.status import StatusSocket
 from watchbill_agent.transports import Transport
 from watchbill_agent.true_time import TrueTime
 from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
@@ -185,11 +188,13 @@ class Agent:
         """The work of the daemon: until a stop was asked for and drained."""
         self._house = house
         answers = {"status": self.status, "gaps": self.gaps}
-        socket_ = StatusSocket(self.homes.run / SOCKET_NAME, answers, {"leaving": self.departure.told})
+        orders = {"leaving": self.departure.told, ORDER: self._told_of_a_backup}
+        socket_ = StatusSocket(self.homes.run / SOCKET_NAME, answers, orders)
         try:
             self.sampling.tick()
             await socket_.start()
             self._start_keeper(house)
+            await self._start_incoming(house)
             self._page = await self._start_page(self.config)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
@@ -225,6 +230,17 @@ class Agent:
             # A task of its own: a disk that hangs must not hold up the start.
             said = {"version": __version__, "run": self._run_id.hex(), "boot": self.boot_id}
             house.spawn("start event", self.events.tell(AGENT_STARTED, {**said, "after": self._after}))
+
+    async def _told_of_a_backup(self, rest: str) -> dict[str, object]:
+        return await self.incoming.told(rest)
+
+    async def _start_incoming(self, house: Daemon) -> None:
+        events = None if self.identity is None else self.events
+        self.incoming = Incoming(
+            Drop(self.homes), events, committed=lambda: self.spool.state(Stream.CRIT).acked
+        )
+        await self.incoming.at_start()
+        house.spawn("backups left as files", self.incoming.run())
 
     async def _sample_for_ever(self, stamp: Stamp) -> None:
         while True:

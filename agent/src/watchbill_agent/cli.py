@@ -42,7 +42,6 @@ UNFINISHED_EVERY_S = 0.1
 
 LATER = {
     "checks": "run a check once",
-    "backup": "list jobs, wrap a backup command, report a result",
     "actions": "check and list what this host allows",
     "act": "run a runbook step without the collector",
     "heartbeat": "send a ping to the collector",
@@ -94,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("gaps", _gaps, "list what was lost and waits to be reported", json=True)
     _add_spool(add("spool", _spool, "inspect, verify or repair the spool on disk"))
     _add_leaving(add("leaving", _leaving, "tell the running agent why it is about to be stopped"))
+    _add_backup(commands)
     for name, help_ in LATER.items():
         add_unbuilt(commands, name, f"{help_} (not built yet)", _later)
     return parser
@@ -123,6 +123,17 @@ def _add_spool(parser: argparse.ArgumentParser) -> None:
         )
         if name == "repair":
             added.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def _add_backup(commands: "argparse._SubParsersAction[Parser]") -> None:
+    from watchbill_agent.backups.commandline import add_commands
+
+    help_ = "wrap a backup command, report how one went"
+    add_commands(
+        commands.add_parser(
+            "backup", parents=[home_option()], help=help_, description=help_.capitalize() + "."
+        )
+    )
 
 
 def _add_leaving(parser: argparse.ArgumentParser) -> None:
@@ -263,7 +274,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from watchbill_agent.status import SOCKET_NAME, ask
+    from watchbill_agent.question import SOCKET_NAME, ask
 
     document = ask(_homes(arguments).run / SOCKET_NAME, "status")
     if arguments.json:
@@ -276,7 +287,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _gaps(arguments: argparse.Namespace) -> int:
-    from watchbill_agent.status import SOCKET_NAME, ask
+    from watchbill_agent.question import SOCKET_NAME, ask
 
     document = ask(_homes(arguments).run / SOCKET_NAME, "gaps")
     if arguments.json:
@@ -340,7 +351,7 @@ def _leaving(arguments: argparse.Namespace) -> int:
     from watchbill.errors import UsageError
     from watchbill.leaving import Farewell
     from watchbill_agent import leaving
-    from watchbill_agent.status import SOCKET_NAME
+    from watchbill_agent.question import SOCKET_NAME
 
     try:
         within = Duration.from_config(arguments.back_within) if arguments.back_within is not None else None

@@ -1,0 +1,135 @@
+"""`watchbill-agent backup ...`: what it takes, and what it does. Each command imports what it needs.
+
+`backup wrap` is a program around another program: whatever is wrong with its own arguments is said on standard error
+and keeps no backup from being made, as long as it can be told which command is meant.
+"""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Final
+
+from watchbill.commandline import FAILED, OK, home_option, say
+
+if TYPE_CHECKING:
+    from watchbill.config import Homes
+
+PROGRAM: Final = "watchbill-agent"
+TAIL_BYTES_MAX: Final = 32 * 1024
+"""Read of a file for `--tail`; its end is kept."""
+
+
+def add_commands(backup: argparse.ArgumentParser) -> None:
+    """The commands of the group."""
+    actions = backup.add_subparsers(title="what to do", metavar="ACTION", required=True)
+    report = actions.add_parser(
+        "report", parents=[home_option()], help="say how a backup went", description="Say how a backup went."
+    )
+    _add_report(report)
+    report.set_defaults(command=_report)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    def number(option: str, help_: str, dest: str) -> None:
+        parser.add_argument(option, metavar="N", type=int, help=help_, dest=dest)
+
+    parser.add_argument("job", metavar="JOB", help="its name in backups.d")
+    parser.add_argument(
+        "--outcome", required=True, choices=("ok", "partial", "failed", "running"), help="how it went"
+    )
+    parser.add_argument("--kind", default="run", choices=("run", "verify", "restore"), help="of what; a run")
+    parser.add_argument(
+        "--level", default="", choices=("structure", "data", "restore"), help="what was proved"
+    )
+    parser.add_argument("--run", metavar="NAME", default="", help="reports of one run have the same")
+    parser.add_argument("--started", metavar="TIME", default="", help="with its zone, or seconds since 1970")
+    parser.add_argument("--finished", metavar="TIME", default="", help="now, without it")
+    parser.add_argument(
+        "--point", metavar="TIME", default="", help="what the data stands for; --started without it"
+    )
+    parser.add_argument("--exit-code", metavar="N", type=int, help="of the backup's command", dest="code")
+    number("--bytes", "what was backed up", "bytes_source")
+    number("--bytes-added", "what was new of it", "bytes_added")
+    number("--bytes-stored", "what the backup takes", "bytes_stored")
+    number("--files", "files in the backup", "files")
+    number("--files-failed", "files that could not be read", "files_failed")
+    parser.add_argument("--snapshot", metavar="ID", default="", help="as the tool calls what was made")
+    parser.add_argument("--copy", metavar="NAME", default="", help="which copy it is of")
+    parser.add_argument("--tool", metavar="NAME", default="", help="what made it")
+    parser.add_argument("--tool-version", metavar="TEXT", default="", help="its version")
+    parser.add_argument("--reason", metavar="WORD", default="", help="such as repository-locked")
+    parser.add_argument("--error", metavar="TEXT", action="append", default=[], help="may be repeated")
+    parser.add_argument(
+        "--tail", metavar="FILE", default="", help="output of which the end is kept; - for standard input"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _homes(arguments: argparse.Namespace) -> "Homes":
+    from watchbill.config import Homes
+
+    return Homes.resolve("agent", getattr(arguments, "home", None))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    import os
+    import time
+
+    from watchbill.errors import StorageError
+    from watchbill_agent.backups.drop import Drop
+    from watchbill_agent.backups.redact import Redactor, known_secrets
+    from watchbill_agent.backups.report import Said, record_of
+
+    said = Said(
+        job=arguments.job,
+        outcome=arguments.outcome,
+        kind=arguments.kind,
+        run=arguments.run,
+        copy=arguments.copy,
+        started=arguments.started,
+        finished=arguments.finished,
+        point=arguments.point,
+        exit_code=arguments.code,
+        tool=arguments.tool,
+        tool_version=arguments.tool_version,
+        snapshot=arguments.snapshot,
+        bytes_source=arguments.bytes_source,
+        bytes_added=arguments.bytes_added,
+        bytes_stored=arguments.bytes_stored,
+        files=arguments.files,
+        files_failed=arguments.files_failed,
+        reason=arguments.reason,
+        errors=arguments.error,
+        tail=_end_of(arguments.tail),
+        level=arguments.level,
+    )
+    record = record_of(said, time.time_ns() // 1_000_000, Redactor(known_secrets(os.environ, ())))
+    try:
+        kept = Drop(_homes(arguments)).hand_over(record)
+    except StorageError as exc:
+        say(PROGRAM, f"the report on {record.job} is NOT kept: {exc}")
+        return FAILED
+    if arguments.json:
+        import json
+
+        print(json.dumps({"kept": kept, "record": record.record_id, "run": record.run_id}, indent=2))
+    else:
+        where = "by the agent" if kept == "agent" else "in a file; the agent takes it when it runs"
+        print(f"{record.job}: {record.outcome} is kept {where}; run {record.run_id}")
+    return OK
+
+
+def _end_of(path: str) -> str:
+    """The last of a file or of standard input, bounded."""
+    if not path:
+        return ""
+    if path == "-":
+        content = b""
+        while piece := sys.stdin.buffer.read(TAIL_BYTES_MAX):
+            content = (content + piece)[-TAIL_BYTES_MAX:]
+    else:
+        import os
+
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES_MAX))
+            content = file.read(TAIL_BYTES_MAX)
+    return content.decode("utf-8", "replace")

@@ -1,0 +1,200 @@
+"""What somebody says of a backup by hand: a script, a hook of another tool, a scheduler.
+
+    watchbill-agent backup report nightly --outcome running --run $$     # as it begins; may be left out
+    watchbill-agent backup report nightly --outcome ok --run $$ --bytes 123456
+
+Both have the same `--run`, and are one run by it. Pure: words in, a record out.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from watchbill.backups.definition import JOB_NAME_CHARACTERS_MAX
+from watchbill.backups.record import (
+    ERROR_CHARACTERS_MAX,
+    ERRORS_MAX,
+    TAIL_CHARACTERS_MAX,
+    TEXT_CHARACTERS_MAX,
+    Kind,
+    Level,
+    Outcome,
+    Proof,
+    Record,
+    Source,
+    new_id,
+)
+from watchbill.errors import UsageError
+from watchbill_agent.backups.redact import Redactor
+
+TIME_WANTED: Final = "a time with its zone, such as 2026-05-04T02:15:00+02:00, or seconds since 1970"
+NUMBER_MAX: Final = 2**62
+EPOCH_S_MAX: Final = 253_402_300_799
+"""The last second of the year 9999."""
+RUN_CHARACTERS_MAX: Final = 256
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_REASON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the command line says; "" and None where it says nothing."""
+
+    job: str
+    outcome: str
+    kind: str = "run"
+    run: str = ""
+    copy: str = ""
+    started: str = ""
+    finished: str = ""
+    point: str = ""
+    exit_code: int | None = None
+    tool: str = ""
+    tool_version: str = ""
+    snapshot: str = ""
+    bytes_source: int | None = None
+    bytes_added: int | None = None
+    bytes_stored: int | None = None
+    files: int | None = None
+    files_failed: int | None = None
+    reason: str = ""
+    errors: Sequence[str] = ()
+    tail: str = ""
+    level: str = ""
+
+
+def job_name_fault(name: str) -> str:
+    """What is wrong with a job's name; "" when nothing is."""
+    if len(name) <= JOB_NAME_CHARACTERS_MAX and _NAME.fullmatch(name):
+        return ""
+    wanted = f"1 to {JOB_NAME_CHARACTERS_MAX} letters, digits, dots, hyphens and underscores"
+    return f"got {name[:JOB_NAME_CHARACTERS_MAX]!r}, wanted {wanted}"
+
+
+def record_of(said: Said, now_ms: int, redact: Redactor) -> Record:
+    """The record that says it. Raises UsageError."""
+    if fault := job_name_fault(said.job):
+        raise UsageError(f"JOB: {fault}")
+    kind, outcome = Kind(said.kind), Outcome(said.outcome)
+    started_ms = _time("--started", said.started)
+    ended = outcome is not Outcome.RUNNING
+    finished_ms = _time("--finished", said.finished) or (now_ms if ended else 0)
+    if not ended:
+        started_ms = started_ms or now_ms
+    if started_ms and finished_ms and finished_ms < started_ms:
+        raise UsageError("--finished: got a time before --started")
+    return Record(
+        record_id=new_id(),
+        job=said.job,
+        kind=kind,
+        source=Source.REPORT,
+        outcome=outcome,
+        observed_ms=now_ms,
+        run_id=run_id_of(said.job, said.run),
+        copy=_text("--copy", said.copy),
+        started_ms=started_ms,
+        finished_ms=finished_ms,
+        exit_code=said.exit_code,
+        tool=_text("--tool", said.tool),
+        tool_version=_text("--tool-version", said.tool_version),
+        point_ms=_time("--point", said.point) or (started_ms if kind is Kind.RUN else 0),
+        snapshot_id=_text("--snapshot", said.snapshot),
+        bytes_source=_count("--bytes", said.bytes_source),
+        bytes_added=_count("--bytes-added", said.bytes_added),
+        bytes_stored=_count("--bytes-stored", said.bytes_stored),
+        files=_count("--files", said.files),
+        files_failed=_count("--files-failed", said.files_failed),
+        reason=_reason(said.reason),
+        errors=tuple(shown(redact(error), ERROR_CHARACTERS_MAX) for error in said.errors[:ERRORS_MAX]),
+        tail=tail_of(redact(said.tail)),
+        verify=_proof(said, kind, outcome),
+    )
+
+
+def run_id_of(job: str, run: str) -> str:
+    """The id of a run that its reporter calls `run`; one of its own where it has no name."""
+    if not run:
+        return new_id()
+    if len(run) > RUN_CHARACTERS_MAX:
+        raise UsageError(f"--run: got {len(run)} characters, wanted at most {RUN_CHARACTERS_MAX}")
+    if _ID.fullmatch(run):
+        return run
+    return hashlib.sha256(f"{job}\0{run}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def shown(text: str, characters_max: int) -> str:
+    """On one line, printable, bounded."""
+    return "".join(char if char.isprintable() else " " for char in text[:characters_max]).strip()
+
+
+def tail_of(text: str) -> str:
+    """The end of an output: whole lines where they fit, without what moves a cursor or colours words."""
+    text = _ESCAPES.sub("", text)
+    lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    text = "\n".join("".join(c if c.isprintable() or c == "\t" else " " for c in line) for line in lines)
+    text = text.strip("\n")
+    if len(text) <= TAIL_CHARACTERS_MAX:
+        return text
+    cut = text[-TAIL_CHARACTERS_MAX:]
+    return cut.partition("\n")[2] or cut
+
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,1024}(?:\x07|\x1b\\)|[@-Z\\^_])")
+
+
+def _proof(said: Said, kind: Kind, outcome: Outcome) -> Proof | None:
+    """A verification or a restore that ended proves something, or the contrary."""
+    if kind not in (Kind.VERIFY, Kind.RESTORE):
+        if said.level:
+            raise UsageError("--level: only --kind verify and restore prove something")
+        return None
+    level = Level(said.level) if said.level else Level.RESTORE if kind is Kind.RESTORE else Level.DATA
+    if outcome is Outcome.RUNNING:
+        return None
+    return Proof(level=level, ok=outcome is Outcome.OK, bad=0 if outcome is Outcome.OK else 1)
+
+
+def _time(option: str, text: str) -> int:
+    """In ms; 0 for nothing said."""
+    if not text:
+        return 0
+    try:
+        if text.isascii() and text.isdigit():
+            seconds = int(text)
+            if not 0 < seconds <= EPOCH_S_MAX:
+                raise ValueError(text)
+            return seconds * 1000
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is None:
+            raise ValueError(text)
+        found_ms = round(found.astimezone(UTC).timestamp() * 1000)
+        if found_ms <= 0:
+            raise ValueError(text)
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f"{option}: got {text[:64]!r}, wanted {TIME_WANTED}") from exc
+    return found_ms
+
+
+def _text(option: str, text: str) -> str:
+    if len(text) > TEXT_CHARACTERS_MAX or not text.isprintable():
+        raise UsageError(
+            f"{option}: got {text[:64]!r}, wanted at most {TEXT_CHARACTERS_MAX} printable characters"
+        )
+    return text
+
+
+def _reason(text: str) -> str:
+    if text and not _REASON.fullmatch(text):
+        raise UsageError(f"--reason: got {text[:64]!r}, wanted a short word such as repository-locked")
+    return text
+
+
+def _count(option: str, number: int | None) -> int | None:
+    if number is not None and not 0 <= number <= NUMBER_MAX:
+        raise UsageError(f"{option}: got {number}, wanted 0 to {NUMBER_MAX}")
+    return number
