@@ -62,8 +62,6 @@ def test_grpc_is_not_imported_before_the_first_reading_has_been_taken():
     "arguments",
     [
         ["checks", "run", "x"],
-        ["backup", "wrap", "j", "--", "true"],
-        ["backup", "--outcome", "ok"],
         ["act", "--bundle", "f", "step", "--approval", "a"],
         ["actions", "list", "--digest"],
         ["act"],
