@@ -1,0 +1,729 @@
+"""pgBackRest: backups of PostgreSQL with their write-ahead log.
+
+`info` and `verify` both stay silent about log that is gone, and a restore without it ends in a server that does not
+start: so every segment that a backup needs is looked for here, in the archive itself (`repo-ls`). From the newest
+backup that can be restored the log is followed to its end: that is the newest point.
+"""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from watchbill.backups.record import Level, Outcome, Proof
+from watchbill.config import option
+from watchbill_agent.backups.adapter import (
+    Adapter,
+    Check,
+    Commands,
+    Finished,
+    Job,
+    Observation,
+    Reason,
+    RunFacts,
+    Snapshot,
+    Verification,
+    error_lines,
+    trouble,
+)
+from watchbill_agent.backups.wal import (
+    Numbering,
+    Segment,
+    Shelf,
+    Stored,
+    follow,
+    in_words,
+    numbering_of,
+    span,
+)
+
+DIRECTORIES_MAX: Final = 400
+"""Directories of the archive that one look lists: 256 segments each, so 1.6 TiB of log. What lies beyond is not
+claimed: the newest backups are looked at first."""
+BACKUPS_MAX: Final = 20_000
+TIME_S_MAX: Final = 1 << 33
+"""Later than this no time of a backup is: year 2242."""
+OLDEST: Final = (2, 34)
+"""The first version whose `info` says in which of several repositories a backup is."""
+
+WAL_MISSING: Final = "wal-missing"
+WAL_DUPLICATE: Final = "wal-duplicate"
+WAL_GAP: Final = "wal-gap"
+CHAIN_BROKEN: Final = "chain-broken"
+PAGE_CHECKSUMS: Final = "page-checksums"
+COPY_UNREADABLE: Final = "copy-unreadable"
+DATABASE_MISMATCH: Final = "database-mismatch"
+STANZA_MISSING: Final = "stanza-missing"
+ARCHIVE_TOO_LARGE: Final = "archive-too-large"
+
+_JSON: Final = "--output=json"
+
+_VERSION = re.compile(r"pgBackRest ((\d{1,3})\.(\d{1,3})[\w.]{0,12})", re.ASCII)
+_LABEL = re.compile(r"\d{8}-\d{6}F(_\d{8}-\d{6}[DI])?", re.ASCII)
+_STORED_SEGMENT = re.compile(r"([0-9A-F]{24})-([0-9a-f]{40})(\.(gz|lz4|zst|bz2))?", re.ASCII)
+_DIRECTORY = re.compile(r"[0-9A-F]{16}", re.ASCII)
+_ARCHIVE_ID = re.compile(r"[0-9.]{1,8}-\d{1,9}", re.ASCII)
+_STANZA = re.compile(r"[A-Za-z0-9_.@+-]{1,200}", re.ASCII)
+
+
+def _no_stanza(name: str) -> str | None:
+    return None if _STANZA.fullmatch(name) and not name.startswith("-") else "a stanza's name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Which stanza, and where. Credentials are where pgBackRest looks for them: in its own configuration."""
+
+    stanza: str = option(check=_no_stanza, help="The stanza, as pgBackRest's configuration calls it.")
+    repo: int = option(
+        0, at_least=0, at_most=256, help="The number of one repository of several; 0 looks at all of them."
+    )
+    config: Path | None = option(None, help="pgBackRest's configuration, where it is not its usual file.")
+    program: str = option("pgbackrest", help="The program, where it is not in the agent's PATH.")
+
+
+# ---------------------------------------------------------------- what `info` and `repo-ls` print
+
+
+class _Range(msgspec.Struct, frozen=True):
+    start: str | None = None
+    stop: str | None = None
+
+
+class _Times(msgspec.Struct, frozen=True):
+    start: int
+    stop: int
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    size: int | None = None
+
+
+class _Sizes(msgspec.Struct, frozen=True):
+    size: int | None = None
+    repository: _Stored = _Stored()
+
+
+class _Database(msgspec.Struct, frozen=True, rename="kebab"):
+    id: int
+    repo_key: int = 1
+
+
+class _Backrest(msgspec.Struct, frozen=True):
+    version: str = ""
+
+
+class _Backup(msgspec.Struct, frozen=True):
+    """One backup. `error` is None where pgBackRest does not know."""
+
+    label: str
+    timestamp: _Times
+    database: _Database
+    archive: _Range = _Range()
+    lsn: _Range = _Range()
+    info: _Sizes = _Sizes()
+    backrest: _Backrest = _Backrest()
+    reference: list[str] | None = None
+    error: bool | None = None
+
+
+class _Archive(msgspec.Struct, frozen=True):
+    id: str
+    database: _Database
+
+
+class _Db(msgspec.Struct, frozen=True, rename="kebab"):
+    id: int
+    system_id: int
+    repo_key: int = 1
+
+
+class _Held(msgspec.Struct, frozen=True):
+    held: bool = False
+
+
+class _Locks(msgspec.Struct, frozen=True):
+    backup: _Held = _Held()
+
+
+class _Status(msgspec.Struct, frozen=True):
+    code: int
+    message: str = ""
+    lock: _Locks = _Locks()
+
+
+class _Repo(msgspec.Struct, frozen=True):
+    key: int
+    status: _Status
+
+
+class _Stanza(msgspec.Struct, frozen=True):
+    name: str
+    status: _Status
+    backup: list[_Backup] = []
+    archive: list[_Archive] = []
+    db: list[_Db] = []
+    repo: list[_Repo] = []
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """Something that `repo-ls` lists; its time is when it was stored."""
+
+    type: str
+    time: int = 0
+
+
+STATUS_OK: Final = 0
+STATUS_NO_STANZA: Final = 1
+STATUS_NO_BACKUP: Final = 2
+STATUS_NO_DATA: Final = 3
+STATUS_MIXED: Final = 4
+STATUS_DATABASE_MISMATCH: Final = 5
+
+
+def read_info(document: bytes, stanza: str) -> _Stanza:
+    """What `info --output=json` says of a stanza. Raises ValueError if that is not what it prints."""
+    try:
+        stanzas = msgspec.json.decode(document, type=list[_Stanza])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ValueError(f"what info printed cannot be read: {exc}") from exc
+    found = next((each for each in stanzas if each.name == stanza), None)
+    if found is None:
+        raise ValueError(f"what info printed says nothing of the stanza {stanza}")
+    if len(found.backup) > BACKUPS_MAX:
+        raise ValueError(f"{len(found.backup)} backups, at most {BACKUPS_MAX}")
+    for backup in found.backup:
+        if not _LABEL.fullmatch(backup.label):
+            raise ValueError(f"{backup.label[:60]!r} is no label of a backup")
+        if not 0 < backup.timestamp.stop <= TIME_S_MAX:
+            raise ValueError(f"the backup {backup.label} ended at {backup.timestamp.stop}, which is no time")
+    if any(not _ARCHIVE_ID.fullmatch(archive.id) for archive in found.archive):
+        raise ValueError("an archive's id is none")
+    return found
+
+
+def read_listing(document: bytes) -> dict[str, _Entry]:
+    """What `repo-ls --output=json` lists. Raises ValueError if that is not what it prints."""
+    try:
+        return msgspec.json.decode(document, type=dict[str, _Entry])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ValueError(f"what repo-ls printed cannot be read: {exc}") from exc
+
+
+def segments_in(listing: Mapping[str, _Entry]) -> dict[str, Stored]:
+    """The segments among the files of a directory: a segment's name, its checksum, and how it is compressed."""
+    found: dict[str, Stored] = {}
+    for name, entry in listing.items():
+        if entry.type == "file" and (stored := _STORED_SEGMENT.fullmatch(name)):
+            times = found[stored[1]].times if stored[1] in found else 0
+            found[stored[1]] = Stored(entry.time * 1000, times + 1)
+    return found
+
+
+# ---------------------------------------------------------------- what is judged
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is not whole. `fatal`: what it concerns cannot be restored."""
+
+    reason: str
+    text: str
+    fatal: bool = False
+
+
+@dataclass
+class _Judged:
+    """What all backups and the log come to."""
+
+    faults: list[Fault] = field(default_factory=list)
+    good: list[_Backup] = field(default_factory=list)
+    bad: int = 0
+    unseen: int = 0
+    point_ms: int = 0
+    log_to: str = ""
+
+    def reason(self) -> str:
+        """Of all faults the worst."""
+        worst = sorted(self.faults, key=lambda fault: not fault.fatal)
+        return worst[0].reason if worst else ""
+
+    def errors(self) -> tuple[str, ...]:
+        """For a person."""
+        said = [fault.text for fault in sorted(self.faults, key=lambda fault: not fault.fatal)]
+        if self.unseen:
+            said.append(
+                f"the log of {self.unseen} backups was not looked for: the archive is too large for one look"
+            )
+        return error_lines((), *said[:_SAID_MAX])
+
+
+_SAID_MAX: Final = 8
+
+
+def backup_faults(backup: _Backup, labels: frozenset[str], shelf: Shelf | None) -> Iterator[Fault]:
+    """What keeps a backup from being restored whole. Raises _Unseen."""
+    gone = [label for label in backup.reference or () if label not in labels]
+    if gone:
+        text = f"backup {backup.label} needs the backup {gone[0][:40]}, which is gone: take a full backup"
+        yield Fault(CHAIN_BROKEN, text, fatal=True)
+    if backup.archive.start and backup.archive.stop:
+        yield from _log_faults(backup, backup.archive.start, backup.archive.stop, shelf)
+    if backup.error:
+        text = f"backup {backup.label} holds pages whose checksums were wrong in the database: see the server's log"
+        yield Fault(PAGE_CHECKSUMS, text)
+
+
+def _log_faults(backup: _Backup, start: str, stop: str, shelf: Shelf | None) -> Iterator[Fault]:
+    name = f"backup {backup.label} in repo{backup.database.repo_key}"
+    if shelf is None:
+        yield Fault(WAL_MISSING, f"{name}: there is no archive of its log at all", fatal=True)
+        return
+    first, last = shelf.numbering.read(start), shelf.numbering.read(stop)
+    needed = span(first, last) if first and last else None
+    if needed is None:
+        yield Fault(WAL_MISSING, f"{name}: {start[:30]} to {stop[:30]} is no range of its log", fatal=True)
+        return
+    missing = [segment for segment in needed if not shelf.find(segment).times]
+    if missing:
+        what = in_words(missing, shelf.numbering)
+        yield Fault(
+            WAL_MISSING, f"{name} cannot be restored: its log {what} is gone: take a new backup", fatal=True
+        )
+    double = [segment for segment in needed if shelf.find(segment).times > 1]
+    if double:
+        what = in_words(double, shelf.numbering)
+        text = f"{name} cannot be restored: its log {what} is there twice, with different contents"
+        yield Fault(WAL_DUPLICATE, text, fatal=True)
+
+
+def _follow_log(judged: _Judged, newest: _Backup, shelf: Shelf) -> None:
+    """How far the log goes on from the end of a backup without a gap, and whether there is more behind a gap."""
+    judged.point_ms = max(judged.point_ms, newest.timestamp.stop * 1000)
+    begin = shelf.numbering.read(newest.archive.stop or "")
+    if begin is None:
+        return
+    end = follow(begin, shelf.timelines(), shelf.whole)
+    stored_ms = shelf.find(end).stored_ms
+    if stored_ms >= judged.point_ms:
+        judged.point_ms = stored_ms
+        judged.log_to = shelf.numbering.name(end)
+    last = shelf.newest(end.timeline)
+    if last and last.number > end.number:
+        name = shelf.numbering.name(Segment(last.timeline, end.number + 1))
+        double = shelf.find(Segment(last.timeline, end.number + 1)).times > 1
+        what = "is there twice, with different contents" if double else "is gone"
+        text = f"nothing after {shelf.numbering.name(end)} can be restored: the log {name} {what}: take a new backup"
+        judged.faults.append(Fault(WAL_GAP, text))
+
+
+def _repo_faults(stanza: _Stanza) -> Iterator[Fault]:
+    """Of several repositories, those that are not as they should be; of one, its whole state says it."""
+    if stanza.status.code == STATUS_DATABASE_MISMATCH:
+        text = "the repositories hold backups of different databases: run stanza-upgrade, or remove the old repository"
+        yield Fault(DATABASE_MISMATCH, text)
+    for repo in stanza.repo if len(stanza.repo) > 1 else ():
+        if repo.status.code != STATUS_OK:
+            text = f"repo{repo.key}: {repo.status.message}"
+            yield Fault(
+                Reason.NO_SNAPSHOTS if repo.status.code == STATUS_NO_BACKUP else COPY_UNREADABLE, text
+            )
+
+
+def _verdict(stanza: _Stanza, judged: _Judged) -> tuple[Outcome, str, tuple[str, ...]]:
+    """What all of it comes to in one word."""
+    errors = judged.errors()
+    if judged.good:
+        return (Outcome.PARTIAL if judged.faults else Outcome.OK), judged.reason(), errors
+    if judged.unseen:
+        return Outcome.UNKNOWN, ARCHIVE_TOO_LARGE, errors
+    if stanza.backup:
+        return Outcome.FAILED, judged.reason(), errors
+    return _nothing(stanza)
+
+
+def _nothing(stanza: _Stanza) -> tuple[Outcome, str, tuple[str, ...]]:
+    """What it means that there is no backup: none was made, or it cannot be seen."""
+    status = stanza.status
+    said = tuple(f"repo{repo.key}: {repo.status.message}" for repo in stanza.repo if repo.status.message)
+    if status.code == STATUS_NO_BACKUP:
+        return (
+            Outcome.FAILED,
+            Reason.NO_SNAPSHOTS,
+            (f"the stanza {stanza.name} has no backups that are whole",),
+        )
+    if status.code == STATUS_NO_STANZA:
+        text = f"there is no stanza {stanza.name}: is the repository mounted, and was stanza-create run?"
+        return Outcome.FAILED, STANZA_MISSING, (text,)
+    if status.code == STATUS_NO_DATA:
+        return Outcome.FAILED, Reason.REPOSITORY_DAMAGED, error_lines((), "its backup.info is gone", *said)
+    reasons = {repo_failure(repo.status) for repo in stanza.repo if repo.status.code != STATUS_OK}
+    reason = reasons.pop() if len(reasons) == 1 else Reason.TOOL_FAILED
+    first = (_RUNNER_TEXT,) if reason == Reason.NEEDS_RUNNER else ()
+    outcome = Outcome.FAILED if reason == Reason.REPOSITORY_DAMAGED else Outcome.UNKNOWN
+    return outcome, reason, error_lines((), *first, *said)
+
+
+# ---------------------------------------------------------------- why it says nothing
+
+_UNREACHABLE: Final = frozenset({39, 49, 66, 72, 101})
+"""pgBackRest's codes for: protocol, host connect, protocol timeout, host invalid, service."""
+_DAMAGED: Final = frozenset({26, 28, 29})
+"""Checksum, file invalid, format."""
+_LOCKED: Final = 50
+_OPTION_INVALID: Final = 31
+_CRYPTO: Final = 95
+_MISSING: Final = frozenset({55, 73})
+"""File or path missing."""
+_ERROR = re.compile(r"ERROR: \[(\d{3})\]: (.*)")
+_NAMED: Final = {
+    "ChecksumError": Reason.REPOSITORY_DAMAGED,
+    "FormatError": Reason.REPOSITORY_DAMAGED,
+    "FileInvalidError": Reason.REPOSITORY_DAMAGED,
+    "CryptoError": Reason.PASSWORD_WRONG,
+    "HostConnectError": Reason.REPOSITORY_UNREACHABLE,
+    "ServiceError": Reason.REPOSITORY_UNREACHABLE,
+    "ProtocolError": Reason.REPOSITORY_UNREACHABLE,
+    "FileMissingError": Reason.REPOSITORY_MISSING,
+    "PathMissingError": Reason.REPOSITORY_MISSING,
+}
+"""The names of its errors, as `info` gives them of one repository."""
+_DENIED: Final = "permission denied"
+_RUNNER_TEXT: Final = (
+    "the agent's user may not read this repository or its configuration: let it read both, or observe the job "
+    "where it may"
+)
+
+
+def failure(finished: Finished, program: str) -> tuple[str, tuple[str, ...]]:
+    """The reason and the errors of a command that did not end well."""
+    if said := trouble(finished, program):
+        return said
+    text = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace")
+    errors = error_lines(text)
+    code = finished.exit_code
+    if _DENIED in text.lower():
+        return Reason.NEEDS_RUNNER, error_lines(text, _RUNNER_TEXT)
+    if code in _UNREACHABLE:
+        return Reason.REPOSITORY_UNREACHABLE, errors
+    if code in _DAMAGED:
+        return Reason.REPOSITORY_DAMAGED, errors
+    if code in _MISSING:
+        return Reason.REPOSITORY_MISSING, errors
+    if code == _LOCKED:
+        return Reason.REPOSITORY_LOCKED, errors
+    if code == _CRYPTO:
+        return Reason.PASSWORD_WRONG, errors
+    return Reason.TOOL_FAILED, error_lines(text, f"{program} ended with {code}")
+
+
+def repo_failure(status: _Status) -> str:
+    """Why one repository could not be read, from what `info` says of it: `[FileOpenError] unable to ...`."""
+    if _DENIED in status.message.lower():
+        return Reason.NEEDS_RUNNER
+    if "terminated unexpectedly" in status.message:  # The far end of ssh, which has no error of its own.
+        return Reason.REPOSITORY_UNREACHABLE
+    named = next((reason for name, reason in _NAMED.items() if f"[{name}]" in status.message), None)
+    return named or Reason.TOOL_FAILED
+
+
+# ---------------------------------------------------------------- verify and backup, as they print
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` found: how many things are bad, and which."""
+
+    bad: int
+    errors: tuple[str, ...]
+
+
+_STATUS_LINE = re.compile(r"^status: (\w{1,20})", re.MULTILINE)
+_COUNTED = re.compile(r"(?:missing|checksum invalid|size invalid|other): (\d{1,12})")
+_BACKUP_STATUS = re.compile(r"backup: (\S{1,60}), status: ([a-z -]{1,30}), total")
+_WAL_STATUS = re.compile(r"archiveId: (\S{1,30}), total WAL checked: (\d{1,12}), total valid WAL: (\d{1,12})")
+_BAD_FILE = re.compile(
+    r"^(?:INFO|WARN|ERROR): ((?:invalid|file missing|duplicate|unable|no |\[).{1,400})", re.MULTILINE
+)
+_FINE: Final = frozenset({"valid", "in-progress"})
+
+
+def read_verify(report: str, log: str) -> VerifyReport:
+    """What `verify --output=text --verbose` reports and logs. It ends with 0 whatever it finds. Without `--verbose` it
+    prints nothing when it found nothing, which looks like having printed nothing at all. Raises ValueError then."""
+    statuses = _STATUS_LINE.findall(report)
+    if not statuses:
+        raise ValueError("verify printed no report")
+    backups = [
+        f"backup {label} is {status}"
+        for label, status in _BACKUP_STATUS.findall(report)
+        if status not in _FINE
+    ]
+    log_bad = [
+        (archive, int(checked) - int(valid), checked)
+        for archive, checked, valid in _WAL_STATUS.findall(report)
+        if checked != valid
+    ]
+    files = sum(map(int, _COUNTED.findall(report)))
+    errors = backups + [
+        f"log of {archive}: {bad} of {checked} segments are not valid" for archive, bad, checked in log_bad
+    ]
+    errors += _BAD_FILE.findall(log)
+    said_error = any(status != "ok" for status in statuses)
+    bad = max(files, len(backups) + sum(bad for _, bad, _ in log_bad), int(said_error))
+    if said_error and not errors:
+        errors = ["verify says that something is wrong, and not what"]
+    return VerifyReport(bad, error_lines((), *errors[:_SAID_MAX]))
+
+
+_NEW_LABEL = re.compile(r"new backup label = (\S{1,60})")
+_FILE_TOTAL = re.compile(r"backup size = [^,]{1,40}, file total = (\d{1,15})")
+_BEGAN = re.compile(r"backup command begin (\d+\.\d+[.\w]{0,10})")
+_LOG_START = re.compile(r"backup start archive = ([0-9A-F]{24})")
+_LOG_STOP = re.compile(r"backup stop archive = ([0-9A-F]{24})")
+_BAD_PAGE = re.compile(r"invalid page checksum", re.IGNORECASE)
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
+
+
+def read_backup_run(exit_code: int, text: str) -> RunFacts:
+    """What `pgbackrest backup` logged on its console; at its default level that is warnings and errors alone."""
+    errors = [f"[{code}] {message}" for code, message in _ERROR.findall(text)]
+    warnings = [line.partition("WARN:")[2].strip() for line in text.splitlines() if "WARN:" in line]
+    outcome, reason = Outcome.OK if exit_code == 0 else Outcome.FAILED, ""
+    if exit_code == 0 and _BAD_PAGE.search(text):
+        outcome, reason = Outcome.PARTIAL, PAGE_CHECKSUMS
+    elif exit_code == _LOCKED:
+        reason = Reason.REPOSITORY_LOCKED
+    files = _first(_FILE_TOTAL, text)
+    label = _first(_NEW_LABEL, text)
+    return RunFacts(
+        outcome=outcome,
+        reason=reason,
+        errors=error_lines((), *errors[:_SAID_MAX], *warnings[: _SAID_MAX - len(errors[:_SAID_MAX])]),
+        snapshot_id=label if _LABEL.fullmatch(label) else "",
+        files=int(files) if files else None,
+        log_from=_first(_LOG_START, text),
+        log_to=_first(_LOG_STOP, text),
+        tool_version=_first(_BEGAN, text),
+    )
+
+
+# ---------------------------------------------------------------- the adapter
+
+
+class _Silent(Exception):
+    """pgBackRest did not say what was asked: the reason, and the errors for a person."""
+
+    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.errors = errors
+
+
+class _TooLarge(Exception):
+    """There is more of the archive than one look lists."""
+
+
+class PgBackRest(Adapter):
+    """Reads `info` and the archive's directories, which takes no lock."""
+
+    name: ClassVar[str] = "pgbackrest"
+    options_type: ClassVar[type[Any]] = Options
+    levels: ClassVar[frozenset[Level]] = frozenset({Level.STRUCTURE, Level.DATA})
+
+    def __init__(self, options: Options, job: Job, commands: Commands) -> None:  # noqa: ARG002 - The tool knows.
+        self._options = options
+        self._commands = commands
+        self._version = ""
+        self._digest = ""
+        self._listings = 0
+
+    def observe(self, now_ms: int) -> Observation:  # noqa: ARG002 - Ages are judged elsewhere.
+        """Which backups there are, which of them can be restored, and up to when."""
+        try:
+            stanza = self._info()
+            judged = self._judge(stanza)
+        except _Silent as silent:
+            return Observation(
+                outcome=Outcome.UNKNOWN,
+                reason=silent.reason,
+                errors=silent.errors,
+                tool_version=self._version,
+                raw_digest=self._digest,
+            )
+        return self._seen(stanza, judged)
+
+    def verify(self, check: Check, now_ms: int) -> Verification:  # noqa: ARG002 - The same.
+        """STRUCTURE: all backups have all that they need. DATA: that, and all files read back with their checksums."""
+        try:
+            stanza = self._info()
+            if not stanza.backup:
+                raise _Silent(Reason.NO_SNAPSHOTS, (f"the stanza {stanza.name} has no backups yet",))
+            judged = self._judge(stanza)
+            report = self._verify_all() if check.level is Level.DATA else VerifyReport(0, ())
+        except _Silent as silent:
+            return Verification(
+                outcome=Outcome.UNKNOWN,
+                reason=silent.reason,
+                errors=silent.errors,
+                tool_version=self._version,
+            )
+        bad = judged.bad + report.bad
+        reason = judged.reason() or (Reason.REPOSITORY_DAMAGED if report.bad else "")
+        return Verification(
+            outcome=Outcome.FAILED if bad else Outcome.OK,
+            proof=Proof(level=check.level, ok=not bad, bad=bad),
+            reason=reason if bad else "",
+            errors=error_lines((), *(judged.errors() + report.errors)[:_SAID_MAX]),
+            tool_version=self._version,
+        )
+
+    def read_run(self, exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
+        """What `pgbackrest backup` logged."""
+        return read_backup_run(exit_code, (stdout + b"\n" + stderr).decode("utf-8", "replace"))
+
+    # ---- asking
+
+    def _run(self, *arguments: str, stderr: str = "error") -> Finished:
+        config = (f"--config={self._options.config}",) if self._options.config else ()
+        quiet = ("--log-level-file=off", "--log-level-console=off", f"--log-level-stderr={stderr}")
+        return self._commands.run((self._options.program, *config, *quiet, *arguments))
+
+    def _ask(self, *arguments: str) -> bytes:
+        finished = self._run(*arguments)
+        if not finished.ok:
+            raise _Silent(*failure(finished, self._options.program))
+        return finished.stdout
+
+    def _info(self) -> _Stanza:
+        text = self._ask("version").decode("ascii", "replace")
+        found = _VERSION.match(text)
+        if not found:
+            raise _Silent(
+                Reason.OUTPUT_UNREADABLE, error_lines(text, "`version` printed no version of pgBackRest")
+            )
+        self._version = found[1]
+        if (int(found[2]), int(found[3])) < OLDEST:
+            wanted = ".".join(map(str, OLDEST))
+            raise _Silent(Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version}, wanted {wanted} or newer",))
+        document = self._ask(
+            f"--stanza={self._options.stanza}", *self._repo(self._options.repo), "info", _JSON
+        )
+        self._digest = hashlib.sha256(document).hexdigest()
+        try:
+            return read_info(document, self._options.stanza)
+        except ValueError as exc:
+            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+
+    def _repo(self, number: int) -> tuple[str, ...]:
+        return (f"--repo={number}",) if number else ()
+
+    def _list(self, repo: int, path: str) -> dict[str, _Entry]:
+        if self._listings >= DIRECTORIES_MAX:
+            raise _TooLarge
+        self._listings += 1
+        try:
+            return read_listing(self._ask(*self._repo(repo), "repo-ls", _JSON, path))
+        except ValueError as exc:
+            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+
+    def _verify_all(self) -> VerifyReport:
+        argv = (
+            f"--stanza={self._options.stanza}",
+            *self._repo(self._options.repo),
+            "verify",
+            "--output=text",
+        )
+        finished = self._run(*argv, "--verbose", stderr="info")
+        if said := trouble(finished, self._options.program):
+            raise _Silent(*said)
+        if finished.exit_code == _OPTION_INVALID:
+            raise _Silent(Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version} has no `verify` with a report",))
+        try:
+            return read_verify(
+                finished.stdout.decode("utf-8", "replace"), finished.stderr.decode("utf-8", "replace")
+            )
+        except ValueError as exc:
+            if not finished.ok:
+                raise _Silent(*failure(finished, self._options.program)) from exc
+            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+
+    # ---- judging
+
+    def _judge(self, stanza: _Stanza) -> _Judged:
+        judged = _Judged()
+        shelves = self._shelves(stanza)
+        labels = frozenset(backup.label for backup in stanza.backup)
+        for backup in sorted(stanza.backup, key=lambda backup: backup.timestamp.stop, reverse=True):
+            key = (backup.database.id, backup.database.repo_key)
+            try:
+                faults = list(backup_faults(backup, labels, shelves.get(key)))
+            except _TooLarge:
+                judged.unseen += 1
+                continue
+            judged.faults += faults
+            if any(fault.fatal for fault in faults):
+                judged.bad += 1
+            else:
+                judged.good.append(backup)
+        for key, shelf in shelves.items():
+            self._follow(judged, key, shelf)
+        judged.faults += _repo_faults(stanza)
+        return judged
+
+    def _follow(self, judged: _Judged, key: tuple[int, int], shelf: Shelf) -> None:
+        mine = [backup for backup in judged.good if (backup.database.id, backup.database.repo_key) == key]
+        if mine:
+            with contextlib.suppress(_TooLarge):
+                _follow_log(judged, mine[0], shelf)
+
+    def _shelves(self, stanza: _Stanza) -> dict[tuple[int, int], Shelf]:
+        """The log of each cluster in each repository."""
+        begun = [(b.archive.start, b.lsn.start) for b in stanza.backup if b.archive.start and b.lsn.start]
+        numbering = numbering_of(begun)
+        return {
+            (archive.database.id, archive.database.repo_key): self._shelf(stanza.name, archive, numbering)
+            for archive in stanza.archive
+        }
+
+    def _shelf(self, stanza: str, archive: _Archive, numbering: Numbering) -> Shelf:
+        repo, path = archive.database.repo_key, f"archive/{stanza}/{archive.id}"
+
+        def directories() -> frozenset[str]:
+            return frozenset(filter(_DIRECTORY.fullmatch, self._list(repo, path)))
+
+        def listing(directory: str) -> dict[str, Stored]:
+            return segments_in(self._list(repo, f"{path}/{directory}"))
+
+        return Shelf(numbering, directories, listing)
+
+    # ---- saying
+
+    def _seen(self, stanza: _Stanza, judged: _Judged) -> Observation:
+        outcome, reason, errors = _verdict(stanza, judged)
+        best = max(judged.good, key=lambda backup: backup.timestamp.stop, default=None)
+        ids = {db.system_id for db in stanza.db[-1:]}
+        return Observation(
+            outcome=outcome,
+            reason=reason,
+            errors=errors,
+            snapshots=tuple(Snapshot(id=b.label, time_ms=b.timestamp.stop * 1000) for b in stanza.backup),
+            point_ms=judged.point_ms,
+            running=stanza.status.lock.backup.held,
+            repo_id=str(*ids) if ids else "",
+            tool_version=self._version,
+            bytes_source=best.info.size if best else None,
+            bytes_stored=best.info.repository.size if best else None,
+            log_from=(best.archive.start or "") if best else "",
+            log_to=judged.log_to or ((best.archive.stop or "") if best else ""),
+            raw_digest=self._digest,
+        )
