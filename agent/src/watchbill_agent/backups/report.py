@@ -17,6 +17,7 @@ from watchbill.backups.definition import JOB_NAME_CHARACTERS_MAX
 from watchbill.backups.record import (
     ERROR_CHARACTERS_MAX,
     ERRORS_MAX,
+    NUMBER_MAX,
     TAIL_CHARACTERS_MAX,
     TEXT_CHARACTERS_MAX,
     Kind,
@@ -31,7 +32,6 @@ from watchbill.errors import UsageError
 from watchbill_agent.backups.redact import Redactor
 
 TIME_WANTED: Final = "a time with its zone, such as 2026-05-04T02:15:00+02:00, or seconds since 1970"
-NUMBER_MAX: Final = 2**62
 EPOCH_S_MAX: Final = 253_402_300_799
 """The last second of the year 9999."""
 RUN_CHARACTERS_MAX: Final = 256
