@@ -20,6 +20,21 @@ def key(name: str, /, **labels: str) -> Key:
     return name, tuple(sorted(labels.items()))
 
 
+OWN = {
+    "fresh": "critical",
+    "run": "minor",
+    "size": "major",
+    "verify": "major",
+    "copies": "major",
+    "ledger": "info",
+}
+"""How bad each side of a backup is, as its job says."""
+
+
+def facet(name: str) -> Key:
+    return key("watchbill_backup_facet", backup="nightly", facet=name, severity=OWN[name])
+
+
 ROOT = {"device": "/dev/sda1", "fstype": "ext4", "mountpoint": "/", "device_error": ""}
 GIB = 2.0**30
 
@@ -60,6 +75,10 @@ GAUGES: dict[Key, float] = {
     key("node_bonding_active", master="bond0"): 2,
     key("probe_success", check="web"): 1,
     key("probe_duration_seconds", check="web"): 0.2,
+    **{facet(name): 0 for name in OWN},
+    key("watchbill_backup_missed", backup="nightly"): 0,
+    key("watchbill_backup_service_rpo_seconds", service="shop"): 600,
+    key("watchbill_backup_service_rpo_objective_seconds", service="shop"): 3_600,
 }
 RATES: dict[Key, float] = {
     **{key("node_cpu_seconds_total", cpu=str(cpu), mode="idle"): 0.8 for cpu in range(2)},
@@ -162,6 +181,14 @@ FAULTS: dict[str, Fault] = {
     "ResponseSlow": _gauge("probe_duration_seconds", 4.5, check="web"),
     "ErrorRateHigh": _rate("http_requests_total", 2, code="503", method="GET"),
     "AuditDisputed": _gauge("watchbill_collector_audit_witnesses_disagreeing", 1),
+    "BackupStale": Fault({facet("fresh"): 2}),
+    "BackupFailed": Fault({facet("run"): 2}),
+    "BackupMissed": Fault({facet("run"): 2, key("watchbill_backup_missed", backup="nightly"): 1}),
+    "BackupSuspect": Fault({facet("size"): 2}),
+    "BackupUnverified": Fault({facet("verify"): 2}),
+    "BackupCopiesMissing": Fault({facet("copies"): 2}),
+    "BackupLedger": Fault({facet("ledger"): 2}),
+    "ServiceRpoExceeded": _gauge("watchbill_backup_service_rpo_seconds", 4_000, service="shop"),
 }  # fmt: skip
 BY_TIME = {
     *("HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"),
@@ -256,11 +283,41 @@ def test_every_rule_has_its_fault_here_a_severity_and_words() -> None:
     for rule in rules.rules:
         assert isinstance(rule, AlertingRule)
         labels = {name: template.text for name, template in rule.labels}
-        assert labels["severity"] in SEVERITIES, rule.name
+        # A backup's job says itself how bad it is: its series carry that.
+        own = rule.name.startswith("Backup")
+        assert labels == {} if own else labels["severity"] in SEVERITIES, rule.name
         words = {name: template.text for name, template in rule.annotations}
         # A busy processor is no news: it is shown, and sent nowhere.
         way = {"notify": "none"} if rule.name == "HostCpuBusy" else {}
         assert words == {"summary": words["summary"], "description": words["description"], **way}, rule.name
+
+
+def test_an_alert_of_a_backup_is_as_bad_as_its_job_says(season: Any) -> None:
+    told = {
+        change.alert.rule: change.alert.labels["severity"]
+        for change in season.changes
+        if change.alert.rule.startswith("Backup")
+    }
+    assert told == {
+        "BackupStale": "critical",
+        "BackupFailed": "minor",
+        "BackupMissed": "minor",
+        "BackupSuspect": "major",
+        "BackupUnverified": "major",
+        "BackupCopiesMissing": "major",
+        "BackupLedger": "info",
+    }
+
+
+@pytest.mark.parametrize("level", [1.0, 3.0], ids=["warning", "unknown"])
+def test_what_is_a_warning_or_not_known_of_a_backup_is_no_alert(house: Any, level: float) -> None:
+    it = house()
+    assert it.book.reload(stock_sources(), it.now_ms) == []
+    it.hosts = {
+        "a": {facet(name): level for name in OWN} | {key("watchbill_backup_missed", backup="nightly"): 0}
+    }
+    it.run(3)
+    assert it.states() == {}
 
 
 def test_the_words_of_every_alert_are_whole(season: Any) -> None:
