@@ -124,6 +124,7 @@ class _Collector:
         self._open_state()
         self._open_history()
         self._open_rules()
+        self._open_backups()
         await self._open_channels()
         await self._open_dispatch()
         await self._auditing.began_signing()
@@ -243,6 +244,22 @@ class _Collector:
             self._book, self._head, clock, on_failure=self._failed, precedence=self._precedence
         )
 
+    def _open_backups(self) -> None:
+        from watchbill_collector.services.backups import Backups
+
+        self._backups = Backups(
+            self._store,
+            self._clock,
+            self._registry,
+            self._belonging,
+            self._table,
+            through_ms=self._ingest.through_ms,
+            emit=self._ingest.commits.add_own,
+            publish=self._bus.publish,
+        )
+        self._ingest.read_event = self._backups.door.read
+        self._crit.backups_told = self._backups.told
+
     async def _open_channels(self) -> None:
         from watchbill_collector.notifiers.channel import Surroundings
         from watchbill_collector.notifiers.channel_set import ChannelSet
@@ -305,6 +322,7 @@ class _Collector:
     async def _begin_judging(self) -> None:
         """Queries are answered and agents heard already while the rules get ready."""
         await self._load_rules()
+        await self._backups.begun()
         await asyncio.to_thread(self._book.resume, self._clock.wall_ms())
         self._dispatching.begin()
         self._rules.start()
@@ -431,6 +449,8 @@ class _Collector:
         from watchbill_collector.rules import RuleMetrics
         from watchbill_collector.services.accounts import AccountsService
         from watchbill_collector.services.auditing import AuditMetrics
+        from watchbill_collector.services.backup_answers import BackupAnswers
+        from watchbill_collector.services.backups import BackupMetrics
         from watchbill_collector.services.channels import ChannelService
         from watchbill_collector.services.condition import CollectorMetrics, ConditionService, OwnSamples
         from watchbill_collector.services.doorkeeping import DoorService
@@ -454,6 +474,7 @@ class _Collector:
         )
         if self._mqtt is not None:
             registry.register(self._mqtt)
+        registry.register(BackupMetrics(self._backups))
         registry.register(AuditMetrics(self._auditing, self._audit, self._witnesses))
         accounts = AccountsService(self._history, self._registry)
         self._condition = ConditionService(
@@ -508,6 +529,7 @@ class _Collector:
                     self._clock,
                     lambda: self._dispatching.routing,
                 ),
+                backups=BackupAnswers(self._backups, self._store, self._clock),
                 trials=TrialsService(self._engine, self._history, self._table, self._bindings, self._clock),
             ),
             HttpOptions(
@@ -557,6 +579,8 @@ class _Collector:
             "completeness", recall(self._history, self._table, self._registry, self._ingest, now_ms)
         )
         self._dispatching.spawn(self._house)
+        self._backups.spawn(self._house)
+        self._stack.push_async_callback(self._backups.close)
         upkeep = Upkeep(
             self._house, self._clock, self._history, self._historian, self._ingest, self._crit, self._own
         )
@@ -631,6 +655,7 @@ class _Collector:
             self._ingest.forget(agent_id)
         elif change.kind is ChangeKind.RENAMED:
             self._ingest.renamed(agent_id)
+        self._backups.host_changed(change)
         if self._mqtt is not None:
             self._mqtt.host_changed(change)
         self._bus.publish(
@@ -702,6 +727,7 @@ class _Collector:
         await self._load_channels(config)
         self._config = config
         self._services = services
+        self._backups.services_changed()
         await self._load_rules()
         await self._dispatching.configure(config)
         self._rules.wake()

@@ -218,6 +218,11 @@ class HostRegistry:
         if before is not None:
             self._set_present(agent_id, replace(before, leaving=leaving))
 
+    def labels_of_series(self, agent_id: str) -> Mapping[str, str]:
+        """What the series of a host carry; empty before it came."""
+        presence = self._present.get(agent_id)
+        return {} if presence is None else presence.labels
+
     def leaving(self, agent_id: str) -> Leaving | None:
         """How a host said goodbye; None while it has not."""
         presence = self._present.get(agent_id)

@@ -155,6 +155,7 @@ def write(
             case Defined():
                 rows.define(connection, site, agent_id, content.definition, content.digest, now_ms)
             case Record():
+                rows.meet_job(connection, site, agent_id, content.job, now_ms)
                 rows.add_record(connection, site, agent_id, content, now_ms, event.shift_ms)
             case _:
                 continue

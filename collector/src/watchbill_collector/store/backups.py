@@ -44,7 +44,9 @@ _read_definition = msgspec.json.Decoder(Definition).decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """One job of a host. Its definition is the host's of this digest. `gone_ms` is 0 while its host has it."""
+    """One job of a host. Its definition is the host's of this digest; without a digest it is one that the host never
+    listed, and told of all the same. `gone_ms` is 0 while its host has it.
+    """
 
     agent_id: str
     job: str
@@ -76,10 +78,17 @@ def list_jobs(
     for job, digest in digests.items():
         _set_job(connection, site, known.get(job), agent_id, job, digest, now_ms)
     for job, row in known.items():
-        if job not in digests and not row.gone_ms:
+        if job not in digests and not row.gone_ms and row.digest:
             connection.execute(
                 BACKUP_JOBS.update().where(_is_job(BACKUP_JOBS, agent_id, job)).values(gone_ms=now_ms)
             )
+
+
+def meet_job(connection: sa.Connection, site: str, agent_id: str, job: str, now_ms: int) -> None:
+    """Something was told of a job; one that its host never listed is known by that alone."""
+    where = _is_job(BACKUP_JOBS, agent_id, job)
+    if connection.execute(sa.select(sa.literal(1)).where(where)).first() is None:
+        _set_job(connection, site, None, agent_id, job, "", now_ms)
 
 
 def define(
@@ -165,6 +174,26 @@ def definitions(
     return {(row.agent_id, row.job): _read_definition(row.document) for row in connection.execute(query)}
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a job's definition, and when it came."""
+
+    agent_id: str
+    digest: str
+    received_ms: int
+    definition: Definition
+
+
+def versions(connection: sa.Connection, site: str) -> list[Version]:
+    """Every version that is kept of every job, in the order in which they came."""
+    table = BACKUP_DEFINITIONS.c
+    query = sa.select(table.agent_id, table.digest, table.received_ms, table.document)
+    rows = connection.execute(query.where(table.site == site).order_by(table.received_ms, table.digest))
+    return [
+        Version(row.agent_id, row.digest, row.received_ms, _read_definition(row.document)) for row in rows
+    ]
+
+
 # ---------------------------------------------------------------- records
 
 
@@ -204,9 +233,11 @@ def records_after(connection: sa.Connection, site: str, place: int, limit: int) 
 def records_of(
     connection: sa.Connection, site: str, agent_id: str, job: str, limit: int, before_ms: int | None = None
 ) -> list[RecordRow]:
-    """Of one job, the newest first; only what was observed before that time, where one is given."""
+    """Of one job, the newest first; only what was observed before that time, where one is given. Of what a run said
+    only the newest.
+    """
     table = BACKUP_RECORDS.c
-    query = _records(site).where(_is_job(BACKUP_RECORDS, agent_id, job))
+    query = _records(site).where(_is_job(BACKUP_RECORDS, agent_id, job), ~_passed())
     if before_ms is not None:
         query = query.where(table.observed_ms + table.shift_ms < before_ms)
     return [_record(row) for row in connection.execute(query.order_by(table.place.desc()).limit(limit))]
@@ -252,20 +283,15 @@ def through(connection: sa.Connection, site: str) -> dict[str, int]:
 
 def surplus(connection: sa.Connection, site: str, now_ms: int) -> list[int]:
     """The places of records that nobody needs any more, SURPLUS_MAX at most."""
-    table, later = BACKUP_RECORDS.c, BACKUP_RECORDS.alias("later").c
+    table = BACKUP_RECORDS.c
     old = sa.select(table.place).where(table.site == site, table.received_ms < now_ms - RECORDS_KEPT_MS)
     number = sa.func.row_number().over(
         partition_by=(table.agent_id, table.job, table.kind), order_by=table.place.desc()
     )
     numbered = sa.select(table.place, number.label("number")).where(table.site == site).subquery()
     beyond = sa.select(numbered.c.place).where(numbered.c.number > RECORDS_PER_JOB_MAX)
-    same_run = (later.agent_id == table.agent_id) & (later.job == table.job) & (later.run_id == table.run_id)
     progress = sa.select(table.place).where(
-        table.site == site,
-        table.outcome == Outcome.RUNNING.value,
-        table.run_id != "",
-        table.received_ms < now_ms - PROGRESS_KEPT_MS,
-        sa.exists().where(same_run, later.place > table.place),
+        table.site == site, table.received_ms < now_ms - PROGRESS_KEPT_MS, _passed()
     )
     found: dict[int, None] = {}
     for query in (old, beyond, progress):
@@ -287,3 +313,11 @@ def remove(connection: sa.Connection, places: Sequence[int]) -> None:
 
 def _is_job(table: sa.Table, agent_id: str, job: str) -> "sa.ColumnElement[bool]":
     return (table.c.agent_id == agent_id) & (table.c.job == job)
+
+
+def _passed() -> "sa.ColumnElement[bool]":
+    """A run said that it goes on, and something later since."""
+    table, later = BACKUP_RECORDS.c, BACKUP_RECORDS.alias("later").c
+    same_run = (later.agent_id == table.agent_id) & (later.job == table.job) & (later.run_id == table.run_id)
+    goes_on = (table.outcome == Outcome.RUNNING.value) & (table.run_id != "")
+    return goes_on & sa.exists().where(same_run, later.place > table.place)

@@ -1,0 +1,206 @@
+"""How backups stand, as series: `watchbill_backup_*`, for rules, queries and whoever draws them.
+
+A job's series carry the labels of its host, `backup`, and `service` where it belongs to one. They are said when
+something changes, and all of them every SAY_EVERY_S, so that they are fresh for every rule. One that does not hold any
+more gets a stale marker: another word, a job that is gone, a host that got other labels. Of a job that is paused or
+retired only the word and the times are said, so that its alerts end.
+
+Of a service the worst of its jobs counts: what can be restored of it is as old as the oldest part. A host may say which
+service its job belongs to; it can make that service look worse, never better.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from watchbill_collector.backups import FacetName, JobKey, Level, State
+from watchbill_collector.labels import METRIC_NAME
+from watchbill_collector.series import STALE_BITS, SeriesIds, SeriesTable, Ticks
+
+SAY_EVERY_S: Final = 55.0
+LEVELS: Final[Mapping[Level, float]] = {Level.OK: 0.0, Level.WARN: 1.0, Level.BAD: 2.0, Level.UNKNOWN: 3.0}
+
+FACET: Final = "watchbill_backup_facet"
+WORD: Final = "watchbill_backup_word"
+MISSED: Final = "watchbill_backup_missed"
+NEWEST_GOOD: Final = "watchbill_backup_newest_good_timestamp_seconds"
+NEWEST_VERIFIED: Final = "watchbill_backup_newest_verified_timestamp_seconds"
+RPO: Final = "watchbill_backup_rpo_seconds"
+OBJECTIVE: Final = "watchbill_backup_rpo_objective_seconds"
+DURATION: Final = "watchbill_backup_last_run_duration_seconds"
+SIZE: Final = "watchbill_backup_size_bytes"
+SERVICE_RPO: Final = "watchbill_backup_service_rpo_seconds"
+SERVICE_VERIFIED_RPO: Final = "watchbill_backup_service_verified_rpo_seconds"
+SERVICE_OBJECTIVE: Final = "watchbill_backup_service_rpo_objective_seconds"
+
+_HELP: Final = {
+    FACET: "How a side of a backup stands: 0 ok, 1 warning, 2 bad, 3 unknown. `severity` is how bad the job calls it.",
+    WORD: "The word for a backup, as a label of a series that is 1.",
+    MISSED: "Whether the last run that was due was missed.",
+    NEWEST_GOOD: "The newest point in time that can be restored, as far as the tool says.",
+    NEWEST_VERIFIED: "The newest point in time that was proven to be restorable.",
+    RPO: "How old the newest point is that can be restored.",
+    OBJECTIVE: "How old it may be, as its job says.",
+    DURATION: "How long the last run took that ended.",
+    SIZE: "The size of the newest good backup.",
+    SERVICE_RPO: "How old the newest point is to which all of a service can be restored.",
+    SERVICE_VERIFIED_RPO: "The same of points that were proven; infinite while a part never was.",
+    SERVICE_OBJECTIVE: "How old it may be, as the service's description says, else the strictest of its jobs.",
+}
+_NO_SERIES: Final = np.zeros(0, np.uint32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is said of one job. `severities` are those of its facets, `host` the labels of its host's series."""
+
+    host: Mapping[str, str]
+    service: str
+    state: State
+    severities: Mapping[FacetName, str]
+    rpo_s: float
+    size_bytes: int | None
+
+
+@dataclass(slots=True)
+class _Said:
+    """The series of one job and their values. `aging`: which of them grows with time, -1 for none."""
+
+    ids: SeriesIds
+    values: list[float]
+    aging: int
+    job: Job
+
+
+class BackupSeries:
+    """Makes the samples; whoever has it hands them on. Everything happens in one thread."""
+
+    def __init__(self, table: SeriesTable) -> None:
+        self._table = table
+        self._said: dict[JobKey, _Said] = {}
+        self._all: SeriesIds | None = None
+        self._services: dict[str, SeriesIds] = {}
+        for name, text in _HELP.items():
+            table.describe(name, "gauge", text)
+
+    def __len__(self) -> int:
+        return len(self._said)
+
+    def say(self, key: JobKey, job: Job, now_ms: int) -> list[Ticks]:
+        """A job as it stands now."""
+        readings, aging = _readings(job, now_ms)
+        source = self._table.source(job.host)
+        own = {"backup": key.job, **({"service": job.service} if job.service else {})}
+        keys = [self._table.key_for_source(source, name, {**own, **more}) for name, more, _ in readings]
+        ids = self._table.series(source, keys)
+        before = self._said.get(key)
+        ticks = [] if before is None else _ended(np.setdiff1d(before.ids, ids), now_ms)
+        if before is not None and np.array_equal(before.ids, ids):
+            ids = before.ids
+        else:
+            self._all = None
+        values = [value for _, _, value in readings]
+        self._said[key] = _Said(ids, values, aging, job)
+        return [*ticks, _tick(ids, values, now_ms)]
+
+    def end(self, key: JobKey, now_ms: int) -> list[Ticks]:
+        """Nothing more is said of a job."""
+        before = self._said.pop(key, None)
+        if before is None:
+            return []
+        self._all = None
+        return _ended(before.ids, now_ms)
+
+    def say_all(self, now_ms: int, objectives: Mapping[str, float]) -> list[Ticks]:
+        """Every job, and every service; `objectives` are the RPOs that services' descriptions promise, in seconds."""
+        if self._all is None:
+            parts = [said.ids for said in self._said.values()]
+            self._all = np.concatenate(parts) if parts else _NO_SERIES
+        values: list[float] = []
+        for said in self._said.values():
+            if said.aging >= 0:
+                said.values[said.aging] = (now_ms - said.job.state.point_ms) / 1000
+            values += said.values
+        ticks = [_tick(self._all, values, now_ms)] if values else []
+        return ticks + self._say_services(now_ms, objectives)
+
+    # ------------------------------------------------------------ services
+
+    def _say_services(self, now_ms: int, objectives: Mapping[str, float]) -> list[Ticks]:
+        of: dict[str, list[Job]] = {}
+        for said in self._said.values():
+            if said.job.service and not said.job.state.quiet:
+                of.setdefault(said.job.service, []).append(said.job)
+        ticks: list[Ticks] = []
+        before, self._services = self._services, {}
+        for service, jobs in of.items():
+            readings = _service_readings(jobs, objectives.get(service), now_ms)
+            ids = np.array(
+                [self._table.series_of({METRIC_NAME: name, "service": service}) for name in readings],
+                np.uint32,
+            )
+            self._services[service] = ids
+            ticks.append(_tick(ids, list(readings.values()), now_ms))
+        kept = _together(self._services.values())
+        return [*_ended(np.setdiff1d(_together(before.values()), kept), now_ms), *ticks]
+
+
+def _readings(job: Job, now_ms: int) -> tuple[list[tuple[str, dict[str, str], float]], int]:
+    """Name, labels and value of everything that is said of a job, and which of them ages."""
+    state, run = job.state, job.state.last_run
+    found: list[tuple[str, dict[str, str], float]] = [(WORD, {"word": state.word.value}, 1.0)]
+    if not state.quiet:
+        for name, facet in state.facets.items():
+            labels = {"facet": name.value, "severity": job.severities[name]}
+            found.append((FACET, labels, LEVELS[facet.level]))
+        found.append((MISSED, {}, float(state.facets[FacetName.RUN].reason == "missed")))
+    if state.verified_point_ms:
+        found.append((NEWEST_VERIFIED, {}, state.verified_point_ms / 1000))
+    if job.rpo_s:
+        found.append((OBJECTIVE, {}, job.rpo_s))
+    if run is not None and run.duration_ms:
+        found.append((DURATION, {}, run.duration_ms / 1000))
+    if job.size_bytes is not None:
+        found.append((SIZE, {}, float(job.size_bytes)))
+    aging = -1
+    if state.point_ms:
+        found.append((NEWEST_GOOD, {}, state.point_ms / 1000))
+        aging = len(found)
+        found.append((RPO, {}, (now_ms - state.point_ms) / 1000))
+    return found, aging
+
+
+def _service_readings(jobs: Sequence[Job], promised_s: float | None, now_ms: int) -> dict[str, float]:
+    """Of the jobs of one service, the worst; a part of which there is no point has none however old."""
+    readings = {
+        SERVICE_RPO: max(_age_s(job.state.point_ms, now_ms) for job in jobs),
+        SERVICE_VERIFIED_RPO: max(_age_s(job.state.verified_point_ms, now_ms) for job in jobs),
+    }
+    asked = [job.rpo_s for job in jobs if job.rpo_s]
+    if promised_s or asked:
+        readings[SERVICE_OBJECTIVE] = promised_s or min(asked)
+    return readings
+
+
+def _age_s(point_ms: int, now_ms: int) -> float:
+    return (now_ms - point_ms) / 1000 if point_ms else math.inf
+
+
+def _together(parts: Iterable[SeriesIds]) -> SeriesIds:
+    found = list(parts)
+    return np.concatenate(found) if found else _NO_SERIES
+
+
+def _tick(ids: SeriesIds, values: Sequence[float], now_ms: int) -> Ticks:
+    return Ticks(ids, np.array([now_ms], np.int64), np.array([values], np.float64))
+
+
+def _ended(ids: SeriesIds, now_ms: int) -> list[Ticks]:
+    """Stale markers, made from bits: arithmetic would turn them into ordinary NaNs."""
+    if not len(ids):
+        return []
+    values = np.full((1, len(ids)), STALE_BITS, np.uint64).view(np.float64)
+    return [Ticks(ids, np.array([now_ms], np.int64), values)]
