@@ -249,10 +249,9 @@ async def _exempt(call: Call) -> Response:
     order = decoded(call.body, ExemptionOrder)
     owner, reason = _text(order.owner, "owner"), _text(order.reason, "reason")
     duration_s = _duration(order.duration_s, EXEMPTION_S_MAX)
-    await _check_ownership(call, order.kind, order.name)
-    made = await call.house.services.backups.exempt(
-        order.kind, order.name, owner, reason, duration_s, call.caller
-    )
+    name = await _own_name(call, order.kind, order.name)
+    backups = call.house.services.backups
+    made = await backups.exempt(order.kind, name, owner, reason, duration_s, call.caller)
     return json_answer(made, 201)
 
 
@@ -262,22 +261,21 @@ async def _withdraw(call: Call) -> Response:
     if found is None:
         raise no_exemption(exemption_id)
     if not call.view.whole:
-        await _check_ownership(call, found.kind, found.name)
+        await _own_name(call, found.kind, found.name)
     return json_answer(await call.house.services.backups.withdraw(found.id, call.caller))
 
 
-async def _check_ownership(call: Call, kind: str, name: str) -> None:
-    """A host or a service that exists and is the caller's. Raises NoSuch, NotAdmitted: a service is his where all of
-    its hosts are.
+async def _own_name(call: Call, kind: str, name: str) -> str:
+    """The name of a host or a service that exists and is the caller's. Raises NoSuch, NotAdmitted: a service is his
+    where all of its hosts are.
     """
     if kind == "host":
-        await own_host(call, name)
-        return
+        return (await own_host(call, name)).name
     served = call.house.services.services
     if all(service.name != name for service in await served.services(call.sees)):
         raise NoSuch(f"no service is called {shown(name)!r}: watchbill services lists them")
     if call.view.whole:
-        return
+        return name
     hosts = {
         mine: {
             host.name
@@ -289,6 +287,7 @@ async def _check_ownership(call: Call, kind: str, name: str) -> None:
     }
     if hosts[True] != hosts[False] or not hosts[True]:
         raise _outside(call, f"the service {name}")
+    return name
 
 
 _NAME = Parameter("name", "The job's id, HOST/JOB, or its name where one host alone has it.", required=True)

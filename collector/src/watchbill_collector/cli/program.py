@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rules": ("rules", "List rules; check, test or backtest a rule file."),
     "alerts": ("alerts", "What is pending or firing."),
     "services": ("services", "Services with their owners, hosts, alerts and dependencies."),
+    "backups": ("backups", "How every backup stands and why; what has none."),
     "enroll": ("enroll", "Make tokens that let hosts in; list or revoke them."),
     "gaps": ("hosts", "Which data are known to be missing, and why."),
     "silences": ("silences", "Quiet for some alerts, for a while, with a reason."),
@@ -34,7 +35,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 LATER = (
     "incidents",
-    "backups",
     "runbooks",
     "run",
     "runs",

@@ -45,6 +45,21 @@ STATE_COLOURS = {
     "withdrawn": "dim",
     "dead": "red",
     "expired": "dim",
+    "OK": "green",
+    "RUNNING": "green",
+    "STALE": "red",
+    "MISSED": "red",
+    "FAILED": "red",
+    "SUSPECT": "red",
+    "UNVERIFIED": "yellow",
+    "UNKNOWN": "yellow",
+    "PARTIAL": "yellow",
+    "LATE": "yellow",
+    "PAUSED": "dim",
+    "RETIRED": "dim",
+    "bad": "red",
+    "failed": "red",
+    "partial": "yellow",
 }
 SPARKS = "▁▂▃▄▅▆▇█"
 

@@ -1,0 +1,255 @@
+"""`watchbill backups`: what stands where, why, what to do about it, and Nagios' word for it."""
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from watchbill.backups.definition import Copy, Definition
+from watchbill.backups.record import Level, Proof
+from watchbill.backups.schedule import Schedule
+from watchbill.clock import SystemClock
+from watchbill_collector.api.backup_port import (
+    BackupChange,
+    BackupEntry,
+    BackupFacet,
+    BackupHistory,
+    BackupJob,
+    backup_id,
+)
+from watchbill_collector.api.ports import at
+from watchbill_collector.cli.backups import _nagios
+
+HOSTILE = "evil\x1b[31m\u202e"
+
+
+def put(served, name, host="web1", word="OK", severity="", **more):
+    """A backup with two runs and a proof, half an hour ago."""
+    now = at(SystemClock().wall_ms())
+    agent_id = "id-1" if host == "web1" else "id-2"
+    entries = tuple(
+        BackupEntry(
+            id=f"{number:032x}",
+            kind=kind,
+            source="wrap",
+            outcome=outcome,
+            at=now - timedelta(minutes=30 * number),
+            received=now,
+            started=now - timedelta(minutes=30 * number + 10),
+            duration_s=600.0,
+            exit_code=code,
+            bytes_source=5 << 30,
+            errors=errors,
+            verify=proof,
+        )
+        for number, kind, outcome, code, errors, proof in (
+            (1, "run", "ok", 0, (), None),
+            (2, "run", "failed", 3, (HOSTILE, "more"), None),
+            (3, "verify", "ok", None, (), Proof(level=Level.DATA, ok=True, fraction=0.25)),
+        )
+    )
+    definition = Definition(
+        name=name,
+        tool="restic",
+        schedule=Schedule(cron="15 2 * * *", zone="Europe/Berlin"),
+        copies=(Copy(name="nas", location="rack-a", immutable=True),),
+    )
+    made = BackupJob(
+        id=backup_id(agent_id, name),
+        name=name,
+        host=host,
+        agent_id=agent_id,
+        labels={},
+        service="shop",
+        tool="restic",
+        word=word,
+        level="ok",
+        severity=severity,
+        why="The newest good copy is too old.",
+        advice=f"Look at {HOSTILE}",
+        facets=(BackupFacet("fresh", "bad", "over-rpo", "older than 26h"),),
+        since=now - timedelta(hours=2),
+        point=now - timedelta(hours=30),
+        rpo_s=26 * 3600.0,
+        last_run=entries[0],
+        size_bytes=5 << 30,
+        **more,
+    )
+    change = BackupChange(made.id, name, host, now - timedelta(minutes=45), "OK", word, "it got old")
+    history = BackupHistory(
+        definition=definition,
+        digest=definition.digest(),
+        defined=now,
+        due=now + timedelta(hours=3),
+        entries=entries,
+        truncated=True,
+        changes=(change,),
+    )
+    served.twins.backups.put(made, history)
+    return made.id
+
+
+@pytest.fixture
+def backups(served):
+    """No backups but those of one test."""
+    served.twins.backups._jobs.clear()
+    served.twins.backups._exemptions.clear()
+    return served
+
+
+def test_without_any_backup_it_says_what_to_look_at(ask, backups):
+    done = ask("backups")
+    assert (done.code, done.out) == (
+        0,
+        "No host has told of a backup yet. try: watchbill backups --uncovered\n",
+    )
+    assert ask("backup", "--json").json == {"backups": [], "total": 0, "truncated": False, "words": {}}
+    assert ask("backups", "--exit-code").out == "OK: no backups\n"
+
+
+def test_backups_as_a_table_and_as_one_document(ask, backups):
+    put(backups, "hourly")
+    put(backups, "nightly", "evil\x1b[31m\u202e", "STALE", "critical")
+    done = ask("backups")
+    head, first, second = done.out.splitlines()
+    assert re.split(r"  +", head)[:5] == ["BACKUP", "HOST", "WORD", "FOR", "RESTORABLE TO"]
+    assert first.startswith(r"nightly  evil\x1b[31m\u202e  STALE  ")
+    assert second.startswith("hourly")
+    assert "(1d6h)" in first
+    assert "ok in 10m, 30m ago  5.0 GiB" in first
+    assert "\x1b" not in done.out
+    assert "\u202e" not in done.out
+    document = ask("backups", "--json", "--word", "stale").json
+    assert ([one["name"] for one in document["backups"]], document["words"]) == (
+        ["nightly"],
+        {"STALE": 1, "OK": 1},
+    )
+    assert "and 1 more" in ask("backups", "--limit", "1").out
+    assert ask("backups", "--word", "FINE").code == 2
+
+
+@pytest.mark.parametrize(
+    ("jobs", "code", "sentence"),
+    [
+        ([("OK", ""), ("NEW", ""), ("RUNNING", "")], 0, "OK: 1 OK, 1 NEW, 1 RUNNING"),
+        ([("OK", ""), ("LATE", "")], 1, "WARNING: 1 OK, 1 LATE: web1/j1"),
+        ([("FAILED", "minor"), ("OK", "")], 1, "WARNING: 1 FAILED, 1 OK: web1/j0"),
+        ([("LATE", ""), ("UNKNOWN", "")], 3, "UNKNOWN: 1 LATE, 1 UNKNOWN: web1/j1"),
+        ([("UNKNOWN", ""), ("STALE", "critical")], 2, "CRITICAL: 1 UNKNOWN, 1 STALE: web1/j1"),
+        (
+            [("SUSPECT", "major")] * 11,
+            2,
+            "CRITICAL: 11 SUSPECT: " + ", ".join(f"web1/j{at}" for at in range(10)) + " and 1 more",
+        ),
+        ([("PAUSED", "critical"), ("RETIRED", "critical")], 0, "OK: 1 PAUSED, 1 RETIRED"),
+    ],
+)
+def test_nagios_hears_the_worst(jobs, code, sentence):
+    shown = [
+        {"name": f"j{number}", "host": "web1", "word": word, "severity": severity}
+        for number, (word, severity) in enumerate(jobs)
+    ]
+    words = {word: [each for each, _ in jobs].count(word) for word, _ in jobs}
+    assert _nagios(shown, words) == (code, sentence)
+
+
+def test_nagios_gets_a_code_and_a_sentence(ask, backups):
+    put(backups, "nightly", word="STALE", severity="critical")
+    done = ask("backups", "--exit-code")
+    assert (done.code, done.out.splitlines()[0]) == (2, "CRITICAL: 1 STALE: web1/nightly")
+    assert ask("backups", "--exit-code", "--json").code == 2
+
+
+def test_nagios_hears_unknown_when_nobody_answers(shell):
+    shell.url = "http://127.0.0.1:1"
+    done = shell("backups", "--exit-code")
+    assert (done.code, done.out[:8]) == (3, "UNKNOWN:")
+    assert shell("backups").code == 5
+
+
+def test_one_backup_with_why_and_what_to_do_its_runs_and_what_happened(ask, backups):
+    job_id = put(backups, "nightly", word="STALE", severity="critical")
+    done = ask("backups", "show", "nightly")
+    assert done.code == 0
+    for wanted in (
+        r"^word +STALE for 2h$",
+        r"^why +The newest good copy is too old\.$",
+        r"^what to do +Look at evil\\x1b\[31m\\u202e$",
+        r"^restorable to +.*, 1d6h ago; wanted within 1d2h$",
+        r"^schedule +15 2 \* \* \* \(Europe/Berlin\)$",
+        r"^copies +nas \(rack-a, immutable\)$",
+        r"^fresh +bad +over-rpo +older than 26h$",
+        r"^.* failed +10m +5\.0 GiB +- +- +3 +evil\\x1b\[31m\\u202e$",
+        r"^.* verify +ok +data of 25 % holds$",
+        r"^.* word +OK -> STALE +it got old$",
+    ):
+        assert re.search(wanted, done.out, re.MULTILINE), wanted
+    kinds = re.findall(r"  (run|word|verify)  ", done.out)
+    assert kinds == ["run", "word", "run", "verify"], "the newest first"
+    assert "\x1b" not in done.out
+    assert (
+        f"and older ones: watchbill backups show {job_id}"
+        in ask("backups", "show", job_id, "--limit", "2").out
+    )
+    for name in (job_id, "web1/nightly"):
+        assert ask("backups", "show", name, "--json").json["backup"]["id"] == job_id
+    assert ask("backups", "show", "weekly").code == 1
+    put(backups, "nightly", "web2")
+    both = ask("backups", "show", "nightly")
+    assert both.code == 2
+    assert f"web1/nightly ({job_id})" in both.err
+
+
+def test_a_review_is_signed(admin, backups):
+    put(backups, "nightly", word="SUSPECT")
+    done = admin("backups", "review", "nightly", "--note", "the old ones\nwere moved")
+    assert (done.code, done.out) == (
+        0,
+        "Signed by ops: nightly was SUSPECT. the old ones\\nwere moved\n",
+    )
+    assert "by ops: the old ones" in admin("backups", "show", "nightly").out
+    assert admin("backups", "review", "nightly").code == 2
+
+
+def test_a_pause_has_an_end_and_a_reason(admin, backups):
+    job_id = put(backups, "nightly", word="STALE")
+    done = admin("backups", "pause", "nightly", "--for", "2d", "--reason", "moving")
+    assert done.out == (
+        f"nightly of web1 is paused for 2d.\nTo end it early: watchbill backups resume {job_id}\n"
+    )
+    assert "paused by ops: moving" in admin("backups").out
+    assert admin("backups", "resume", job_id).out == "nightly of web1 is judged again: STALE\n"
+    assert admin("backups", "resume", job_id).code == 6
+    for without in (["--reason", "x"], ["--for", "2d"], ["--for", "1000d", "--reason", "x"]):
+        assert admin("backups", "pause", "nightly", *without).code == 2, without
+
+
+def test_verifying_from_here_says_plainly_that_it_is_not_built(ask, backups):
+    job_id = put(backups, "nightly")
+    done = ask("backups", "verify", "nightly")
+    assert (done.code, done.out) == (2, "")
+    assert "not built yet" in done.err
+    assert "nothing of it is proven yet" in done.err
+    assert f"try: watchbill backups show {job_id}" in done.err
+    assert ask("backups", "verify", "weekly").code == 1
+
+
+def test_what_has_no_backup_is_told_until_it_is_exempt(admin, backups):
+    put(backups, "nightly")
+    done = admin("backups", "--uncovered")
+    assert done.code == 0
+    assert done.out.startswith("1 of 2 hosts and 0 of 0 services have neither a backup nor an exemption.")
+    assert r"evil\x1b[31m\u202e" in done.out
+    nagios = admin("backups", "--uncovered", "--exit-code")
+    assert (nagios.code, nagios.out[:15]) == (1, "WARNING: 1 of 2")
+    assert admin("backups", "--uncovered", "--host", "web1").code == 2
+    order = ["--owner", "anna", "--reason", "scratch", "--for", "180d"]
+    made = admin("backups", "exempt", "host", "id-2", *order)
+    assert made.code == 0, made.err
+    assert admin("backups", "--uncovered", "--exit-code").code == 0
+    (kept,) = admin("backups", "exemptions", "--json").json["exemptions"]
+    assert (kept["owner"], kept["by"], kept["reason"]) == ("anna", "ops", "scratch")
+    assert "scratch" in admin("backups", "exemptions").out
+    assert admin("backups", "unexempt", kept["id"]).code == 0
+    assert admin("backups", "unexempt", kept["id"]).code == 1
+    assert admin("backups", "exempt", "host", "web1").code == 2
