@@ -261,6 +261,77 @@ export interface Service {
   channel: string;
 }
 
+/** One run of a backup, or one look at its repository. */
+export interface BackupEntry {
+  id: string;
+  kind: "run" | "observe" | "verify" | "restore";
+  source: string;
+  outcome: "ok" | "partial" | "failed" | "running" | "unknown";
+  at: string;
+  started: string | null;
+  duration_s: number | null;
+  exit_code: number | null;
+  signal: number | null;
+  tool_version: string;
+  bytes_source: number | null;
+  bytes_stored: number | null;
+  files: number | null;
+  reason: string;
+  errors: string[];
+  tail: string;
+  copy: string;
+  verify: { level: string; ok: boolean; fraction: number; bad: number } | null;
+  snapshots: number | null;
+}
+
+export interface Backup {
+  id: string;
+  name: string;
+  host: string;
+  service: string;
+  tool: string;
+  word: string;
+  level: "ok" | "warn" | "bad" | "unknown";
+  severity: string;
+  why: string;
+  advice: string;
+  facets: { name: string; level: string; reason: string; text: string }[];
+  since: string | null;
+  point: string | null;
+  verified_point: string | null;
+  rpo_s: number;
+  last_run: BackupEntry | null;
+  snapshots: number | null;
+  size_bytes: number | null;
+  paused: { until: string; by: string; reason: string } | null;
+  reviewed: { at: string; by: string; word: string; note: string } | null;
+}
+
+export interface BackupDetail {
+  backup: Backup;
+  history: {
+    definition: {
+      schedule: { cron: string; calendar: string; every_s: number; zone: string };
+      copies: { name: string; location: string; media: string; immutable: boolean }[];
+    };
+    due: string | null;
+    entries: BackupEntry[];
+    truncated: boolean;
+    changes: { at: string; before: string; after: string; why: string }[];
+    reviews: { at: string; by: string; word: string; note: string }[];
+  };
+  runs: BackupEntry[];
+  yours: boolean;
+}
+
+export interface Uncovered {
+  hosts: { name: string; state: Host["state"]; services: string[] }[];
+  services: { name: string; owner: string; hosts: string[]; missing: string[] }[];
+  hosts_total: number;
+  services_total: number;
+  exempt: number;
+}
+
 export interface Me {
   name: string;
   via: "anonymous" | "session" | "token" | string;
@@ -331,6 +402,24 @@ export const expire = (id: string): Promise<Silence> => write("DELETE", `${OURS}
 
 export const testChannel = (name: string): Promise<{ delivered: boolean; detail: string; hint: string; took_s: number }> =>
   write("POST", `${OURS}/channels/${encodeURIComponent(name)}/test`);
+
+export const fetchBackups = (params: Record<string, string>): Promise<{ backups: Backup[]; total: number; words: Record<string, number> }> =>
+  get(`${OURS}/backups`, params);
+
+export const fetchBackup = (id: string): Promise<BackupDetail> => get(`${OURS}/backups/${encodeURIComponent(id)}`);
+
+export const fetchUncovered = (): Promise<Uncovered> => get(`${OURS}/backups/uncovered`);
+
+export const reviewBackup = (id: string, note: string): Promise<unknown> =>
+  write("POST", `${OURS}/backups/${encodeURIComponent(id)}/review`, { note });
+
+export const pauseBackup = (id: string, seconds: number, reason: string): Promise<Backup> =>
+  write("POST", `${OURS}/backups/${encodeURIComponent(id)}/pause`, { duration_s: seconds, reason });
+
+export const resumeBackup = (id: string): Promise<Backup> => write("DELETE", `${OURS}/backups/${encodeURIComponent(id)}/pause`);
+
+export const exemptBackup = (kind: "host" | "service", name: string, owner: string, reason: string, seconds: number): Promise<unknown> =>
+  write("POST", `${OURS}/backups/exemptions`, { kind, name, owner, reason, duration_s: seconds });
 
 /** An instant query: the value of each result under one label's value. */
 export async function fetchByLabel(query: string, label: string): Promise<Map<string, number>> {

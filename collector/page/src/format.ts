@@ -32,6 +32,20 @@ export const plain = (value: number): string => short(value).replace(/(\.\d*?)0+
 export const percent = (value: number | undefined): string =>
   value === undefined || Number.isNaN(value) ? "–" : `${value.toFixed(value < 9.95 ? 1 : 0)} %`;
 
+const BYTE_UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/** A size on disk: "10.5 GiB"; "–" where nobody knows. */
+export function bytes(count: number | null): string {
+  if (count === null) return "–";
+  let unit = 0;
+  let rest = count;
+  while (rest >= 1024 && unit < BYTE_UNITS.length - 1) {
+    rest /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 || rest >= 100 ? rest.toFixed(0) : rest.toFixed(1)} ${BYTE_UNITS[unit]}`;
+}
+
 /** How long ago, or how long: "12 s", "4 min", "3 h", "2 d". */
 export function duration(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));

@@ -4,6 +4,7 @@ import { render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { AlertPage } from "./alert";
 import { AuditPage } from "./auditing";
+import { BackupsPage } from "./backups";
 import { Login, Who } from "./entry";
 import { moment, since } from "./format";
 import { HostPage } from "./host";
@@ -21,7 +22,7 @@ import "./page.css";
 const WORDS = { connecting: "connecting", live: "live", lost: "not live", login: "login needed" };
 
 const WAYS: [string, string][] = [
-  ["", "Now"], ["hosts", "Hosts"], ["services", "Services"], ["rules", "Rules"], ["silences", "Silences"], ["notices", "Notices"], ["query", "Query"],
+  ["", "Now"], ["hosts", "Hosts"], ["services", "Services"], ["backups", "Backups"], ["rules", "Rules"], ["silences", "Silences"], ["notices", "Notices"], ["query", "Query"],
 ];
 const PARENTS: Record<string, string> = { alerts: "", host: "hosts" };
 
@@ -66,6 +67,8 @@ function View({ view, name, expr }: Place) {
       return name === undefined ? <HostsPage /> : <HostPage key={name} instance={name} />;
     case "services":
       return <ServicesPage name={name} />;
+    case "backups":
+      return <BackupsPage id={name} />;
     case "rules":
       return <RulesPage id={name} />;
     case "silences":
