@@ -27,7 +27,7 @@ def sizes(sight: Sight) -> Facet:
         return fast
     if not limits.min_bytes and not limits.drop:
         return NOT_ASKED
-    count = 2 * limits.window
+    count = 2 * max(limits.window, HISTORY_MIN)
     told = sight.evidence.good_sizes(count)
     if told:
         return _judged(sight, told)
@@ -80,12 +80,12 @@ def _fall(told: list[int], share: float, window: int) -> tuple[int, float]:
     if told[-1] >= share * max(told):
         return 0, 0.0
     longest, usual = 0, 0.0
-    for fallen in range(1, min(window, len(told) - HISTORY_MIN + 1) + 1):
-        before = told[-fallen - window : -fallen]
-        median = _median(before)
-        if fallen < window and all(one < share * median for one in told[-fallen:]):
+    settled = max(window, HISTORY_MIN)
+    for fallen in range(1, min(settled, len(told) - HISTORY_MIN + 1) + 1):
+        median = _median(told[-fallen - window : -fallen])
+        if all(one < share * median for one in told[-fallen:]):
             longest, usual = fallen, median
-    return longest, usual
+    return (longest, usual) if longest < settled else (0, 0.0)
 
 
 def _median(some: list[int]) -> float:

@@ -74,7 +74,8 @@ def _said_by(run: Run, definition: Definition, evidence: Evidence, points: Point
         elif _shows(copy, run):
             refuted = False
     if refuted:
-        points.unconfirmed = points.unconfirmed or run
+        if not any(name in points.unrestorable for name in places):
+            points.unconfirmed = points.unconfirmed or run
         return False
     points.newest_ms = max(points.newest_ms, run.point_ms)
     return True
