@@ -117,13 +117,14 @@ def test_what_is_no_document_is_refused(document):
         read_record(document)
 
 
-TEXTS = st.text(max_size=40)
+PRINTABLE = st.characters(exclude_categories=("C", "Z"))
+TEXTS = st.text(PRINTABLE, max_size=40)
 TIMES = st.integers(0, NUMBER_MAX)
 COUNTS = st.none() | st.integers(0, NUMBER_MAX)
 RECORDS = st.builds(
     Record,
     record_id=st.builds(new_id),
-    job=st.text(min_size=1, max_size=JOB_NAME_CHARACTERS_MAX),
+    job=st.text(PRINTABLE, min_size=1, max_size=JOB_NAME_CHARACTERS_MAX),
     kind=st.sampled_from(Kind),
     source=st.sampled_from(Source),
     outcome=st.sampled_from(Outcome),
@@ -139,7 +140,7 @@ RECORDS = st.builds(
     files=COUNTS,
     files_failed=COUNTS,
     errors=st.lists(TEXTS, max_size=ERRORS_MAX).map(tuple),
-    tail=st.text(max_size=200),
+    tail=st.text(PRINTABLE, max_size=200),
     verify=st.none()
     | st.builds(
         Proof, level=st.sampled_from(Level), ok=st.booleans(), fraction=st.floats(0, 1), bad=st.integers(0, 9)
