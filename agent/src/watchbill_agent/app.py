@@ -65,7 +65,7 @@ GOODBYE_SHARE = 0.8
 """Of the drain, for the sender; the rest is for closing."""
 LAST_SYNC_SHARE = 0.15
 LAST_EVENT_SHARE = 0.05
-SPOOL_NAME = "spool"
+
 SPOOL_SILENT_S_MAX = 120.0
 """A disk that takes longer than this to sync hangs."""
 LINK_LOOK_S = 5.0
@@ -165,7 +165,7 @@ class Agent:
     def _disk_spool(self, identity: AgentIdentity, retired: tuple[RetiredSpool, ...]) -> DiskSpool:
         config = self.config.spool
         return DiskSpool(
-            spool_directory(self.homes, self.config),
+            self.config.spool_home(self.homes),
             sixteen(identity.agent_id),
             sizes=Sizes(config.bytes_max, config.crit_bytes),
             clock=self.clock,
@@ -592,11 +592,6 @@ def _link_key(config: AgentConfig) -> tuple[object, ...]:
         config.mqtt,
         config.edge,
     )
-
-
-def spool_directory(homes: Homes, config: AgentConfig) -> Path:
-    """Where the spool's files are."""
-    return config.spool.dir or homes.var / SPOOL_NAME
 
 
 def phase_of(identity: AgentIdentity | None) -> float:
