@@ -56,9 +56,16 @@ _NAME = re.compile(r"[0-9]{15}-[0-9a-f]{32}\.json", re.ASCII)
 
 class Incoming:
     """Records on their way into `events`, which is None on a host that is not enrolled. `committed` is the number of
-    the last critical record that the collector has."""
+    the last critical record that the collector has. `taken` is shown each record that is kept."""
 
-    def __init__(self, drop: Drop, events: Events | None, committed: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        drop: Drop,
+        events: Events | None,
+        committed: Callable[[], int],
+        taken: Callable[[Record], None] = lambda _: None,
+    ) -> None:
+        self._taken = taken
         self._drop = drop
         self._events = events
         self._committed = committed
@@ -102,6 +109,7 @@ class Incoming:
             )
         except (SpoolFull, UsageError) as exc:
             return None, str(exc)
+        self._taken(record)
         return receipt, receipt.why
 
     async def run(self) -> None:
