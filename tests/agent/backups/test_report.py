@@ -5,7 +5,8 @@ import pytest
 from watchbill.backups.record import Kind, Level, Outcome, record_fault
 from watchbill.errors import UsageError
 from watchbill_agent.backups.redact import HIDDEN, Redactor, known_secrets
-from watchbill_agent.backups.report import Said, record_of, tail_of
+from watchbill_agent.backups.report import Said, record_of
+from watchbill_agent.backups.words import tail_of
 
 NOW_MS = 1_800_000_000_000
 PLAIN = Redactor()

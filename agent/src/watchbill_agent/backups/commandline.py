@@ -6,14 +6,18 @@ and keeps no backup from being made, as long as it can be told which command is 
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from watchbill.commandline import FAILED, OK, home_option, say
+from watchbill import outputs
+from watchbill.commandline import FAILED, OK, Parser, home_option, say
 
 if TYPE_CHECKING:
-    from watchbill.config import Homes
+    from watchbill.homes import Homes
 
 PROGRAM: Final = "watchbill-agent"
+OWN_FAILURE: Final = 125
+DESCRIPTOR_MIN, DESCRIPTOR_MAX = 3, 255
 TAIL_BYTES_MAX: Final = 32 * 1024
 """Read of a file for `--tail`; its end is kept."""
 
@@ -26,6 +30,10 @@ def add_commands(backup: argparse.ArgumentParser) -> None:
     )
     _add_report(report)
     report.set_defaults(command=_report)
+    wrap = actions.add_parser(
+        "wrap", parents=[wrap_parser()], add_help=False, help="run a backup's command and tell how it went"
+    )
+    wrap.set_defaults(command=_wrap_without_a_command)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -64,13 +72,91 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+# ---------------------------------------------------------------- wrap
+
+
+class WrapParser(Parser):
+    """Ends with OWN_FAILURE: any other code would be taken for the command's."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it and end."""
+        self.exit(OWN_FAILURE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def wrap_parser() -> WrapParser:
+    """What stands before `--`."""
+    parser = WrapParser(
+        prog=f"{PROGRAM} backup wrap",
+        usage="%(prog)s [options] JOB -- COMMAND...",
+        parents=[home_option()],
+        description="Runs a backup's command, passes on what it prints and how it ends, and tells the collector.",
+        epilog=f"Ends as the command does; {OWN_FAILURE} to 127 are failures of its own. "
+        "Of commands joined by a pipe a shell tells how the last one ended: set -o pipefail.",
+    )
+    parser.add_argument("job", metavar="JOB", help="its name in backups.d")
+    for option, help_ in (
+        ("--fail-if", "it failed if it prints a line like this; may be repeated"),
+        ("--partial-if", "it is not whole if it prints a line like this"),
+        ("--ok-if", "it is ok if, and only if, it prints a line like this"),
+    ):
+        parser.add_argument(option, metavar="REGEX", action="append", default=[], help=help_)
+    parser.add_argument(
+        "--expect-bytes",
+        metavar="FD",
+        type=_descriptor,
+        default=0,
+        help="the command writes on this descriptor how many bytes it backed up; none is a failure",
+    )
+    parser.add_argument(
+        "--require-record",
+        action="store_true",
+        help=f"without a record no backup: end with {OWN_FAILURE} where it cannot be kept",
+    )
+    return parser
+
+
+def _descriptor(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+    if not DESCRIPTOR_MIN <= number <= DESCRIPTOR_MAX:
+        raise argparse.ArgumentTypeError(f"got {text[:20]!r}, wanted {DESCRIPTOR_MIN} to {DESCRIPTOR_MAX}")
+    return number
+
+
+def _wrap_without_a_command(arguments: argparse.Namespace) -> int:
+    say(PROGRAM, f"put -- and the command behind it: {PROGRAM} backup wrap {arguments.job} -- COMMAND...")
+    return OWN_FAILURE
+
+
+def wrap(words: Sequence[str], command: Sequence[str]) -> int:
+    """`backup wrap` with what stands before `--` and behind it."""
+    outputs.ready()
+    arguments = wrap_parser().parse_args(words)
+    if not command:
+        return _wrap_without_a_command(arguments)
+    from watchbill.homes import Homes
+    from watchbill_agent.backups.wrap import Wrap, Wrapping
+
+    wrapping = Wrapping(
+        job=arguments.job,
+        argv=command,
+        patterns={"fail_if": arguments.fail_if, "partial_if": arguments.partial_if, "ok_if": arguments.ok_if},
+        count=arguments.expect_bytes,
+        require_record=arguments.require_record,
+    )
+    return Wrap(wrapping, Homes.resolve("agent", getattr(arguments, "home", None))).run()
+
+
+# ---------------------------------------------------------------- report
+
+
 def _homes(arguments: argparse.Namespace) -> "Homes":
-    from watchbill.config import Homes
+    from watchbill.homes import Homes
 
     return Homes.resolve("agent", getattr(arguments, "home", None))
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    import json
     import os
     import time
 
@@ -104,13 +190,11 @@ def _report(arguments: argparse.Namespace) -> int:
     )
     record = record_of(said, time.time_ns() // 1_000_000, Redactor(known_secrets(os.environ, ())))
     try:
-        kept = Drop(_homes(arguments)).hand_over(record)
+        kept = Drop(_homes(arguments)).hand_over(json.loads(record.to_json()))
     except StorageError as exc:
         say(PROGRAM, f"the report on {record.job} is NOT kept: {exc}")
         return FAILED
     if arguments.json:
-        import json
-
         print(json.dumps({"kept": kept, "record": record.record_id, "run": record.run_id}, indent=2))
     else:
         where = "by the agent" if kept == "agent" else "in a file; the agent takes it when it runs"

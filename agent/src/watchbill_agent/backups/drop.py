@@ -8,6 +8,9 @@ It returns when the record is on the disk. A file is written under another name,
 synced, so that the agent finds whole files only. Both ways may come to pass (an agent that died while it answered):
 the record's id makes one of them.
 
+A record is a JSON document here: whoever wraps a command makes it without what types and checks records, which takes
+longer to import than all the rest; the agent does both before it keeps one.
+
 The directories belong to the agent's user, and this may be root: each is opened by its name in the one before and
 never through a symbolic link, so that nobody can have root write elsewhere.
 """
@@ -16,21 +19,17 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from watchbill.backups.record import Record
 from watchbill.errors import StorageError, WatchbillError
 from watchbill.files import PRIVATE_DIRECTORY, PRIVATE_FILE
 from watchbill.limits import EVENT_BYTES_MAX
 from watchbill_agent.question import SOCKET_NAME, ask
 
 if TYPE_CHECKING:
-    from watchbill.config import Homes
+    from watchbill.homes import Homes
 
 ORDER: Final = "backup-record"
 """What the socket is asked: this word and the record."""
@@ -38,8 +37,13 @@ KEPT_BY_AGENT: Final = "agent"
 KEPT_IN_FILE: Final = "file"
 BACKUPS: Final = "backups"
 INCOMING: Final = "incoming"
+NAME_MS_MAX: Final = 10**15 - 1
 FILES_MAX: Final = 1_000
 """Records that may wait for an agent; further ones are refused, and whoever reports them is told."""
+
+
+Document = Mapping[str, Any]
+"""A record as it travels."""
 
 
 class Drop:
@@ -54,7 +58,7 @@ class Drop:
         """Where files wait."""
         return self.var / BACKUPS / INCOMING
 
-    def hand_over(self, record: Record) -> str:
+    def hand_over(self, record: Document) -> str:
         """Have it kept; how it is. Raises StorageError when it is not."""
         record = fitted(record)
         try:
@@ -65,18 +69,18 @@ class Drop:
             except StorageError as refused:
                 raise StorageError(f"{refused}; {exc}") from exc
 
-    def tell(self, record: Record) -> None:
-        """Have it kept by a running agent or not at all. Raises what `ask` does."""
+    def tell(self, record: Document) -> None:
+        """Have it kept by a running agent or not at all. Raises what `ask` does, and StorageError."""
         self._tell(fitted(record))
 
-    def _tell(self, record: Record) -> str:
-        answer = ask(self.socket, f"{ORDER} {record.to_json().decode()}")
+    def _tell(self, record: Document) -> str:
+        answer = ask(self.socket, f"{ORDER} {encoded(record).decode()}")
         kept = answer.get("kept")
         if kept not in (KEPT_BY_AGENT, KEPT_IN_FILE):
             raise StorageError(f"the agent could not keep it: {answer.get('why', 'it gave no reason')}")
         return str(kept)
 
-    def write(self, record: Record) -> str:
+    def write(self, record: Document) -> str:
         """Leave it as a file, synced. Raises StorageError."""
         try:
             with _opened(self.var) as directory:
@@ -84,7 +88,7 @@ class Drop:
                     raise StorageError(
                         f"{self.directory}: {FILES_MAX} records wait there already; is the agent running?"
                     )
-                _write(directory, file_name(record), record.to_json())
+                _write(directory, file_name(record), encoded(record))
         except FileNotFoundError as exc:
             raise StorageError(f"{self.var}: no agent was set up here") from exc
         except OSError as exc:
@@ -93,29 +97,23 @@ class Drop:
         return KEPT_IN_FILE
 
 
-def file_name(record: Record) -> str:
+def file_name(record: Document) -> str:
     """Names sort as the records were made."""
-    return f"{min(max(record.observed_ms, 0), 10**15 - 1):015d}-{record.record_id}.json"
+    return f"{min(max(record['observed_ms'], 0), NAME_MS_MAX):015d}-{record['record_id']}.json"
 
 
-def fitted(record: Record) -> Record:
+def encoded(record: Document) -> bytes:
+    """As it is written and sent: ASCII, as an event holds it."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def fitted(record: Document) -> Document:
     """The record as it fits an event: of what a tool printed, the end is kept, and less of it the longer it is."""
-    while record.tail and _event_bytes(record) > EVENT_BYTES_MAX:
-        record = replace(record, tail=record.tail[len(record.tail) // 2 + 1 :])
-    while record.errors and _event_bytes(record) > EVENT_BYTES_MAX:
-        record = replace(record, errors=record.errors[:-1])
+    while record.get("tail") and len(encoded(record)) > EVENT_BYTES_MAX:
+        record = {**record, "tail": record["tail"][len(record["tail"]) // 2 + 1 :]}
+    while record.get("errors") and len(encoded(record)) > EVENT_BYTES_MAX:
+        record = {**record, "errors": record["errors"][:-1]}
     return record
-
-
-def as_payload(record: Record) -> dict[str, object]:
-    """For an event."""
-    payload: dict[str, object] = msgspec.json.decode(record.to_json())
-    return payload
-
-
-def _event_bytes(record: Record) -> int:
-    """As `Events` will write it: what is not ASCII takes more room than in a file."""
-    return len(json.dumps(as_payload(record), separators=(",", ":")))
 
 
 @contextlib.contextmanager

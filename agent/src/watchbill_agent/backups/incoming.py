@@ -19,7 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from watchbill.backups.record import BACKUP_RECORD, Record, read_record
+import msgspec
+
+from watchbill.backups.record import BACKUP_RECORD, read_record
 from watchbill.errors import StorageError, Unreadable, UsageError
 from watchbill.files import FileMissing, make_directory, read_bounded, sync_directory
 from watchbill.limits import EVENT_BYTES_MAX
@@ -28,11 +30,12 @@ from watchbill_agent.backups.drop import (
     BACKUPS,
     KEPT_BY_AGENT,
     KEPT_IN_FILE,
+    Document,
     Drop,
-    as_payload,
     file_name,
     fitted,
 )
+from watchbill_agent.backups.words import job_name_fault
 from watchbill_agent.events import Events
 from watchbill_agent.spool import Receipt, SpoolFull
 
@@ -56,16 +59,9 @@ _NAME = re.compile(r"[0-9]{15}-[0-9a-f]{32}\.json", re.ASCII)
 
 class Incoming:
     """Records on their way into `events`, which is None on a host that is not enrolled. `committed` is the number of
-    the last critical record that the collector has. `taken` is shown each record that is kept."""
+    the last critical record that the collector has."""
 
-    def __init__(
-        self,
-        drop: Drop,
-        events: Events | None,
-        committed: Callable[[], int],
-        taken: Callable[[Record], None] = lambda _: None,
-    ) -> None:
-        self._taken = taken
+    def __init__(self, drop: Drop, events: Events | None, committed: Callable[[], int]) -> None:
         self._drop = drop
         self._events = events
         self._committed = committed
@@ -82,7 +78,7 @@ class Incoming:
     async def told(self, rest: str) -> dict[str, object]:
         """Somebody hands over a record: how it was kept, or why not. Raises UsageError for what is none."""
         try:
-            record = fitted(read_record(rest.encode("utf-8", "replace")))
+            record = _checked(rest.encode("utf-8", "replace"))
         except Unreadable as exc:
             raise UsageError(str(exc)) from exc
         receipt, why = await self._keep(record)
@@ -99,17 +95,14 @@ class Incoming:
             self._in_memory[file_name(record)] = receipt.seq
         return {"kept": KEPT_IN_FILE, "why": why}
 
-    async def _keep(self, record: Record) -> tuple[Receipt | None, str]:
+    async def _keep(self, record: Document) -> tuple[Receipt | None, str]:
         """Where it stands, or None and why it does not."""
         if self._events is None:
             return None, "this host is not enrolled"
         try:
-            receipt = await self._events.keep(
-                BACKUP_RECORD, as_payload(record), bytes.fromhex(record.record_id)
-            )
+            receipt = await self._events.keep(BACKUP_RECORD, record, bytes.fromhex(record["record_id"]))
         except (SpoolFull, UsageError) as exc:
             return None, str(exc)
-        self._taken(record)
         return receipt, receipt.why
 
     async def run(self) -> None:
@@ -172,11 +165,20 @@ class Incoming:
             del self._in_memory[name]
 
 
+def _checked(content: bytes) -> Document:
+    """A record, as the collector will read it, and nothing besides. Raises Unreadable."""
+    record = read_record(content)
+    if fault := job_name_fault(record.job):
+        raise Unreadable(f"a job's name: {fault}")
+    document: Document = msgspec.json.decode(record.to_json())
+    return fitted(document)
+
+
 class _Read:
     """What a few files say: records, or what is wrong with them."""
 
     def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, Document] = {}
         self.faults: dict[str, str] = {}
 
 
@@ -223,15 +225,15 @@ class _Files:
             try:
                 if path.is_symlink():
                     raise Unreadable("a symbolic link")
-                record = read_record(read_bounded(path, EVENT_BYTES_MAX))
-                if not name.endswith(f"-{record.record_id}.json"):
+                record = _checked(read_bounded(path, EVENT_BYTES_MAX))
+                if not name.endswith(f"-{record['record_id']}.json"):
                     raise Unreadable("it holds the record of another name")
             except FileMissing:
                 continue
             except Unreadable as exc:
                 read.faults[name] = str(exc)
             else:
-                read.records[name] = fitted(record)
+                read.records[name] = record
         return read
 
     def remove(self, names: Sequence[str]) -> None:

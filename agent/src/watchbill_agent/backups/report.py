@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from watchbill.backups.definition import JOB_NAME_CHARACTERS_MAX
 from watchbill.backups.record import (
     ERROR_CHARACTERS_MAX,
     ERRORS_MAX,
     NUMBER_MAX,
-    TAIL_CHARACTERS_MAX,
     TEXT_CHARACTERS_MAX,
     Kind,
     Level,
@@ -30,13 +28,13 @@ from watchbill.backups.record import (
 )
 from watchbill.errors import UsageError
 from watchbill_agent.backups.redact import Redactor
+from watchbill_agent.backups.words import job_name_fault, shown, tail_of
 
 TIME_WANTED: Final = "a time with its zone, such as 2026-05-04T02:15:00+02:00, or seconds since 1970"
 EPOCH_S_MAX: Final = 253_402_300_799
 """The last second of the year 9999."""
 RUN_CHARACTERS_MAX: Final = 256
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _REASON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -66,14 +64,6 @@ class Said:
     errors: Sequence[str] = ()
     tail: str = ""
     level: str = ""
-
-
-def job_name_fault(name: str) -> str:
-    """What is wrong with a job's name; "" when nothing is."""
-    if len(name) <= JOB_NAME_CHARACTERS_MAX and _NAME.fullmatch(name):
-        return ""
-    wanted = f"1 to {JOB_NAME_CHARACTERS_MAX} letters, digits, dots, hyphens and underscores"
-    return f"got {name[:JOB_NAME_CHARACTERS_MAX]!r}, wanted {wanted}"
 
 
 def record_of(said: Said, now_ms: int, redact: Redactor) -> Record:
@@ -125,26 +115,6 @@ def run_id_of(job: str, run: str) -> str:
     if _ID.fullmatch(run):
         return run
     return hashlib.sha256(f"{job}\0{run}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def shown(text: str, characters_max: int) -> str:
-    """On one line, printable, bounded."""
-    return "".join(char if char.isprintable() else " " for char in text[:characters_max]).strip()
-
-
-def tail_of(text: str) -> str:
-    """The end of an output: whole lines where they fit, without what moves a cursor or colours words."""
-    text = _ESCAPES.sub("", text)
-    lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
-    text = "\n".join("".join(c if c.isprintable() or c == "\t" else " " for c in line) for line in lines)
-    text = text.strip("\n")
-    if len(text) <= TAIL_CHARACTERS_MAX:
-        return text
-    cut = text[-TAIL_CHARACTERS_MAX:]
-    return cut.partition("\n")[2] or cut
-
-
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,1024}(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
 def _proof(said: Said, kind: Kind, outcome: Outcome) -> Proof | None:

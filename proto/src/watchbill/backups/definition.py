@@ -10,12 +10,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from watchbill.backups import bounds
 from watchbill.backups.schedule import NO_SCHEDULE, Schedule
 from watchbill.errors import Unreadable
 
 JOBS_MAX: Final = 500
 """Jobs of one host: their names and digests fit one event."""
-JOB_NAME_CHARACTERS_MAX: Final = 64
+JOB_NAME_CHARACTERS_MAX: Final = bounds.JOB_NAME_CHARACTERS_MAX
 COPIES_MAX: Final = 16
 DIGEST_CHARACTERS: Final = 32
 """Of a definition's SHA-256, in hexadecimal: enough to tell versions apart."""

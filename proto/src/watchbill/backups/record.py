@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from watchbill.backups.definition import JOB_NAME_CHARACTERS_MAX
+from watchbill.backups import bounds
+from watchbill.backups.bounds import JOB_NAME_CHARACTERS_MAX
 from watchbill.errors import Unreadable
 
 BACKUP_JOBS: Final = "backup.jobs"
@@ -24,17 +25,16 @@ BACKUP_DEFINED: Final = "backup.defined"
 BACKUP_RECORD: Final = "backup.record"
 """A `Record`."""
 
-ERRORS_MAX: Final = 10
-ERROR_CHARACTERS_MAX: Final = 500
-TAIL_CHARACTERS_MAX: Final = 8 * 1024
+ERRORS_MAX: Final = bounds.ERRORS_MAX
+ERROR_CHARACTERS_MAX: Final = bounds.ERROR_CHARACTERS_MAX
+TAIL_CHARACTERS_MAX: Final = bounds.TAIL_CHARACTERS_MAX
+TEXT_CHARACTERS_MAX: Final = bounds.TEXT_CHARACTERS_MAX
+NUMBER_MAX: Final = bounds.NUMBER_MAX
 SNAPSHOTS_PER_RECORD_MAX: Final = 1_000
 """More come in parts: an event has a bound."""
 SNAPSHOTS_MAX: Final = 20_000
 """Snapshots that are listed, the newest ones; all are counted."""
 PARTS_MAX: Final = SNAPSHOTS_MAX // SNAPSHOTS_PER_RECORD_MAX
-TEXT_CHARACTERS_MAX: Final = 256
-NUMBER_MAX: Final = 2**53
-"""Times, sizes and counts lie within 0 and this, which every reader of JSON can hold."""
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -178,10 +178,9 @@ _ALWAYS: Final = frozenset(
         "bytes_stored",
         "files",
         "files_failed",
-        "repo_locked",
     }
 )
-"""Here 0 says something, and so does no."""
+"""Here 0 says something."""
 
 
 def new_id() -> str:
@@ -229,8 +228,6 @@ def record_fault(record: Record) -> str:
         return f"a text of more than {TEXT_CHARACTERS_MAX} characters"
     if not all(0 <= number <= NUMBER_MAX for number in _numbers(record)):
         return f"a time, a size or a count outside 0 to {NUMBER_MAX}"
-    if record.verify is not None and not 0 <= record.verify.fraction <= 1:
-        return f"a proof of {record.verify.fraction:g} of all data, wanted 0 to 1"
     snapshots = record.snapshots
     if snapshots is not None:
         if len(snapshots.listed) > SNAPSHOTS_PER_RECORD_MAX:
@@ -248,5 +245,3 @@ def _numbers(record: Record) -> Iterator[int]:
     if snapshots is not None:
         yield from (snapshots.count, snapshots.oldest_ms, snapshots.newest_ms, snapshots.part)
         yield from (at_ms for _, at_ms in snapshots.listed)
-    if record.verify is not None:
-        yield record.verify.bad

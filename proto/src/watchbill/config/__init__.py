@@ -23,8 +23,10 @@ from watchbill.config.spec import Option, Wrong, option
 from watchbill.config.units import Address, ByteSize, Condition, Duration, FromConfig, NotWanted, Selector
 from watchbill.errors import ConfigError, Problem
 from watchbill.files import FileMissing, UnreadableFile, read_bounded
+from watchbill.homes import HOME_VARIABLE, Homes
 
 __all__ = [
+    "HOME_VARIABLE",
     "Address",
     "ByteSize",
     "Condition",
@@ -50,36 +52,6 @@ DROPINS_MAX = 1_000
 """Files in one drop-in directory."""
 NESTING_MAX = 16
 """Tables and arrays within one another."""
-
-HOME_VARIABLE = "WATCHBILL_HOME"
-
-
-@dataclass(frozen=True, slots=True)
-class Homes:
-    """Where a daemon's files are.
-
-    `etc` is shared by the daemons of a host; `var` (state, private) and `run` (sockets, locks) are the
-    daemon's own.
-    """
-
-    etc: Path
-    var: Path
-    run: Path
-
-    @staticmethod
-    def resolve(daemon: str, home: Path | None = None, env: Mapping[str, str] = os.environ) -> "Homes":
-        """The homes of `daemon` ("agent", "collector", "runner"): the system's, or all under one directory.
-
-        `home` is what --home said; without it the variable WATCHBILL_HOME counts.
-        """
-        if home is None and env.get(HOME_VARIABLE):
-            home = Path(env[HOME_VARIABLE])
-        if home is not None:
-            home = home.absolute()
-            return Homes(home / "etc", home / "var" / daemon, home / "run" / daemon)
-        return Homes(
-            Path("/etc/watchbill"), Path("/var/lib/watchbill") / daemon, Path("/run/watchbill") / daemon
-        )
 
 
 def load(
