@@ -22,7 +22,7 @@ from watchbill.backups.definition import (
 from watchbill.backups.record import Level
 from watchbill.backups.schedule import Schedule
 from watchbill.errors import ConfigError
-from watchbill_agent.backups.adapter import SourcePaths
+from watchbill_agent.backups.adapter import Reason, SourcePaths
 from watchbill_agent.backups.config import JobConfig, Target, read_jobs
 
 ALL = """\
@@ -277,3 +277,11 @@ def test_check_config_tells_problems_of_both_files_as_one_list(tmp_path: Path) -
         "interval",
         "backup[0].rpo",
     ]
+
+
+def test_the_page_about_backups_explains_every_reason_and_its_example_is_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs/backups.md").read_text()
+    (job,) = read(tmp_path, a=text.split("```toml\n")[1].split("```")[0])
+    assert [target.copy for target in job.targets] == ["nas", "cloud"]
+    table = text.split("## Reasons")[1].split("## Adapters")[0]
+    assert [reason for reason in Reason if f"`{reason}`" not in table] == []
