@@ -5,8 +5,10 @@ and keeps no backup from being made, as long as it can be told which command is 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from watchbill import outputs
@@ -30,6 +32,14 @@ def add_commands(backup: argparse.ArgumentParser) -> None:
     )
     _add_report(report)
     report.set_defaults(command=_report)
+    _add_manifest(
+        actions.add_parser(
+            "manifest",
+            parents=[home_option()],
+            help="note what files look like; compare restored ones with that",
+            description="Notes what a sample of files looks like, and compares restored files with it.",
+        )
+    )
     wrap = actions.add_parser(
         "wrap", parents=[wrap_parser()], add_help=False, help="run a backup's command and tell how it went"
     )
@@ -112,6 +122,16 @@ def wrap_parser() -> WrapParser:
         action="store_true",
         help=f"without a record no backup: end with {OWN_FAILURE} where it cannot be kept",
     )
+    parser.add_argument(
+        "--manifest",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="note what a sample of the files under it looks like, to prove a restore by; may be repeated",
+    )
+    parser.add_argument(
+        "--manifest-exclude", metavar="GLOB", action="append", default=[], help="paths that are not backed up"
+    )
     return parser
 
 
@@ -142,8 +162,116 @@ def wrap(words: Sequence[str], command: Sequence[str]) -> int:
         patterns={"fail_if": arguments.fail_if, "partial_if": arguments.partial_if, "ok_if": arguments.ok_if},
         count=arguments.expect_bytes,
         require_record=arguments.require_record,
+        manifest=[str(Path(path).absolute()) for path in arguments.manifest],
+        excluded=arguments.manifest_exclude,
     )
     return Wrap(wrapping, Homes.resolve("agent", getattr(arguments, "home", None))).run()
+
+
+# ---------------------------------------------------------------- manifest
+
+
+def _add_manifest(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="what to do", metavar="ACTION", required=True)
+    make = actions.add_parser(
+        "make", parents=[home_option()], help="of files that were backed up, for tools that are not wrapped"
+    )
+    make.add_argument("job", metavar="JOB", help="its name in backups.d")
+    make.add_argument("paths", metavar="PATH", nargs="+", help="what is backed up")
+    make.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="paths that are not")
+    make.add_argument("--started", metavar="TIME", default="", help="when the backup began; now, without it")
+    make.add_argument("--json", action="store_true", help="print one JSON document")
+    make.set_defaults(command=_manifest_make)
+    check = actions.add_parser(
+        "check", parents=[home_option()], help="compare restored files, and report the restore"
+    )
+    check.add_argument("job", metavar="JOB", help="its name in backups.d")
+    check.add_argument("--at", metavar="DIR", type=Path, required=True, help="where the files were restored")
+    check.add_argument(
+        "--strip", metavar="DIR", default="", help="what DIR was at the source; / without it, or the root"
+    )
+    check.add_argument("--file", metavar="FILE", type=Path, help="another manifest than the newest")
+    check.add_argument(
+        "--partial", action="store_true", help="only some of it was restored; that is compared"
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON document")
+    check.set_defaults(command=_manifest_check)
+
+
+def _manifest_make(arguments: argparse.Namespace) -> int:
+    import json
+    import time
+
+    from watchbill.errors import UsageError
+    from watchbill_agent.backups.manifest import Shelf, digest_of
+    from watchbill_agent.backups.manifest_make import made
+    from watchbill_agent.backups.report import read_time
+    from watchbill_agent.backups.words import job_name_fault
+
+    if fault := job_name_fault(arguments.job):
+        raise UsageError(f"JOB: {fault}")
+    started_ms = read_time("--started", arguments.started) or time.time_ns() // 1_000_000
+    roots = [str(Path(path).absolute()) for path in arguments.paths]
+    manifest, content = made(arguments.job, roots, arguments.exclude, started_ms)
+    path = Shelf(_homes(arguments).var).put(manifest, content)
+    counts, digest = manifest.counts, digest_of(content)
+    if arguments.json:
+        document = {"path": str(path), "digest": digest, "files": counts.files, "bytes": counts.bytes}
+        print(json.dumps({**document, "sampled": len(manifest.sample), "whole": counts.whole}, indent=2))
+    else:
+        more = "" if counts.whole else ", and more than could be counted in time"
+        print(
+            f"{path}: {counts.files} files, {counts.bytes} bytes{more}; {len(manifest.sample)} in the sample"
+        )
+    return OK
+
+
+def _manifest_check(arguments: argparse.Namespace) -> int:
+    import json
+    import time
+
+    from watchbill.errors import StorageError, UsageError
+    from watchbill_agent.backups.drop import Drop
+    from watchbill_agent.backups.manifest import Shelf, load
+    from watchbill_agent.backups.manifest_check import check, record_of
+    from watchbill_agent.backups.words import job_name_fault
+
+    if fault := job_name_fault(arguments.job):
+        raise UsageError(f"JOB: {fault}")
+    if not arguments.at.is_dir():
+        raise UsageError(f"--at: got {arguments.at}, wanted a directory")
+    homes = _homes(arguments)
+    kept = load(arguments.file) if arguments.file else Shelf(homes.var).newest(arguments.job)
+    if kept.manifest.job != arguments.job:
+        raise UsageError(f"--file: got a manifest of {kept.manifest.job!r}, wanted one of {arguments.job!r}")
+    checked = check(kept.manifest, arguments.at.absolute(), arguments.strip, partial=arguments.partial)
+    record = record_of(kept, checked, time.time_ns() // 1_000_000)
+    code = OK if checked.ok else FAILED
+    try:
+        where = Drop(homes).hand_over(json.loads(record.to_json()))
+    except StorageError as exc:
+        say(PROGRAM, f"the report on {record.job} is NOT kept: {exc}")
+        where, code = "", FAILED
+    if arguments.json:
+        counted = {"compared": checked.compared, "bad": checked.bad, "missing": checked.missing}
+        document = {
+            "ok": checked.ok,
+            **counted,
+            "unchecked": checked.unchecked,
+            "errors": list(checked.errors),
+        }
+        print(
+            json.dumps(
+                {**document, "manifest": str(kept.path), "digest": kept.digest, "kept": where}, indent=2
+            )
+        )
+        return code
+    print(
+        f"{record.job}: {checked.compared} files compared, {checked.bad} differ, {checked.missing} are missing"
+    )
+    for error in checked.errors:
+        print(f"  {error}")
+    return code
 
 
 # ---------------------------------------------------------------- report
@@ -157,7 +285,6 @@ def _homes(arguments: argparse.Namespace) -> "Homes":
 
 def _report(arguments: argparse.Namespace) -> int:
     import json
-    import os
     import time
 
     from watchbill.errors import StorageError
@@ -211,8 +338,6 @@ def _end_of(path: str) -> str:
         while piece := sys.stdin.buffer.read(TAIL_BYTES_MAX):
             content = (content + piece)[-TAIL_BYTES_MAX:]
     else:
-        import os
-
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES_MAX))
             content = file.read(TAIL_BYTES_MAX)

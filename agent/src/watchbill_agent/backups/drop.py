@@ -19,7 +19,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,19 +82,18 @@ class Drop:
 
     def write(self, record: Document) -> str:
         """Leave it as a file, synced. Raises StorageError."""
-        try:
-            with _opened(self.var) as directory:
-                if len(os.listdir(directory)) >= FILES_MAX:  # noqa: PTH208 - Of what is open, not of a name.
-                    raise StorageError(
-                        f"{self.directory}: {FILES_MAX} records wait there already; is the agent running?"
-                    )
-                _write(directory, file_name(record), encoded(record))
-        except FileNotFoundError as exc:
-            raise StorageError(f"{self.var}: no agent was set up here") from exc
-        except OSError as exc:
-            reason = (exc.strerror or str(exc)).lower()
-            raise StorageError(f"{self.directory}: the record could not be written: {reason}") from exc
+        if self._waiting() >= FILES_MAX:
+            raise StorageError(
+                f"{self.directory}: {FILES_MAX} records wait there already; is the agent running?"
+            )
+        placed(self.var, (BACKUPS, INCOMING), file_name(record), encoded(record))
         return KEPT_IN_FILE
+
+    def _waiting(self) -> int:
+        try:
+            return len(os.listdir(self.directory))  # noqa: PTH208 - A count.
+        except OSError:
+            return 0  # Writing says what is wrong.
 
 
 def file_name(record: Document) -> str:
@@ -116,14 +115,26 @@ def fitted(record: Document) -> Document:
     return record
 
 
+def placed(var: Path, names: Sequence[str], name: str, content: bytes) -> None:
+    """Write a file in a directory below `var`, synced, with the owner of `var`. Raises StorageError."""
+    try:
+        with _opened(var, names) as directory:
+            _write(directory, name, content)
+    except FileNotFoundError as exc:
+        raise StorageError(f"{var}: no agent was set up here") from exc
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise StorageError(f"{var.joinpath(*names)}: a file could not be written: {reason}") from exc
+
+
 @contextlib.contextmanager
-def _opened(var: Path) -> Iterator[int]:
-    """The directory for files, made where it is missing, with the owner of `var`."""
+def _opened(var: Path, names: Sequence[str]) -> Iterator[int]:
+    """The directory, made where it is missing."""
     with contextlib.ExitStack() as stack:
         above = os.open(var, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, above)
         owner = os.fstat(above)
-        for name in (BACKUPS, INCOMING):
+        for name in names:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, PRIVATE_DIRECTORY, dir_fd=above)
                 os.fsync(above)

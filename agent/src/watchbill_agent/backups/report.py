@@ -71,9 +71,9 @@ def record_of(said: Said, now_ms: int, redact: Redactor) -> Record:
     if fault := job_name_fault(said.job):
         raise UsageError(f"JOB: {fault}")
     kind, outcome = Kind(said.kind), Outcome(said.outcome)
-    started_ms = _time("--started", said.started)
+    started_ms = read_time("--started", said.started)
     ended = outcome is not Outcome.RUNNING
-    finished_ms = _time("--finished", said.finished) or (now_ms if ended else 0)
+    finished_ms = read_time("--finished", said.finished) or (now_ms if ended else 0)
     if not ended:
         started_ms = started_ms or now_ms
     if started_ms and finished_ms and finished_ms < started_ms:
@@ -92,7 +92,7 @@ def record_of(said: Said, now_ms: int, redact: Redactor) -> Record:
         exit_code=said.exit_code,
         tool=_text("--tool", said.tool),
         tool_version=_text("--tool-version", said.tool_version),
-        point_ms=_time("--point", said.point) or (started_ms if kind is Kind.RUN else 0),
+        point_ms=read_time("--point", said.point) or (started_ms if kind is Kind.RUN else 0),
         snapshot_id=_text("--snapshot", said.snapshot),
         bytes_source=_count("--bytes", said.bytes_source),
         bytes_added=_count("--bytes-added", said.bytes_added),
@@ -129,8 +129,8 @@ def _proof(said: Said, kind: Kind, outcome: Outcome) -> Proof | None:
     return Proof(level=level, ok=outcome is Outcome.OK, bad=0 if outcome is Outcome.OK else 1)
 
 
-def _time(option: str, text: str) -> int:
-    """In ms; 0 for nothing said."""
+def read_time(option: str, text: str) -> int:
+    """What an option says, in ms; 0 for nothing said. Raises UsageError."""
     if not text:
         return 0
     try:

@@ -73,9 +73,9 @@ class Telling:
             time.sleep(WAIT_STEP_S)
         return self.kept >= kept
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = CLOSE_S_MAX) -> None:
         """Wait for everything, as long as may be waited."""
         self._work.put(None)
-        self._thread.join(CLOSE_S_MAX)
+        self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self.faults.append(f"the agent and the disk did not answer within {CLOSE_S_MAX:.0f} s")
+            self.faults.append(f"the agent and the disk did not answer within {timeout_s:.0f} s")

@@ -32,13 +32,15 @@ from watchbill_agent.backups.passing import (
     environment_at_start,
 )
 from watchbill_agent.backups.patterns import KINDS, OK_IF, Found, Search, UnusablePattern, compiled
-from watchbill_agent.backups.telling import Telling
+from watchbill_agent.backups.telling import CLOSE_S_MAX, Telling
 
 if TYPE_CHECKING:
     from watchbill_agent.backups.adapter import Adapter, RunFacts
     from watchbill_agent.backups.drop import Document
 
 BEAT_EVERY_S: Final = 60.0
+MANIFEST_S_MAX: Final = 90.0
+"""How much longer the end may be waited for where a manifest is made first; that has a shorter deadline of its own."""
 TAIL_BYTES: Final = 32 * 1024
 """Kept of both outputs together for the tail: more than it holds, because what is taken out is taken out first."""
 READ_RUN_BYTES: Final = 512 * 1024
@@ -58,6 +60,9 @@ class Wrapping:
     count: int = 0
     """The descriptor on which the command says how many bytes it has written; 0: none."""
     require_record: bool = False
+    manifest: Sequence[str] = ()
+    """Paths to make a manifest of; without any the job's own are taken, where it asks for one."""
+    excluded: Sequence[str] = ()
 
 
 class Wrap:
@@ -90,7 +95,7 @@ class Wrap:
         how = self._pass(passing, telling)
         found, finished_ms = self._finish_search(), _now_ms()
         telling.keep(lambda: self._ended(how, found, finished_ms))
-        telling.close()
+        telling.close(CLOSE_S_MAX + (MANIFEST_S_MAX if self._roots else 0))
         self._say_all([*self.faults, *telling.faults], "the command was not held up by it")
         if isinstance(how, CannotStart):
             self._say(str(how))
@@ -193,9 +198,32 @@ class Wrap:
             finished_ms,
             finished_ms=finished_ms,
             reason=verdict.reason,
+            manifest_digest=self._manifest() if verdict.outcome != FAILED else "",
             **self._texts((*verdict.errors, *self.faults)),
             **more,
         )
+
+    @property
+    def _roots(self) -> Sequence[str]:
+        return self._wrapping.manifest or (self._job.paths if self._job.manifest else ())
+
+    def _manifest(self) -> str:
+        """The digest of what the source looks like now; "" where that is not asked for, or cannot be told."""
+        if not self._roots:
+            return ""
+        from watchbill.errors import WatchbillError
+        from watchbill_agent.backups.manifest import Shelf, digest_of
+        from watchbill_agent.backups.manifest_make import made
+
+        try:
+            manifest, content = made(
+                self._wrapping.job, self._roots, self._wrapping.excluded, self._started_ms
+            )
+            Shelf(self._homes.var).put(manifest, content)
+        except WatchbillError as exc:
+            self.faults.append(str(exc))
+            return ""
+        return digest_of(content)
 
     def _texts(self, errors: Sequence[str]) -> dict[str, Any]:
         """What may hold secrets, without them."""
