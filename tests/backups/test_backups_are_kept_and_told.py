@@ -175,6 +175,7 @@ async def test_a_kill_between_two_steps_loses_nothing_and_doubles_nothing(
     await life.heard(27 * H_S)
     with monkeypatch.context() as patch:
         STEPS[step](patch)
+        life.define(NIGHTLY)
         seq, acknowledged = kept.seqs[WEB], False
         try:
             life.ran(run_id="a" * 32, record_id="b" * 32)
@@ -278,6 +279,21 @@ async def test_a_host_that_gets_another_label_ends_the_series_under_the_old_one(
     await life.heard(60)
     assert life.series(backup="nightly", rack="b12") != {}
     assert life.series(backup="nightly", role="web") == {}
+
+
+async def test_a_host_that_names_ever_new_services_gets_its_share_of_them(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup_desk, "SERVICES_PER_HOST_MAX", 2)
+    for service in ("one", "two\x1b", "three", "one"):
+        life.define(replace(NIGHTLY, service=service))
+        await life.heard(1)
+        (job,) = await life.answers.jobs()
+        assert job.service == {"two\x1b": "two?", "three": ""}.get(service, service)
+    assert life.backups.desk.counters.services_refused == 1
+    life.define(replace(NIGHTLY, service="three"), agent_id=DB)
+    await life.heard(1, WEB, DB)
+    assert [job.service for job in await life.answers.jobs()] == ["one", "three"]
 
 
 async def test_two_hosts_may_have_a_job_of_one_name(life: Life) -> None:

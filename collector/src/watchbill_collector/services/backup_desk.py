@@ -3,7 +3,7 @@ came of it.
 
 `load` reads everything back: what a job is judged by is never stored judged. `turn` goes on from there:
 
-1. hosts of which something was told: their jobs are read again, and all records that arrived since;
+1. the jobs of hosts where they are others now, and all records that arrived since;
 2. how far hosts are known, which was asked before what is read here was committed;
 3. the book looks; what changed is noted, told and said as series.
 
@@ -12,7 +12,7 @@ look finds then is compared with what was noted last.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -53,6 +53,9 @@ SAVE_EVERY_S: Final = 60.0
 UNSAVED_MAX: Final = 10_000
 """Changes of words that wait for a store that cannot be written; the oldest go, counted."""
 SERVICE_CHARACTERS_MAX: Final = 128
+SERVICES_PER_HOST_MAX: Final = 500
+"""Names of services that a host's jobs have used: each makes series that are known until the end. One that uses more
+has jobs of no service, counted."""
 WHY_CHARACTERS_MAX: Final = 500
 _GONE: Final = frozenset({HostState.RETIRED, HostState.REVOKED})
 
@@ -72,6 +75,7 @@ class Counters:
     records: int = 0
     changes: int = 0
     changes_lost: int = 0
+    services_refused: int = 0
     undefined: int = 0
     """Jobs that are listed and whose definition has not come: they are not judged."""
 
@@ -104,6 +108,7 @@ class BackupDesk:
         self._belonging = belonging
         self._series = series
         self._jobs: dict[str, dict[str, JobRow]] = {}
+        self._services: dict[str, dict[str, str]] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._through: dict[str, int] = {}
         self._unsaved: list[ChangeRow] = []
@@ -139,7 +144,7 @@ class BackupDesk:
     def service_of(self, key: JobKey, definition: Definition, host: Host) -> str:
         """What it belongs to: as its host says, else as the services' descriptions do."""
         if definition.service:
-            return harmless(definition.service, SERVICE_CHARACTERS_MAX)
+            return self._services.get(key.agent_id, {}).get(definition.service, "")
         found = self._belonging.of({"backup": key.job, "instance": host.instance})
         return "" if found is None else found.name
 
@@ -176,9 +181,9 @@ class BackupDesk:
                 self.book.define(key, version.definition, version.received_ms)
         for version in versions:
             if version.digest == row.digest:
-                self.book.define(key, version.definition, row.changed_ms)
+                self._define(key, version.definition, row.changed_ms)
         if not row.digest:
-            self.book.define(key, _bare(row), row.changed_ms)
+            self._define(key, _bare(row), row.changed_ms)
 
     def _take_host(self, agent_id: str, now_ms: int) -> list[Ticks]:
         """Read a host's jobs again."""
@@ -205,12 +210,17 @@ class BackupDesk:
                 self.book.stand(key, standing)
             definition = definitions.get((agent_id, row.job)) if row.digest else _bare(row)
             if definition is not None and definition != self.book.definition(key):
-                self.book.define(key, definition, row.changed_ms)
+                self._define(key, definition, row.changed_ms)
             state = self.book.state(key)
             if state is not None:  # Its labels may be others now.
                 ticks += self._say(key, state, now_ms)
             self._touch(key)
         return ticks
+
+    def _define(self, key: JobKey, definition: Definition, now_ms: int) -> None:
+        """The definition that holds."""
+        self._know_service(key.agent_id, definition.service)
+        self.book.define(key, definition, now_ms)
 
     def _forget(self, key: JobKey, now_ms: int) -> list[Ticks]:
         self.book.forget(key)
@@ -248,16 +258,15 @@ class BackupDesk:
 
     # ------------------------------------------------------------ turning
 
-    def turn(self, told: Iterable[str], through_ms: Mapping[str, int]) -> Turn:
-        """One turn. `told` are hosts of which something was committed or changed, `through_ms` how far hosts are known.
-        Raises StorageError: then it is taken again.
+    def turn(self, told: Collection[str], arrived: bool, through_ms: Mapping[str, int]) -> Turn:
+        """One turn. `told` are hosts that changed, or whose jobs did; `arrived`: there may be new records; `through_ms`
+        is how far hosts are known. Raises StorageError: then it is taken again.
         """
         now_ms, now_s = self._clock.wall_ms(), self._clock.monotonic_s()
         made = Turn()
-        told = frozenset(told)
         for agent_id in told:
             made.ticks += self._take_host(agent_id, now_ms)
-        if told:
+        if arrived:
             self._read_records()
         for agent_id, at_ms in through_ms.items():
             if agent_id in self._jobs:
@@ -305,6 +314,14 @@ class BackupDesk:
     def _touch(self, key: JobKey) -> None:
         self.revision += 1
         self.revised[key] = self.revision
+
+    def _know_service(self, agent_id: str, service: str) -> None:
+        known = self._services.setdefault(agent_id, {})
+        if service and service not in known:
+            if len(known) < SERVICES_PER_HOST_MAX:
+                known[service] = harmless(service, SERVICE_CHARACTERS_MAX)
+            else:
+                self.counters.services_refused += 1
 
     def _say(self, key: JobKey, state: State, now_ms: int) -> list[Ticks]:
         definition, evidence = self.book.definition(key), self.book.evidence(key)

@@ -10,6 +10,7 @@ again.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, TypeAlias
 
 import msgspec
@@ -142,22 +143,33 @@ def _names_of(event: BackupEvent) -> Iterable[str]:
             return (event.job,)
 
 
+class Written(Enum):
+    """What came of new events of a host."""
+
+    NOTHING = 0
+    RECORDS = 1
+    JOBS = 2
+    """Records, and its jobs are others now."""
+
+
 def write(
     connection: sa.Connection, site: str, agent_id: str, events: Sequence[CritEvent], now_ms: int
-) -> bool:
-    """What new events of a host mean for its backups; whether any did. In the transaction that keeps the events."""
-    found = False
+) -> Written:
+    """What new events of a host mean for its backups. In the transaction that keeps the events."""
+    found = Written.NOTHING
     for event in events:
         content = event.content
+        changed = True
         match content:
             case JobsTold():
                 rows.list_jobs(connection, site, agent_id, content.digests, now_ms)
             case Defined():
                 rows.define(connection, site, agent_id, content.definition, content.digest, now_ms)
             case Record():
-                rows.meet_job(connection, site, agent_id, content.job, now_ms)
+                changed = rows.meet_job(connection, site, agent_id, content.job, now_ms)
                 rows.add_record(connection, site, agent_id, content, now_ms, event.shift_ms)
             case _:
                 continue
-        found = True
+        if changed or found is Written.NOTHING:
+            found = Written.JOBS if changed else Written.RECORDS
     return found

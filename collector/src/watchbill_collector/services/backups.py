@@ -77,6 +77,7 @@ class Backups:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "backups")
         self._told: set[str] = set()
+        self._arrived = False
         self._news = asyncio.Event()
         self._closed = False
         self._failing = False
@@ -85,7 +86,7 @@ class Backups:
     # ------------------------------------------------------------ what happens
 
     def told(self, agent_ids: Iterable[str]) -> None:
-        """Something of these hosts was committed, or they changed. From any thread."""
+        """Something new is committed; of these hosts something is other than it was. From any thread."""
         with contextlib.suppress(RuntimeError):  # A loop that is closing takes nothing more.
             self._loop.call_soon_threadsafe(self._note, frozenset(agent_ids))
 
@@ -102,6 +103,7 @@ class Backups:
 
     def _note(self, agent_ids: frozenset[str]) -> None:
         self._told |= agent_ids
+        self._arrived = True
         self._news.set()
 
     def spawn(self, house: "Daemon") -> None:
@@ -137,10 +139,12 @@ class Backups:
         # How far hosts are known is asked first: what it claims is committed by then, and is read after it.
         through_ms = self._through_ms()
         told, self._told = self._told, set()
+        arrived, self._arrived = self._arrived, False
         try:
-            made = await self.work(self.desk.turn, told, through_ms)
+            made = await self.work(self.desk.turn, told, arrived, through_ms)
         except (Busy, StorageError) as exc:
             self._told |= told
+            self._arrived = True
             if not self._failing:
                 log.error("backups cannot be read", extra=fields(why=exc))
             self._failing = True
@@ -216,6 +220,10 @@ class BackupMetrics:
             "changes_lost": (
                 "Changes that were told and not noted, for want of a store.",
                 counters.changes_lost,
+            ),
+            "services_refused": (
+                "Definitions that named one service more than those of a host may.",
+                counters.services_refused,
             ),
             "refused": ("Records and definitions of backups beyond what a host may have.", book.refused),
         }

@@ -12,6 +12,7 @@ from watchbill.protocol.frames import Stream
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Spool, Standing
 from watchbill_collector.services import backup_intake
+from watchbill_collector.services.backup_intake import Written
 from watchbill_collector.store import Store, crit
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState
@@ -76,14 +77,14 @@ class StoreCritSink:
         self._store = store
         self._clock = clock
         self.backups_told: Callable[[frozenset[str]], None] = lambda _: None
-        """Takes the hosts that said something new of their backups, once it is committed. From the committing thread;
-        must not block."""
+        """Told that something new of backups is committed, with the hosts whose jobs are others now. From the
+        committing thread; must not block."""
 
     def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
         """Write events and watermarks in one transaction. Raises StorageError."""
         now_ms = self._clock.wall_ms()
         told = self._store.write_blocking(lambda connection: self._write(connection, marks, events, now_ms))
-        if told:
+        if told is not None:
             self.backups_told(told)
 
     def _write(
@@ -92,18 +93,19 @@ class StoreCritSink:
         marks: Sequence[Mark],
         events: Mapping[Spool, Sequence[CritEvent]],
         now_ms: int,
-    ) -> frozenset[str]:
-        """In the transaction; the hosts that said something new of their backups."""
-        site, told = self._store.site, set()
+    ) -> frozenset[str] | None:
+        """In the transaction; what `backups_told` is to be told, None for nothing."""
+        site, changed, found = self._store.site, set(), False
         for mark in marks:
             those = events.get((mark.agent_id, mark.spool_id), ())
             at = crit.CritMark(mark.agent_id, mark.spool_id, mark.seq, mark.digest)
             new = set(crit.commit(connection, site, at, [_record(event) for event in those], now_ms))
-            if new and backup_intake.write(
-                connection, site, mark.agent_id, [event for event in those if event.seq in new], now_ms
-            ):
-                told.add(mark.agent_id)
-        return frozenset(told)
+            fresh = [event for event in those if event.seq in new]
+            written = backup_intake.write(connection, site, mark.agent_id, fresh, now_ms)
+            found = found or written is not Written.NOTHING
+            if written is Written.JOBS:
+                changed.add(mark.agent_id)
+        return frozenset(changed) if found else None
 
     def trim(self) -> int:
         """Let go of the oldest events of agents' own lives, and of backups, which are kept apart; how many went.

@@ -84,11 +84,13 @@ def list_jobs(
             )
 
 
-def meet_job(connection: sa.Connection, site: str, agent_id: str, job: str, now_ms: int) -> None:
-    """Something was told of a job; one that its host never listed is known by that alone."""
+def meet_job(connection: sa.Connection, site: str, agent_id: str, job: str, now_ms: int) -> bool:
+    """Something was told of a job; one that its host never listed is known by that alone: then True."""
     where = _is_job(BACKUP_JOBS, agent_id, job)
-    if connection.execute(sa.select(sa.literal(1)).where(where)).first() is None:
-        _set_job(connection, site, None, agent_id, job, "", now_ms)
+    if connection.execute(sa.select(sa.literal(1)).where(where)).first() is not None:
+        return False
+    _set_job(connection, site, None, agent_id, job, "", now_ms)
+    return True
 
 
 def define(
