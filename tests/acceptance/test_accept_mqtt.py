@@ -6,6 +6,7 @@ No host here ever speaks to the collector's gRPC ports.
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -179,10 +180,12 @@ def test_a_collector_that_is_killed_takes_its_broker_along(house: Any, free_port
     os.kill(collector.running.pid, signal.SIGKILL)
     collector.running.popen.wait()
     until(lambda: not Path(f"/proc/{pid}").exists(), "the broker ended")
+    before = len(collector.said)
     collector.launch()
     second = broker_pid(collector)
     assert collector.stop() == 0
     assert not Path(f"/proc/{second}").exists()
+    assert not re.search("WARNING|ERROR", collector.said[before:]), "an end in order is nothing to warn of"
 
 
 @pytest.fixture

@@ -283,7 +283,7 @@ def authority() -> Authority:
 @pytest.fixture
 def ingest_options() -> IngestOptions:
     """Every message is acknowledged; tests of the saving-up override it."""
-    return IngestOptions(ack_messages=1)
+    return IngestOptions(ack_records=1)
 
 
 @pytest_asyncio.fixture

@@ -17,10 +17,12 @@ from watchbill.codec import (
     BlockValues,
     FamilyRun,
     MetricKind,
+    encode_batch,
     encode_beat,
     encode_bye,
     encode_schema,
     encode_ticks,
+    number,
     pack,
 )
 from watchbill.errors import StorageError
@@ -324,7 +326,7 @@ async def test_nothing_is_acknowledged_while_commits_fail_and_nothing_is_lost(
 class TestSavingAcknowledgements:
     @pytest.fixture
     def ingest_options(self) -> IngestOptions:
-        return IngestOptions(ack_messages=4)
+        return IngestOptions(ack_records=4)
 
     async def test_the_first_comes_at_once_and_then_one_for_four(self, site: Site) -> None:
         agent = await site.linked()
@@ -335,6 +337,21 @@ class TestSavingAcknowledgements:
                 await agent.acked(1)
         await agent.acked(5)
         assert site.ingest.counters.acks == 2
+
+    async def test_a_backlog_that_comes_in_one_message_is_acknowledged_though_nothing_follows(
+        self, site: Site
+    ) -> None:
+        agent = await site.linked()
+        await agent.send(LOAD.frames[0])
+        await agent.ticks(1, LOAD, [1.0])
+        await agent.acked(1)
+        now_ms = agent.clock.boottime_ms()
+        bodies = [
+            encode_ticks([BlockValues(LOAD, [now_ms + seq], 0, pack([float(seq)]))]) for seq in range(2, 8)
+        ]
+        records = [number(seq, body) for seq, body in enumerate(bodies, 2)]
+        await agent.send(encode_batch(Stream.BULK, records))
+        await agent.acked(7)
 
 
 async def test_a_beat_with_values_goes_to_the_head_and_not_to_history(site: Site) -> None:

@@ -263,7 +263,7 @@ class Bench(ABC):
             self.admission,
             self.clock,
             crit=MemoryCritSink(),
-            options=IngestOptions(ack_messages=1),
+            options=IngestOptions(ack_records=1),
         )
         self.agent_keys: dict[str, bytes] = {}
         self.links: list[Link] = []

@@ -396,23 +396,34 @@ def test_a_hello_that_cannot_be_is_refused_with_its_reason(bad: Hello) -> None:
 def test_acknowledgements_are_saved_up_but_never_past_a_quarter_of_the_credit() -> None:
     policy = AckPolicy()
     credit, most, every_s = 1000, 4, 60.0
-    assert not policy.due(0, credit, most, every_s)
+    assert not policy.due(0, 0, credit, most, every_s)
     policy.took(10, 0)
-    assert policy.due(0, credit, most, every_s), "the first of a session is acknowledged at once"
+    assert policy.due(0, 1, credit, most, every_s), "the first of a session is acknowledged at once"
     policy.sent(0, rest=False)
     policy.took(10, 1)
-    assert not policy.due(2, credit, most, every_s)
-    assert policy.due(61, credit, most, every_s)
+    assert not policy.due(2, 1, credit, most, every_s)
+    assert policy.due(61, 1, credit, most, every_s)
     policy.took(240, 3)
-    assert policy.due(3, credit, most, every_s)
+    assert policy.due(3, 2, credit, most, every_s)
     policy.sent(3, rest=False)
     policy.took(1, 4, urgent=True)
-    assert policy.due(4, credit, most, every_s)
+    assert policy.due(4, 1, credit, most, every_s)
     policy.sent(4, rest=False)
     for second in range(4):
-        assert not policy.due(5 + second, credit, most, every_s)
+        assert not policy.due(5 + second, second, credit, most, every_s)
         policy.took(1, 5 + second)
-    assert policy.due(9, credit, most, every_s)
+    assert policy.due(9, 4, credit, most, every_s)
+
+
+def test_a_message_of_many_records_is_acknowledged_when_its_records_are_committed() -> None:
+    policy = AckPolicy()
+    credit, most, every_s = 100_000, 4, 60.0
+    policy.took(1_000, 0)
+    policy.sent(0.1, rest=True)
+    assert not policy.due(0.2, 0, credit, most, every_s), "nothing more was committed"
+    assert policy.due(0.3, 100, credit, most, every_s), "the rest of it was, and nothing need come after it"
+    policy.sent(0.3, rest=False)
+    assert not policy.due(120, 0, credit, most, every_s), "nothing waits any more"
 
 
 # ---------------------------------------------------------------- samples of a gap

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from watchbill.identity import AgentIdentity, IdentityFile
 from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import GapReason, RetiredSpool, Stream
 from watchbill_agent.cli import main
 from watchbill_agent.spool import DiskSpool, Draft, Sizes
+from watchbill_agent.spool.segment import segment_name
 
-AGENT = b"a" * 16
+AGENT = UUID(bytes=b"a" * 16, version=4).bytes
 SIZES = Sizes(256 * 1024, 128 * 1024)
 BODY = b"\x12\x00" + bytes(10_000)
 
@@ -154,6 +157,73 @@ def test_numbers_are_those_of_the_wire_after_a_fork(tmp_path, spool, capsys):
     _, shown = spoken(tmp_path, capsys, "inspect")
     bulk = shown["streams"]["bulk"]
     assert (shown["forks"], bulk["last"], bulk["acked_at_least"]) == (1, 6, 0)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """An agent whose agent.toml keeps its identity and its spool in places of their own. Most of what lies in the spool
+    is another host's."""
+    spool = tmp_path / "flash/spool"
+    for directory, agent, count in ((spool, AGENT, 1), (tmp_path / "theirs", b"b" * 16, 9)):
+        made = DiskSpool(directory, agent, sizes=SIZES)
+        for index in range(count):
+            made.append(Stream.BULK, Draft(BODY, 7, 1000 * index, 1000 * index + 1))
+        assert made.sync()
+        made.close()
+    for number, theirs in enumerate((tmp_path / "theirs/bulk").glob("*.seg")):
+        (spool / "bulk" / segment_name(500 + number)).write_bytes(theirs.read_bytes())
+    IdentityFile(tmp_path / "id").save(
+        AgentIdentity(
+            agent_id=str(UUID(bytes=AGENT)),
+            instance="edge1",
+            site="main",
+            labels={},
+            key_pem=b"",
+            chain_pem=b"",
+            trust_pem=b"",
+            not_before_ms=1,
+            not_after_ms=2,
+            stream_endpoint="127.0.0.1:1",
+            enrol_endpoint="127.0.0.1:1",
+            envelope_seed=bytes(32),
+            collector_envelope_key=bytes(32),
+            command_key=bytes(32),
+            token_id="aaaaaaaaaaaa",
+            enrolled_ms=1,
+        )
+    )
+    (tmp_path / "home/etc").mkdir(parents=True)
+    config = f'identity_dir = "{tmp_path}/id"\n[spool]\ndir = "{spool}"\n'
+    (tmp_path / "home/etc/agent.toml").write_text(config)
+    return spool
+
+
+def test_the_spool_is_where_agent_toml_says_and_is_this_hosts(tmp_path, elsewhere, capsys):
+    _, shown = spoken(tmp_path, capsys, "inspect")
+    assert shown["directory"] == str(elsewhere)
+    assert shown["streams"]["bulk"]["records"] == 1
+    code, shown = spoken(tmp_path, capsys, "verify")
+    strange = [one["what"] for one in shown["damage"]]
+    assert (code, {*strange}) == (1, {"a segment of another spool, or of a newer version"})
+    _, done = spoken(tmp_path, capsys, "repair")
+    assert len(done["done"]) == len(strange)
+    assert spoken(tmp_path, capsys, "verify")[0] == 0
+    assert spoken(tmp_path, capsys, "inspect")[1]["streams"]["bulk"]["records"] == 1
+
+
+def test_seal_forgets_an_identity_and_a_spool_that_lie_elsewhere(tmp_path, elsewhere):
+    assert not (tmp_path / "home/var").exists()
+    assert main(["seal", "--home", str(tmp_path / "home")]) == 0
+    assert IdentityFile(tmp_path / "id").load() is None
+    assert not elsewhere.exists()
+
+
+def test_an_agent_toml_that_cannot_be_read_is_no_guess_at_the_spool(tmp_path, spool, capsys):
+    (tmp_path / "home/etc").mkdir(parents=True)
+    (tmp_path / "home/etc/agent.toml").write_text('[spool]\ndri = "/flash"\n')
+    assert main(["spool", "repair", "--home", str(tmp_path / "home")]) == 2
+    assert "agent.toml:2: spool.dri" in capsys.readouterr().err
+    assert main(["spool", "verify", "--dir", str(spool)]) == 0
 
 
 def test_no_spool_is_said_with_where_to_look(tmp_path, capsys):

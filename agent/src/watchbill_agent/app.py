@@ -15,8 +15,10 @@ import os
 import random
 import socket
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from watchbill import __version__
 from watchbill.clock import Clock, SystemClock
@@ -35,6 +37,7 @@ from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
 from watchbill_agent.backups.drop import ORDER, Drop
 from watchbill_agent.backups.incoming import Incoming
+from watchbill_agent.backups.present import Counts, load_jobs, was_told
 from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
@@ -55,6 +58,10 @@ from watchbill_agent.transports import Transport
 from watchbill_agent.true_time import TrueTime
 from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
 
+if TYPE_CHECKING:
+    from watchbill_agent.backups.config import JobConfig
+    from watchbill_agent.backups.service import Backups
+
 log = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
@@ -65,7 +72,7 @@ GOODBYE_SHARE = 0.8
 """Of the drain, for the sender; the rest is for closing."""
 LAST_SYNC_SHARE = 0.15
 LAST_EVENT_SHARE = 0.05
-SPOOL_NAME = "spool"
+
 SPOOL_SILENT_S_MAX = 120.0
 """A disk that takes longer than this to sync hangs."""
 LINK_LOOK_S = 5.0
@@ -111,6 +118,8 @@ class Agent:
         self._page: MetricsPage | None = None
         self._house: Daemon | None = None
         self._after = ""
+        self.backups: Backups | None = None
+        self._looking: asyncio.Task[object] | None = None
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
         try:
@@ -122,6 +131,7 @@ class Agent:
     def _open(self) -> None:
         """Everything that may turn out to be unusable, before anything runs."""
         homes, config = self.homes, self.config
+        self._jobs = self._load_jobs()
         self.identity = self._load_identity()
         self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
         not_before_ms = 0 if self.identity is None else self.identity.not_before_ms
@@ -165,7 +175,7 @@ class Agent:
     def _disk_spool(self, identity: AgentIdentity, retired: tuple[RetiredSpool, ...]) -> DiskSpool:
         config = self.config.spool
         return DiskSpool(
-            spool_directory(self.homes, self.config),
+            self.config.spool_home(self.homes),
             sixteen(identity.agent_id),
             sizes=Sizes(config.bytes_max, config.crit_bytes),
             clock=self.clock,
@@ -195,6 +205,8 @@ class Agent:
             await socket_.start()
             self._start_keeper(house)
             await self._start_incoming(house)
+            if self._jobs is not None:
+                self._start_backups(house, self._jobs)
             self._page = await self._start_page(self.config)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
@@ -207,6 +219,8 @@ class Agent:
             log.info("watching", extra=fields(series=self.sampling.batcher.series, version=__version__))
             await house.stopping.wait()
             loop.cancel()
+            if self._looking is not None:
+                self._looking.cancel()
             house.progress.forget("sampling")
             await self._drain(house)
         finally:
@@ -237,10 +251,38 @@ class Agent:
     async def _start_incoming(self, house: Daemon) -> None:
         events = None if self.identity is None else self.events
         self.incoming = Incoming(
-            Drop(self.homes), events, committed=lambda: self.spool.state(Stream.CRIT).acked
+            Drop(self.homes),
+            events,
+            committed=lambda: self.spool.state(Stream.CRIT).acked,
+            taken=self._took_a_record,
         )
         await self.incoming.at_start()
         house.spawn("backups left as files", self.incoming.run())
+
+    def _took_a_record(self, record: Mapping[str, object]) -> None:
+        """A run that ended says how its command did; its repository says what became of it."""
+        ended = record["kind"] == "run" and record["outcome"] != "running"
+        if self.backups is not None and ended:
+            self.backups.soon(str(record["job"]))
+
+    def _load_jobs(self) -> "Sequence[JobConfig] | None":
+        """None when nobody could read them: a host whose disk is broken is one to be watched, and to say that it has no
+        backups would be wrong. Raises ConfigError."""
+        try:
+            return load_jobs(self.homes.etc)
+        except StorageError as exc:
+            log.error("the backups of this host are not watched", extra=fields(reason=exc))
+            return None
+
+    def _start_backups(self, house: Daemon, jobs: "Sequence[JobConfig]") -> None:
+        """Jobs come and go with reloads. A host that has none, and never told of any, imports nothing of it."""
+        if self.backups is not None:
+            self.backups.adopt(jobs)
+        elif self.identity is not None and (jobs or was_told(self.homes.var)):
+            from watchbill_agent.backups.service import Backups
+
+            self.backups = Backups(jobs, self.homes.var, self.identity.agent_id, self.events, self.clock)
+            self._looking = house.spawn("backups", self.backups.run())
 
     async def _sample_for_ever(self, stamp: Stamp) -> None:
         while True:
@@ -454,6 +496,7 @@ class Agent:
         """Read the files anew and swap everything, or raise and change nothing."""
         assert self._house is not None, "reloads come after the start"
         config = load_config(self.homes)
+        jobs = await asyncio.to_thread(load_jobs, self.homes.etc)
         for key in ("kind", "dir", "bytes", "crit_bytes"):
             if (now := getattr(config.spool, key)) != getattr(self.config.spool, key):
                 raise ConfigError(
@@ -473,6 +516,7 @@ class Agent:
             await self._page.stop()
         self._page = page
         self.sampling.adopt(prepared)
+        self._start_backups(self._house, jobs)
         self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
         if _link_key(before) != _link_key(config):
             self._restart_link(self._house)
@@ -529,6 +573,7 @@ class Agent:
         sampling, queue, identity = self.sampling, self.spool.facts(), self.identity
         link = None if self._link is None else self._link.sender.facts
         house = self._house
+        backups = Counts() if self.backups is None else self.backups.counts
         return Facts(
             series=sampling.batcher.series,
             series_refused=sampling.batcher.refused,
@@ -565,6 +610,13 @@ class Agent:
             certificate_life_s=0.0
             if identity is None
             else (identity.not_after_ms - identity.not_before_ms) / 1000,
+            backup_jobs=backups.jobs,
+            backup_looks=backups.looks,
+            backup_looks_failed=backups.looks_failed,
+            backup_verifications=backups.verifications,
+            backup_looks_stuck=backups.stuck,
+            backup_records=backups.records,
+            backup_records_refused=backups.refused,
             reloads=0 if house is None else house.reloads,
             reloads_refused=0 if house is None else house.reloads_refused,
             last_reload_ok=house is None or not house.reload_error,
@@ -592,11 +644,6 @@ def _link_key(config: AgentConfig) -> tuple[object, ...]:
         config.mqtt,
         config.edge,
     )
-
-
-def spool_directory(homes: Homes, config: AgentConfig) -> Path:
-    """Where the spool's files are."""
-    return config.spool.dir or homes.var / SPOOL_NAME
 
 
 def phase_of(identity: AgentIdentity | None) -> float:

@@ -313,36 +313,28 @@ def _gaps(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _spool_directory(homes: "Homes") -> Path:
-    """Where the spool is; the usual place when the configuration cannot be read."""
-    from watchbill.errors import ConfigError
-    from watchbill_agent.config import load_config
-
-    try:
-        configured = load_config(homes).spool.dir
-    except ConfigError:
-        configured = None
-    return configured or homes.var / "spool"
-
-
-def _agent_id(homes: "Homes") -> bytes | None:
+def _agent_id(state_directory: Path) -> bytes | None:
     """Whose spool this host's is; None when it has no identity that can be read."""
     from watchbill.errors import WatchbillError
     from watchbill.identity import IdentityFile
     from watchbill_agent.spool.format import sixteen
 
     try:
-        identity = IdentityFile(homes.var).load()
+        identity = IdentityFile(state_directory).load()
     except WatchbillError:
         return None
     return None if identity is None else sixteen(identity.agent_id)
 
 
 def _spool(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.config import load_config
     from watchbill_agent.spool import tools
 
-    directory = arguments.dir or _spool_directory(_homes(arguments))
-    agent_id = None if arguments.dir else _agent_id(_homes(arguments))
+    directory, agent_id = arguments.dir, None
+    if directory is None:
+        homes = _homes(arguments)
+        config = load_config(homes)
+        directory, agent_id = config.spool_home(homes), _agent_id(config.identity_home(homes))
     if arguments.action == "repair":
         done = tools.repair(directory, agent_id, dry_run=arguments.dry_run)
         if arguments.json:
@@ -393,22 +385,24 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _seal(arguments: argparse.Namespace) -> int:
-    from watchbill.files import Lock
+    from watchbill.files import Lock, make_directory
     from watchbill_agent import lastrun
     from watchbill_agent.config import load_config
     from watchbill_agent.enroll import seal
     from watchbill_agent.spool.tools import forget
 
     homes = _homes(arguments)
-    where = load_config(homes).identity_home(homes)
-    if not homes.var.is_dir():
+    config = load_config(homes)
+    where = config.identity_home(homes)
+    if not (homes.var.is_dir() or where.is_dir()):
         print("this host has no identity")
         return OK
+    make_directory(homes.var)
     # A running agent would go on with what it has in memory.
     with Lock(homes.var / "agent.lock"):
         forgotten = seal(where)
         lastrun.forget(homes.var)
-        forget(_spool_directory(homes))  # Its records are this host's: an image must not send them.
+        forget(config.spool_home(homes))  # Its records are this host's: an image must not send them.
     print(
         "the identity is gone; enrol each host made from this image"
         if forgotten

@@ -38,6 +38,7 @@ MAIN_FILE = "agent.toml"
 DROPINS = "agent.d"
 JOB_DEFAULT = "node"
 INTERVAL_MAX_S = 3600
+SPOOL_NAME = "spool"
 SPOOL_BYTES_MAX = ByteSize(1 << 30)
 RESERVED_LABELS = ("instance", "job")
 
@@ -285,6 +286,10 @@ class AgentConfig:
     def identity_home(self, homes: Homes) -> Path:
         """Where this host's identity is."""
         return self.identity_dir or homes.var
+
+    def spool_home(self, homes: Homes) -> Path:
+        """Where the spool's files are."""
+        return self.spool.dir or homes.var / SPOOL_NAME
 
 
 def _label_wrongs(name: str, value: str) -> Iterator[Wrong]:

@@ -50,6 +50,13 @@ class Facts:
     clock_offset_s: float = 0.0
     certificate_expires_s: float = 0.0
     certificate_life_s: float = 0.0
+    backup_jobs: int = 0
+    backup_looks: int = 0
+    backup_looks_failed: int = 0
+    backup_verifications: int = 0
+    backup_looks_stuck: int = 0
+    backup_records: int = 0
+    backup_records_refused: int = 0
     reloads: int = 0
     reloads_refused: int = 0
     last_reload_ok: bool = True
@@ -109,6 +116,13 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("clock_offset_seconds", _GAUGE, "This host's clock less the collector's, to within a round trip."),
     ("certificate_expiry_seconds", _GAUGE, "When the certificate ends, in seconds since 1970; 0 without."),
     ("certificate_lifetime_seconds", _GAUGE, "How long the certificate is valid in all; 0 without."),
+    ("backup_jobs", _GAUGE, "Backup jobs of this host."),
+    ("backup_looks_total", _COUNTER, "Looks at repositories of backups."),
+    ("backup_looks_failed_total", _COUNTER, "Looks and verifications that found nothing out."),
+    ("backup_verifications_total", _COUNTER, "Verifications of backups."),
+    ("backup_looks_stuck", _GAUGE, "Looks that could not be ended and are left to themselves."),
+    ("backup_records_total", _COUNTER, "Records about backups that these looks made."),
+    ("backup_records_refused_total", _COUNTER, "Records about backups that the spool did not take."),
     ("config_reloads_total", _COUNTER, "Configuration reloads asked for."),
     ("config_reloads_refused_total", _COUNTER, "Reloads refused because the files were wrong."),
     ("config_last_reload_successful", _GAUGE, "1 if the files in use are the files on disk as last read."),
@@ -192,6 +206,13 @@ class SelfStats:
             facts.clock_offset_s,
             facts.certificate_expires_s,
             facts.certificate_life_s,
+            facts.backup_jobs,
+            facts.backup_looks,
+            facts.backup_looks_failed,
+            facts.backup_verifications,
+            facts.backup_looks_stuck,
+            facts.backup_records,
+            facts.backup_records_refused,
             facts.reloads,
             facts.reloads_refused,
             float(facts.last_reload_ok),

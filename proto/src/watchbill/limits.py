@@ -61,7 +61,7 @@ GAPS_HELD_MAX = 64
 GAP_PARTS_MAX = 256
 """Parts in which a gap tells its samples; what a full credit holds of records of several sizes fits in."""
 
-ACK_MESSAGES_MAX = 8
+ACK_RECORDS_MAX = 8
 ACK_INTERVAL_MS = 60_000
 SEND_GRID_MS = 250
 SEND_GRID_BUSY_MS = 1_000

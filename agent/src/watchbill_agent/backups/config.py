@@ -42,10 +42,8 @@ from watchbill.config.convert import show_value
 from watchbill.errors import ConfigError, Problem, UsageError
 from watchbill_agent.backups import adapters
 from watchbill_agent.backups.adapter import Adapter, Job, NoCommands, SourcePaths
+from watchbill_agent.backups.present import DIRECTORY, FILE
 
-DIRECTORY: Final = "backups.d"
-FILE: Final = "backups.toml"
-"""Beside the directory, for who has one job only; it need not be there."""
 PATHS_MAX: Final = 200
 PATTERNS_MAX: Final = 50
 PATTERN_CHARACTERS_MAX: Final = 500

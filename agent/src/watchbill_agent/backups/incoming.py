@@ -59,9 +59,16 @@ _NAME = re.compile(r"[0-9]{15}-[0-9a-f]{32}\.json", re.ASCII)
 
 class Incoming:
     """Records on their way into `events`, which is None on a host that is not enrolled. `committed` is the number of
-    the last critical record that the collector has."""
+    the last critical record that the collector has. `taken` is shown each record that is kept."""
 
-    def __init__(self, drop: Drop, events: Events | None, committed: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        drop: Drop,
+        events: Events | None,
+        committed: Callable[[], int],
+        taken: Callable[[Document], None] = lambda _: None,
+    ) -> None:
+        self._taken = taken
         self._drop = drop
         self._events = events
         self._committed = committed
@@ -103,6 +110,7 @@ class Incoming:
             receipt = await self._events.keep(BACKUP_RECORD, record, bytes.fromhex(record["record_id"]))
         except (SpoolFull, UsageError) as exc:
             return None, str(exc)
+        self._taken(record)
         return receipt, receipt.why
 
     async def run(self) -> None:

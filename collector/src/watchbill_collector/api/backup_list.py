@@ -3,8 +3,11 @@
 A hundred thousand jobs that are well are one thing to know: all are counted by word, and listed in pages.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from watchbill.errors import UsageError
@@ -33,6 +36,7 @@ for by nobody, however bad it would be.
 """
 _SEVERITIES: Final = {"critical": 0, "major": 1, "minor": 2, "info": 3}
 _MILDEST: Final = 4
+_NAMES: Final = attrgetter("name", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ class WantedJobs:
     job: str = ""
     said: tuple[str, ...] = ()
 
+    @property
+    def everything(self) -> bool:
+        """Whether all are among them, whatever their word."""
+        return not (self.host or self.service or self.job or self.said)
+
     def takes(self, job: BackupJob) -> bool:
         """Whether a job is among them, whatever its word."""
         return (
@@ -71,22 +80,30 @@ class WantedJobs:
 
 def listed(jobs: Iterable[BackupJob], wanted: WantedJobs, *, limit: int, offset: int = 0) -> BackupList:
     """The page: `limit` jobs after the first `offset` ones."""
-    found = [job for job in jobs if wanted.takes(job)]
-    counts: dict[str, int] = {}
+    found = list(jobs) if wanted.everything else [job for job in jobs if wanted.takes(job)]
+    piles: dict[tuple[str, str], list[BackupJob]] = {}
     for job in found:
-        counts[job.word] = counts.get(job.word, 0) + 1
-    if wanted.words:
-        found = [job for job in found if job.word in wanted.words]
-    found.sort(key=order)
-    page = found[offset : offset + limit]
+        piles.setdefault((job.word, job.severity), []).append(job)
+    counts: dict[str, int] = {}
+    for (word, _), pile in piles.items():
+        counts[word] = counts.get(word, 0) + len(pile)
     words = {word: counts[word] for word in sorted(counts, key=_word_rank)}
-    return BackupList(page, len(found), len(page) < len(found), words)
+    if wanted.words:
+        piles = {key: pile for key, pile in piles.items() if key[0] in wanted.words}
+    total = sum(map(len, piles.values()))
+    page = list(islice(_in_order(piles, offset + limit), offset, offset + limit))
+    return BackupList(page, total, len(page) < total, words)
 
 
-def order(job: BackupJob) -> tuple[int, int, int, str, str]:
-    """The worst first."""
-    severity = _SEVERITIES.get(job.severity, _MILDEST)
-    return _MILDER.get(job.word, 0), severity, _word_rank(job.word), job.name, job.host
+def _in_order(piles: Mapping[tuple[str, str], Sequence[BackupJob]], most: int) -> Iterator[BackupJob]:
+    """The worst first, `most` of them. Of a large pile, of those that are well as a rule, only as many are sorted."""
+    for key in sorted(piles, key=_pile_rank):
+        yield from nsmallest(most, piles[key], key=_NAMES)
+
+
+def _pile_rank(key: tuple[str, str]) -> tuple[int, int, int]:
+    word, severity = key
+    return _MILDER.get(word, 0), _SEVERITIES.get(severity, _MILDEST), _word_rank(word)
 
 
 def named(jobs: Iterable[BackupJob], name: str) -> BackupJob:
@@ -94,9 +111,11 @@ def named(jobs: Iterable[BackupJob], name: str) -> BackupJob:
     are gone are meant where there is no other. Raises NoSuch, and UsageError where several are meant.
     """
     every = list(jobs)
-    exact = [job for job in every if job.id == name]
-    alike = [job for job in every if name in (job.name, f"{job.host}/{job.name}")]
-    found = exact or [job for job in alike if job.word != RETIRED] or alike
+    exact = next((job for job in every if job.id == name), None)
+    if exact is not None:
+        return exact
+    alike = [job for job in every if name.endswith(job.name) and name in (job.name, f"{job.host}/{job.name}")]
+    found = [job for job in alike if job.word != RETIRED] or alike
     if not found:
         raise no_backup(name)
     if len(found) > 1:

@@ -28,6 +28,11 @@ PROOFS_KEPT: Final = 400
 """Of a copy and level: a whole made of parts is recognised up to so many of them. The oldest go."""
 
 
+_RUN: Final = Kind.RUN
+_OK: Final = Outcome.OK
+"""Looked up once: a member of an enumeration takes as long to find as the rest of a line here."""
+
+
 class Seen(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A repository that could be read. `point_ms`: the newest point that can be restored, by its word."""
 
@@ -94,7 +99,9 @@ class Sizes:
 
     def newest(self, count: int) -> list[int]:
         """The newest of them, oldest first."""
-        return self._pairs[1::2][-count:].tolist() if count > 0 else []
+        return (
+            self._pairs[1 - 2 * count :: 2].tolist() if 0 < count < len(self) else self._pairs[1::2].tolist()
+        )
 
     def __len__(self) -> int:
         return len(self._pairs) // 2
@@ -126,7 +133,17 @@ class Evidence:
     are not kept. `late` counts records that came after what they tell of was not kept any more, `strange` those of
     copies beyond the bound."""
 
-    __slots__ = ("_evicted_ms", "copies", "good_before", "late", "records", "runs", "sizes", "strange")
+    __slots__ = (
+        "_evicted_ms",
+        "_ids",
+        "copies",
+        "good_before",
+        "late",
+        "records",
+        "runs",
+        "sizes",
+        "strange",
+    )
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
@@ -136,13 +153,14 @@ class Evidence:
         self.records = 0
         self.late = 0
         self.strange = 0
+        self._ids: list[str] = []
         self._evicted_ms = 0
 
     def add(self, record: Record, received_ms: int, shift_ms: int) -> None:
         """Fold a record in. `shift_ms` is what is added to the host's times."""
         self.records += 1
         kind = record.kind
-        if kind is Kind.RUN:
+        if kind is _RUN:
             self._run(run_of(record, received_ms, shift_ms))
         elif kind is Kind.OBSERVE:
             self._observe(record, received_ms, shift_ms)
@@ -151,39 +169,46 @@ class Evidence:
 
     def good_sizes(self, count: int) -> list[int]:
         """The newest sizes of good runs, oldest first."""
-        kept = [size for run in self.runs if run.outcome is Outcome.OK and (size := run.size) is not None]
+        told = [
+            run.bytes_stored if run.bytes_source is None else run.bytes_source
+            for run in self.runs
+            if run.outcome is _OK
+        ]
+        kept = [size for size in told if size is not None]
         if len(kept) >= count or self.sizes is None:
             return kept[-count:]
         return self.sizes.newest(count - len(kept)) + kept
 
     def _run(self, run: Run) -> None:
-        runs = self.runs
-        for place in range(len(runs) - 1, -1, -1):
-            if runs[place].run_id == run.run_id:
-                old = runs.pop(place)
-                run = joined(old, run)
-                break
-        else:
-            if run.began_ms <= self._evicted_ms:
-                self.late += 1
-                return
-        if not runs or _order(run) > _order(runs[-1]):
+        runs, ids = self.runs, self._ids
+        if run.run_id in ids:
+            place = ids.index(run.run_id)
+            run = joined(runs.pop(place), run)
+            del ids[place]
+        elif run.began_ms <= self._evicted_ms:
+            self.late += 1
+            return
+        if not runs or run.began_ms > runs[-1].began_ms:
             runs.append(run)
+            ids.append(run.run_id)
         else:
-            runs.insert(bisect_right(runs, _order(run), key=_order), run)
+            place = bisect_right(runs, _order(run), key=_order)
+            runs.insert(place, run)
+            ids.insert(place, run.run_id)
         if len(runs) > RUNS_KEPT:
+            del ids[0]
             self._evict(runs.pop(0))
 
     def _evict(self, run: Run) -> None:
         self._evicted_ms = run.began_ms
-        if run.outcome is not Outcome.OK:
+        if run.outcome is not _OK:
             return
-        size = run.size
+        size = run.bytes_stored if run.bytes_source is None else run.bytes_source
         if size is not None:
             if self.sizes is None:
                 self.sizes = Sizes()
             self.sizes.add(run.began_ms, size)
-        if run.good and (self.good_before is None or run.point_ms >= self.good_before.point_ms):
+        if not run.ahead and (self.good_before is None or run.point_ms >= self.good_before.point_ms):
             self.good_before = run
 
     def _copy(self, name: str) -> CopySeen | None:

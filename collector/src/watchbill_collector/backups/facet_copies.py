@@ -6,6 +6,7 @@ missed.
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from watchbill.backups.definition import Copy, Requirement
 from watchbill.backups.record import Outcome
@@ -13,7 +14,9 @@ from watchbill_collector.backups.evidence import CopySeen
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said
-from watchbill_collector.backups.words import Facet, Level
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet
+
+NOT_ASKED: Final = Facet(OK, "not-asked", "no copies are asked for")
 
 
 class Held(Enum):
@@ -43,30 +46,30 @@ def copies(sight: Sight, points: Points) -> Facet:
         unseen = [one.copy for one in every if one.held is Held.UNKNOWN]
         rest = "; ".join(one.text for one in every if one.held is not Held.GOOD)
         if unseen and not _lacking(require, [*good, *unseen]):
-            return Facet(Level.UNKNOWN, "copy-unreadable", f"{lacking}, if these are not whole: {rest}")
-        return Facet(Level.BAD, "copies-missing", f"{lacking}{': ' if rest else ''}{rest}")
+            return Facet(UNKNOWN, "copy-unreadable", f"{lacking}, if these are not whole: {rest}")
+        return Facet(BAD, "copies-missing", f"{lacking}{': ' if rest else ''}{rest}")
     stale = [one.text for one in every if one.held is Held.STALE]
     if stale:
-        return Facet(Level.WARN, "copy-stale", "; ".join(stale))
+        return Facet(WARN, "copy-stale", "; ".join(stale))
     unknown = [one.text for one in every if one.held is Held.UNKNOWN]
     if unknown:
-        return Facet(Level.UNKNOWN, "copy-unreadable", "; ".join(unknown))
+        return Facet(UNKNOWN, "copy-unreadable", "; ".join(unknown))
     broken = [
         _not_whole(copy.name, seen)
         for copy in sight.definition.copies
         if (seen := _seen_partial(sight, copy.name))
     ]
     if broken:
-        return Facet(Level.WARN, "not-whole", "; ".join(broken))
-    return Facet(Level.OK, "ok", f"{len(good)} of {len(every)} copies")
+        return Facet(WARN, "not-whole", "; ".join(broken))
+    return Facet(OK, "ok", f"{len(good)} of {len(every)} copies")
 
 
 def _unnamed(sight: Sight) -> Facet:
     """A job that names no copies: all there is to say is whether its one repository is whole."""
     seen = _seen_partial(sight, "")
     if seen is not None:
-        return Facet(Level.WARN, "not-whole", _not_whole("the repository", seen))
-    return Facet(Level.OK, "not-asked", "no copies are asked for")
+        return Facet(WARN, "not-whole", _not_whole("the repository", seen))
+    return NOT_ASKED
 
 
 def _held(sight: Sight, points: Points, copy: Copy) -> _Held:

@@ -5,7 +5,7 @@ from typing import Final
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said, span
-from watchbill_collector.backups.words import Facet, Level
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet
 
 NEAR: Final = 0.8
 """The share of the RPO after which there is a warning."""
@@ -17,30 +17,28 @@ def fresh(sight: Sight, points: Points) -> Facet:
     rpo_ms = round(rpo_s * 1000)
     point_ms = points.newest_ms
     if not point_ms and points.unrestorable:
-        return Facet(
-            Level.BAD, "not-restorable", f"what the repository holds cannot be restored{_why(sight)}"
-        )
+        return Facet(BAD, "not-restorable", f"what the repository holds cannot be restored{_why(sight)}")
     if not point_ms:
         if not rpo_s:
-            return Facet(Level.UNKNOWN, "no-record", "no point is known that could be restored")
+            return Facet(UNKNOWN, "no-record", "no point is known that could be restored")
         passed = _passed(sight, points, sight.standing.defined_ms + rpo_ms)
         if passed is Passed.YES:
-            return Facet(Level.BAD, "no-point", f"nothing can be restored; wanted within {span(rpo_s)}")
+            return Facet(BAD, "no-point", f"nothing can be restored; wanted within {span(rpo_s)}")
         if passed is Passed.SILENT:
             return _unheard(sight, "no point is known that could be restored")
-        return Facet(Level.UNKNOWN, "no-record", "no point is known yet that could be restored")
+        return Facet(UNKNOWN, "no-record", "no point is known yet that could be restored")
     if not rpo_s:
-        return Facet(Level.OK, "not-asked", f"newest point {moment(point_ms)}; no RPO is asked for")
+        return Facet(OK, "not-asked", f"newest point {moment(point_ms)}; no RPO is asked for")
     deadline_ms = point_ms + rpo_ms
     text = f"newest point {moment(point_ms)}, RPO {span(rpo_s)}"
     passed = _passed(sight, points, deadline_ms)
     if passed is Passed.YES:
-        return Facet(Level.BAD, "over-rpo", f"{text}: over since {moment(deadline_ms)}")
+        return Facet(BAD, "over-rpo", f"{text}: over since {moment(deadline_ms)}")
     if passed is Passed.SILENT:
         return _unheard(sight, text)
     if sight.later(point_ms + round(NEAR * rpo_ms)):
-        return Facet(Level.OK, "ok", text)
-    return Facet(Level.WARN, "near-rpo", f"{text}: over at {moment(deadline_ms)}")
+        return Facet(OK, "ok", text)
+    return Facet(WARN, "near-rpo", f"{text}: over at {moment(deadline_ms)}")
 
 
 def _passed(sight: Sight, points: Points, deadline_ms: int) -> Passed:
@@ -54,8 +52,8 @@ def _passed(sight: Sight, points: Points, deadline_ms: int) -> Passed:
 
 def _unheard(sight: Sight, text: str) -> Facet:
     if sight.silent:
-        return Facet(Level.UNKNOWN, "silent", f"{text}; its host was heard through {heard(sight)}")
-    return Facet(Level.UNKNOWN, "unreadable", f"{text}; the repository was not read since{_why(sight)}")
+        return Facet(UNKNOWN, "silent", f"{text}; its host was heard through {heard(sight)}")
+    return Facet(UNKNOWN, "unreadable", f"{text}; the repository was not read since{_why(sight)}")
 
 
 def heard(sight: Sight) -> str:

@@ -12,7 +12,7 @@ from watchbill_collector.backups.ledger import Ledger, Vanishing
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import moment, span
-from watchbill_collector.backups.words import WORSE, Facet, Level
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
 
 SLACK: Final = 0.05
 """Of what retention keeps, that a snapshot may leave early: tools count in days of the calendar, from the newest
@@ -21,25 +21,27 @@ SLACK_MS_MAX: Final = 86_400_000
 REMEMBERED_MS: Final = 30 * 86_400_000
 """How long a snapshot that vanished is an alarm where nothing says how long it would have been kept."""
 
+NOT_ASKED: Final = Facet(OK, "not-asked", "its repository is not looked at")
+
 
 def ledger(sight: Sight, points: Points) -> Facet:
     """The worst of all copies."""
     ahead = next((run for run in reversed(sight.evidence.runs) if run.ahead), None)
     if ahead is not None and ahead is sight.evidence.runs[-1]:
         text = f"the run told {moment(ahead.at_ms)} claims a time that had not come yet"
-        return Facet(Level.BAD, "future", text)
+        return Facet(BAD, "future", text)
     watched = [
         (name, copy) for name, copy in sight.evidence.copies.items() if copy.ledger is not None or copy.seen
     ]
     if not watched:
         if sight.definition.observed:
-            return Facet(Level.UNKNOWN, "not-seen", "its repository was not read yet")
-        return Facet(Level.OK, "not-asked", "its repository is not looked at")
+            return Facet(UNKNOWN, "not-seen", "its repository was not read yet")
+        return NOT_ASKED
     found = max((_of_copy(sight, name, copy) for name, copy in watched), key=lambda facet: WORSE[facet.level])
     lie = points.unconfirmed
-    if lie is not None and found.level is not Level.BAD:
+    if lie is not None and found.level is not BAD:
         text = f"the run of {moment(lie.began_ms)} ended well, and the repository shows nothing of it"
-        return Facet(Level.BAD, "unconfirmed", text)
+        return Facet(BAD, "unconfirmed", text)
     return found
 
 
@@ -49,12 +51,12 @@ def _of_copy(sight: Sight, name: str, copy: CopySeen) -> Facet:
     future_ms = max(seen.future_ms if seen is not None else 0, book.future_ms if book is not None else 0)
     if future_ms:
         return Facet(
-            Level.BAD,
+            BAD,
             "future",
             f"{of}a snapshot of {moment(future_ms)}, which had not come yet when it was seen",
         )
     if book is None:
-        return Facet(Level.OK, "not-listed", f"{of}its tool lists no snapshots")
+        return Facet(OK, "not-listed", f"{of}its tool lists no snapshots")
     gone = _unexpected(sight, book)
     if gone is not None:
         named = ", ".join(gone.ids)
@@ -62,22 +64,20 @@ def _of_copy(sight: Sight, name: str, copy: CopySeen) -> Facet:
             f"{of}{gone.count} vanished, missed {moment(gone.at_ms)}; the youngest of {moment(gone.youngest_ms)}, "
             f"{_promise(_retention(sight, gone))}; {gone.left} left: {named}"
         )
-        return Facet(Level.BAD, "repository-replaced" if gone.replaced else "vanished", text)
+        return Facet(BAD, "repository-replaced" if gone.replaced else "vanished", text)
     if book.unlisted or not book.listed:
         return Facet(
-            Level.UNKNOWN, "list-not-told", f"{of}{book.count} snapshots, of which the list has not come yet"
+            UNKNOWN, "list-not-told", f"{of}{book.count} snapshots, of which the list has not come yet"
         )
     retention = sight.definition.retention
     if book.count < retention.min_copies:
-        return Facet(Level.WARN, "few", f"{of}{book.count} snapshots, {retention.min_copies} at least")
+        return Facet(WARN, "few", f"{of}{book.count} snapshots, {retention.min_copies} at least")
     soon = _few_soon(sight, book, retention)
     if soon:
-        return Facet(Level.WARN, "few", f"{of}{soon}")
+        return Facet(WARN, "few", f"{of}{soon}")
     if book.seen < _SEEN_MIN:
-        return Facet(
-            Level.UNKNOWN, "first-observation", f"{of}{book.count} snapshots, seen for the first time"
-        )
-    return Facet(Level.OK, "ok", f"{of}{book.count} snapshots, the oldest of {moment(book.oldest_ms)}")
+        return Facet(UNKNOWN, "first-observation", f"{of}{book.count} snapshots, seen for the first time")
+    return Facet(OK, "ok", f"{of}{book.count} snapshots, the oldest of {moment(book.oldest_ms)}")
 
 
 def _few_soon(sight: Sight, book: Ledger, retention: Retention) -> str:

@@ -9,7 +9,7 @@ from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.runs import Run
 from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said, span
-from watchbill_collector.backups.words import Facet, Level
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet
 
 LATE_AFTER_MS: Final = 60_000
 """A run that has not begun so long after it was due is late. Until then the one before is spoken of."""
@@ -27,7 +27,7 @@ def run(sight: Sight, points: Points) -> Facet:
     """Of the last run that was due; of one that is going on, if there is one."""
     runs = sight.evidence.runs
     last = runs[-1] if runs else None
-    ended = Facet(Level.UNKNOWN, "no-run", "it has not run yet")
+    ended = Facet(UNKNOWN, "no-run", "it has not run yet")
     if last is not None:
         if last.running:
             going = _going(sight, last)
@@ -38,13 +38,11 @@ def run(sight: Sight, points: Points) -> Facet:
             ended = _ended(sight, last)
     observed_ms = points.observed_ms
     if observed_ms and (last is None or observed_ms > max(last.finished_ms, last.at_ms)):
-        ended = Facet(
-            Level.OK, "seen-in-repository", f"no run was told, the repository has {moment(observed_ms)}"
-        )
+        ended = Facet(OK, "seen-in-repository", f"no run was told, the repository has {moment(observed_ms)}")
     if last is None:
         busy = next((c.seen for c in sight.evidence.copies.values() if c.seen and c.seen.running), None)
         if busy is not None and sight.later(busy.at_ms + sight.patience_ms):
-            return Facet(Level.WARN, "running", f"running when the repository was read, {moment(busy.at_ms)}")
+            return Facet(WARN, "running", f"running when the repository was read, {moment(busy.at_ms)}")
     return _when_due(sight, max(last.began_ms if last else 0, observed_ms), ended)
 
 
@@ -56,26 +54,26 @@ def _going(sight: Sight, last: Run) -> Facet:
         gone = sight.passed(last.at_ms + HEARTBEAT_LOST_MS)
         if gone is Passed.YES:
             return Facet(
-                Level.BAD,
+                BAD,
                 "no-end",
                 f"began {moment(last.began_ms)}, last heard of {moment(last.at_ms)}, never ended",
             )
         if gone is Passed.SILENT:
-            return Facet(Level.UNKNOWN, "silent", f"{since}; its host was heard through {heard(sight)}")
+            return Facet(UNKNOWN, "silent", f"{since}; its host was heard through {heard(sight)}")
     elif not limit_s and sight.passed(last.began_ms + ASSUMED_RUN_MS) is Passed.YES:
-        return Facet(Level.BAD, "no-end", f"began {moment(last.began_ms)}, and its end was never told")
+        return Facet(BAD, "no-end", f"began {moment(last.began_ms)}, and its end was never told")
     if limit_s:
         over_ms = last.began_ms + round(limit_s * 1000)
         over = sight.passed(over_ms)
         if over is Passed.YES:
             return Facet(
-                Level.BAD,
+                BAD,
                 "over-max-duration",
                 f"{since}, {span(limit_s)} at most: over since {moment(over_ms)}",
             )
         if over is Passed.SILENT:
-            return Facet(Level.UNKNOWN, "silent", f"{since}; its host was heard through {heard(sight)}")
-    return Facet(Level.WARN, "running", since)
+            return Facet(UNKNOWN, "silent", f"{since}; its host was heard through {heard(sight)}")
+    return Facet(WARN, "running", since)
 
 
 def _ended(sight: Sight, last: Run) -> Facet:
@@ -85,17 +83,17 @@ def _ended(sight: Sight, last: Run) -> Facet:
         limit_s = sight.definition.max_duration_s
         if limit_s and last.duration_ms > limit_s * 1000:
             took = f"took {span(last.duration_ms / 1000)}, {span(limit_s)} at most"
-            return Facet(Level.WARN, "took-too-long", f"{began} ended well and {took}")
-        return Facet(Level.OK, "ok", f"{began} ended well")
+            return Facet(WARN, "took-too-long", f"{began} ended well and {took}")
+        return Facet(OK, "ok", f"{began} ended well")
     if last.outcome is Outcome.PARTIAL:
         lacking = f", {last.files_failed} files failed" if last.files_failed else ""
-        return Facet(Level.WARN, "partial", f"{began} is not whole{lacking}{said(last.reason, last.error)}")
+        return Facet(WARN, "partial", f"{began} is not whole{lacking}{said(last.reason, last.error)}")
     if last.outcome is Outcome.FAILED:
         code = f" with exit code {last.exit_code}" if last.exit_code is not None else ""
         code = f" by signal {last.signal}" if last.signal else code
-        return Facet(Level.BAD, "failed", f"{began} failed{code}{said(last.reason, last.error)}")
+        return Facet(BAD, "failed", f"{began} failed{code}{said(last.reason, last.error)}")
     return Facet(
-        Level.UNKNOWN, "outcome-unknown", f"{began} does not say how it ended{said(last.reason, last.error)}"
+        UNKNOWN, "outcome-unknown", f"{began} does not say how it ended{said(last.reason, last.error)}"
     )
 
 
@@ -135,17 +133,16 @@ def _not_begun(sight: Sight, due_ms: int, ended: Facet) -> Facet:
         # A repository shows a run when it is over and the repository is read.
         late_ms = missed_ms
         missed_ms += round((definition.max_duration_s + definition.observe_every_s) * 1000)
-    due = f"due {moment(due_ms)}"
     missed, late = sight.passed(missed_ms), sight.passed(late_ms)
     if missed is Passed.YES and by_looking:
         seen_ms = max((copy.seen.at_ms for copy in sight.evidence.copies.values() if copy.seen), default=0)
         missed = sight.seen_after(missed_ms, seen_ms)
         if missed is Passed.SILENT:
-            return Facet(Level.UNKNOWN, "unreadable", f"{due}; the repository was not read since")
+            return Facet(UNKNOWN, "unreadable", f"due {moment(due_ms)}; the repository was not read since")
     if missed is Passed.YES:
-        return Facet(Level.BAD, "missed", f"{due}, and did not begin until {moment(missed_ms)}")
+        return Facet(BAD, "missed", f"due {moment(due_ms)}, and did not begin until {moment(missed_ms)}")
     if Passed.SILENT in (missed, late):
-        return Facet(Level.UNKNOWN, "silent", f"{due}; its host was heard through {heard(sight)}")
-    if late is Passed.NO or ended.level is Level.BAD:
+        return Facet(UNKNOWN, "silent", f"due {moment(due_ms)}; its host was heard through {heard(sight)}")
+    if late is Passed.NO or ended.level is BAD:
         return ended
-    return Facet(Level.WARN, "late", f"{due}, not begun yet; missed at {moment(missed_ms)}")
+    return Facet(WARN, "late", f"due {moment(due_ms)}, not begun yet; missed at {moment(missed_ms)}")

@@ -10,11 +10,13 @@ from typing import Final
 from watchbill_collector.backups.evidence import CopySeen
 from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import moment, size, span
-from watchbill_collector.backups.words import WORSE, Facet, Level
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
 
 HISTORY_MIN: Final = 3
 """Sizes that a median needs."""
 PER_CENT: Final = 100
+
+NOT_ASKED: Final = Facet(OK, "not-asked", "no limits of its size are asked for")
 
 
 def sizes(sight: Sight) -> Facet:
@@ -24,14 +26,14 @@ def sizes(sight: Sight) -> Facet:
     if fast is not None:
         return fast
     if not limits.min_bytes and not limits.drop:
-        return Facet(Level.OK, "not-asked", "no limits of its size are asked for")
-    count = 2 * limits.window
+        return NOT_ASKED
+    count = 2 * max(limits.window, HISTORY_MIN)
     told = sight.evidence.good_sizes(count)
     if told:
         return _judged(sight, told)
     observed = [copy for copy in sight.evidence.copies.values() if copy.sizes is not None]
     if not observed:
-        return Facet(Level.UNKNOWN, "no-size", "no size was told yet")
+        return Facet(UNKNOWN, "no-size", "no size was told yet")
     return max((_of_copy(sight, copy, count) for copy in observed), key=lambda facet: WORSE[facet.level])
 
 
@@ -48,29 +50,29 @@ def _too_fast(sight: Sight) -> Facet | None:
     if last is None or not last.started_ms or last.duration_ms >= least_s * 1000:
         return None
     took = f"took {span(last.duration_ms / 1000)}, {span(least_s)} at least"
-    return Facet(Level.BAD, "too-fast", f"the run of {moment(last.began_ms)} {took}")
+    return Facet(BAD, "too-fast", f"the run of {moment(last.began_ms)} {took}")
 
 
 def _judged(sight: Sight, told: list[int]) -> Facet:
     """By the newest sizes, oldest first."""
     limits, newest = sight.definition.size, told[-1]
     if newest < limits.min_bytes:
-        return Facet(Level.BAD, "below-min", f"{size(newest)}, {size(limits.min_bytes)} at least")
+        return Facet(BAD, "below-min", f"{size(newest)}, {size(limits.min_bytes)} at least")
     if not limits.drop:
-        return Facet(Level.OK, "ok", f"{size(newest)}, {size(limits.min_bytes)} at least")
+        return Facet(OK, "ok", f"{size(newest)}, {size(limits.min_bytes)} at least")
     if len(told) < HISTORY_MIN:
         return Facet(
-            Level.UNKNOWN,
+            UNKNOWN,
             "little-history",
             f"{size(newest)}; {HISTORY_MIN} runs are needed to know what is usual",
         )
     fallen, usual = _fall(told, 1 - limits.drop, limits.window)
     if not fallen:
-        return Facet(Level.OK, "ok", f"{size(newest)}, as usual")
+        return Facet(OK, "ok", f"{size(newest)}, as usual")
     text = f"{size(newest)}, usually {size(usual)}: more than {limits.drop * PER_CENT:.3g} % less"
     if fallen == 1:
-        return Facet(Level.WARN, "dropped", text)
-    return Facet(Level.BAD, "dropped", f"{text}, {fallen} times now")
+        return Facet(WARN, "dropped", text)
+    return Facet(BAD, "dropped", f"{text}, {fallen} times now")
 
 
 def _fall(told: list[int], share: float, window: int) -> tuple[int, float]:
@@ -78,12 +80,12 @@ def _fall(told: list[int], share: float, window: int) -> tuple[int, float]:
     if told[-1] >= share * max(told):
         return 0, 0.0
     longest, usual = 0, 0.0
-    for fallen in range(1, min(window, len(told) - HISTORY_MIN + 1) + 1):
-        before = told[-fallen - window : -fallen]
-        median = _median(before)
-        if fallen < window and all(one < share * median for one in told[-fallen:]):
+    settled = max(window, HISTORY_MIN)
+    for fallen in range(1, min(settled, len(told) - HISTORY_MIN + 1) + 1):
+        median = _median(told[-fallen - window : -fallen])
+        if all(one < share * median for one in told[-fallen:]):
             longest, usual = fallen, median
-    return longest, usual
+    return (longest, usual) if longest < settled else (0, 0.0)
 
 
 def _median(some: list[int]) -> float:

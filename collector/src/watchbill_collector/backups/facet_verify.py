@@ -13,7 +13,7 @@ from watchbill_collector.backups.evidence import CopySeen, Evidence, Proven
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said, span
-from watchbill_collector.backups.words import WORSE, Facet, Level
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
 
 WHOLE: Final = 0.999
 """Parts that add up to so much are all of it: thirds do not add up to 1."""
@@ -23,6 +23,8 @@ _PROVES: Final = {
     Depth.DATA: (Depth.DATA,),
     Depth.RESTORE: (Depth.RESTORE,),
 }
+
+NOT_ASKED: Final = Facet(OK, "not-asked", "no proofs are asked for")
 
 
 def verify(sight: Sight) -> Facet:
@@ -37,7 +39,7 @@ def verify(sight: Sight) -> Facet:
         if age_s
     ]
     if not asked:
-        return Facet(Level.OK, "not-asked", "no proofs are asked for")
+        return NOT_ASKED
     return max(
         (_of_depth(sight, depth, age_s) for depth, age_s in asked), key=lambda facet: WORSE[facet.level]
     )
@@ -69,15 +71,15 @@ def _of_depth(sight: Sight, depth: Depth, age_s: float) -> Facet:
         begun = any(copy.proofs.get(depth) for copy in sight.evidence.copies.values())
         text = f"{name}: {'not yet whole' if begun else 'never proven'}{_unproven(sight.evidence)}"
         if sight.passed(until_ms) is Passed.YES:
-            return Facet(Level.WARN, "never-proven", f"{text}; asked for every {span(age_s)}")
-        return Facet(Level.UNKNOWN, "never-proven", f"{text}; wanted by {moment(until_ms)}")
+            return Facet(WARN, "never-proven", f"{text}; asked for every {span(age_s)}")
+        return Facet(UNKNOWN, "never-proven", f"{text}; wanted by {moment(until_ms)}")
     text = f"{name}: proven {moment(whole_ms)}, asked for every {span(age_s)}"
     passed = sight.passed(whole_ms + age_ms)
     if passed is Passed.YES:
-        return Facet(Level.WARN, "overdue", f"{text}{_unproven(sight.evidence)}")
+        return Facet(WARN, "overdue", f"{text}{_unproven(sight.evidence)}")
     if passed is Passed.SILENT:
-        return Facet(Level.UNKNOWN, "silent", f"{text}; its host is silent")
-    return Facet(Level.OK, "ok", text)
+        return Facet(UNKNOWN, "silent", f"{text}; its host is silent")
+    return Facet(OK, "ok", text)
 
 
 def _failed(evidence: Evidence) -> Facet | None:
@@ -94,7 +96,7 @@ def _failed(evidence: Evidence) -> Facet | None:
     what = f"{depth.value} of {name}" if name else depth.value
     found = f", {failure.bad} bad" if failure.bad else ""
     return Facet(
-        Level.BAD, "proof-failed", f"{what}: failed {moment(failure.at_ms)}{found}{said('', failure.error)}"
+        BAD, "proof-failed", f"{what}: failed {moment(failure.at_ms)}{found}{said('', failure.error)}"
     )
 
 

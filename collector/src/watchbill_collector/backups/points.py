@@ -21,7 +21,8 @@ ID_CHARACTERS_MIN: Final = 8
 
 @dataclass(slots=True)
 class Points:
-    """`newest_ms` is 0 when nothing can be restored. `copies`: the newest of each copy of which something is known.
+    """`newest_ms` is 0 when nothing can be restored. `snapshots`: how many the fullest copy holds. `copies`: the
+    newest of each copy of which something is known.
 
     `unconfirmed` is the newest good run by its own word, when no repository shows it. `unrestorable`: copies whose
     repository was read, and holds nothing that can be restored."""
@@ -29,6 +30,7 @@ class Points:
     newest_ms: int = 0
     seen_ms: int = 0
     observed_ms: int = 0
+    snapshots: int = 0
     copies: dict[str, int] = field(default_factory=dict)
     unconfirmed: Run | None = None
     unrestorable: list[str] = field(default_factory=list)
@@ -47,6 +49,8 @@ def points_of(definition: Definition, evidence: Evidence) -> Points:
             points.unrestorable.append(name)
         points.copies[name] = point_ms = _point_of(copy, evidence)
         points.newest_ms = points.observed_ms = max(points.newest_ms, point_ms)
+        if copy.ledger is not None:
+            points.snapshots = max(points.snapshots, copy.ledger.count)
     for run in reversed(evidence.runs):
         if run.good and _said_by(run, definition, evidence, points):
             break
@@ -70,7 +74,8 @@ def _said_by(run: Run, definition: Definition, evidence: Evidence, points: Point
         elif _shows(copy, run):
             refuted = False
     if refuted:
-        points.unconfirmed = points.unconfirmed or run
+        if not any(name in points.unrestorable for name in places):
+            points.unconfirmed = points.unconfirmed or run
         return False
     points.newest_ms = max(points.newest_ms, run.point_ms)
     return True

@@ -7,6 +7,7 @@ import msgspec
 from watchbill.backups.record import Outcome, Record, Source
 
 ERROR_CHARACTERS_KEPT: Final = 200
+_RUNNING: Final = Outcome.RUNNING
 FUTURE_MS: Final = 5 * 60_000
 """How much later than its arrival a time may be before it counts as one of the future."""
 
@@ -68,12 +69,14 @@ def run_of(record: Record, received_ms: int, shift_ms: int) -> Run:
     finished_ms = record.finished_ms + shift_ms if record.finished_ms > 0 else 0
     at_ms = record.observed_ms + shift_ms
     point_ms = record.point_ms + shift_ms if record.point_ms > 0 else 0
-    ahead = max(started_ms, finished_ms, at_ms, point_ms) > received_ms + FUTURE_MS
-    if max(started_ms, finished_ms, at_ms, point_ms) > received_ms:
+    ahead = False
+    latest_ms = max(started_ms, finished_ms, at_ms, point_ms)
+    if latest_ms > received_ms:
+        ahead = latest_ms > received_ms + FUTURE_MS
         started_ms, finished_ms = min(started_ms, received_ms), min(finished_ms, received_ms)
         at_ms, point_ms = min(at_ms, received_ms), min(point_ms, received_ms)
     outcome = record.outcome
-    if outcome is Outcome.RUNNING:
+    if outcome is _RUNNING:
         finished_ms = 0
     elif not finished_ms:
         finished_ms = at_ms

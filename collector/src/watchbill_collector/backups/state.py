@@ -19,23 +19,26 @@ from watchbill_collector.backups.points import points_of
 from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import ADVICE, moment
 from watchbill_collector.backups.words import (
+    BAD,
     QUIET,
+    UNKNOWN,
+    WARN,
     Facet,
     FacetName,
-    Level,
     Standing,
     State,
     Word,
     severity_of,
 )
 
+RUN, FRESH, SIZE, VERIFY, COPIES, LEDGER = FacetName
 _BAD: Final = (
-    (FacetName.LEDGER, Word.SUSPECT),
-    (FacetName.FRESH, Word.STALE),
-    (FacetName.RUN, Word.FAILED),
-    (FacetName.VERIFY, Word.UNVERIFIED),
-    (FacetName.SIZE, Word.SUSPECT),
-    (FacetName.COPIES, Word.PARTIAL),
+    (LEDGER, Word.SUSPECT),
+    (FRESH, Word.STALE),
+    (RUN, Word.FAILED),
+    (VERIFY, Word.UNVERIFIED),
+    (SIZE, Word.SUSPECT),
+    (COPIES, Word.PARTIAL),
 )
 """Of facets that are bad, the first gives the word: what may be an attack, then what cannot be restored any more."""
 _WORDS: Final = {
@@ -44,6 +47,8 @@ _WORDS: Final = {
     "late": Word.LATE,
     "running": Word.RUNNING,
 }
+_GOOD: Final = Word.OK
+_NOTHING_YET: Final = ("no-run", "no-record")
 
 
 def judge(
@@ -71,16 +76,18 @@ def judge(
     )
     points = points_of(definition, evidence)
     facets = {
-        FacetName.RUN: run(sight, points),
-        FacetName.FRESH: fresh(sight, points),
-        FacetName.SIZE: sizes(sight),
-        FacetName.VERIFY: verify(sight),
-        FacetName.COPIES: copies(sight, points),
-        FacetName.LEDGER: ledger(sight, points),
+        RUN: run(sight, points),
+        FRESH: fresh(sight, points),
+        SIZE: sizes(sight),
+        VERIFY: verify(sight),
+        COPIES: copies(sight, points),
+        LEDGER: ledger(sight, points),
     }
     word, name = _word(facets, evidence)
     facet = facets[name]
-    why, advice = facet.text, ADVICE.get(facet.reason, "").replace("{job}", definition.name)
+    why, advice = facet.text, ADVICE.get(facet.reason, "")
+    if advice:
+        advice = advice.replace("{job}", definition.name)
     if standing.retired:
         word, why, advice = Word.RETIRED, "its host is retired; its backups stay under their retention", ""
     elif standing.paused(now_ms):
@@ -88,7 +95,7 @@ def judge(
         because = f": {standing.paused_why}" if standing.paused_why else ""
         word, advice = Word.PAUSED, ""
         why = f"until {moment(standing.paused_until_ms)} by {standing.paused_by or 'somebody'}{because}"
-    wrong = facet.level in (Level.BAD, Level.WARN)
+    wrong = facet.level is BAD or facet.level is WARN
     return State(
         word=word,
         facets=facets,
@@ -96,9 +103,9 @@ def judge(
         advice=advice,
         next_ms=0 if sight.next_ms == NEVER_MS or standing.retired else sight.next_ms,
         point_ms=points.newest_ms,
-        verified_point_ms=verified_point(evidence, points),
+        verified_point_ms=verified_point(evidence, points) if evidence.copies else 0,
         last_run=evidence.runs[-1] if evidence.runs else None,
-        snapshots=max((copy.ledger.count for copy in evidence.copies.values() if copy.ledger), default=0),
+        snapshots=points.snapshots,
         severity=severity_of(definition, name) if wrong and word not in QUIET else "",
         wants_ms=0 if sight.wants_ms == NEVER_MS else sight.wants_ms,
         silent=sight.silent,
@@ -107,25 +114,25 @@ def judge(
 
 def _word(facets: dict[FacetName, Facet], evidence: Evidence) -> tuple[Word, FacetName]:
     """The word, and the facet that it comes from."""
-    for name, word in _BAD:
-        if facets[name].level is Level.BAD:
-            return _WORDS.get(facets[name].reason, word) if name is FacetName.RUN else word, name
-    run_facet, fresh_facet = facets[FacetName.RUN], facets[FacetName.FRESH]
+    levels = [facet.level for facet in facets.values()]
+    for name, word in _BAD if BAD in levels else ():
+        if facets[name].level is BAD:
+            return _WORDS.get(facets[name].reason, word) if name is RUN else word, name
+    run_facet, fresh_facet = facets[RUN], facets[FRESH]
     if not evidence.records and run_facet.reason not in ("late", "silent"):
-        return Word.NEW, FacetName.RUN
-    for name, facet in ((FacetName.RUN, run_facet), (FacetName.FRESH, fresh_facet)):
-        if facet.level is Level.UNKNOWN and facet.reason not in _NOTHING_YET:
-            return Word.UNKNOWN, name
+        return Word.NEW, RUN
+    if UNKNOWN in levels:
+        for name, facet in ((RUN, run_facet), (FRESH, fresh_facet)):
+            if facet.level is UNKNOWN and facet.reason not in _NOTHING_YET:
+                return Word.UNKNOWN, name
+        if run_facet.level is UNKNOWN and fresh_facet.level is UNKNOWN:
+            return Word.NEW, RUN
+    if WARN not in levels:
+        return _GOOD, RUN
     if run_facet.reason in ("partial", "late"):
-        return _WORDS[run_facet.reason], FacetName.RUN
-    if facets[FacetName.VERIFY].level is Level.WARN:
-        return Word.UNVERIFIED, FacetName.VERIFY
+        return _WORDS[run_facet.reason], RUN
+    if facets[VERIFY].level is WARN:
+        return Word.UNVERIFIED, VERIFY
     if run_facet.reason == "running":
-        return Word.RUNNING, FacetName.RUN
-    if run_facet.level is Level.UNKNOWN and fresh_facet.level is Level.UNKNOWN:
-        return Word.NEW, FacetName.RUN
-    warned = next((name for name in FacetName if facets[name].level is Level.WARN), FacetName.RUN)
-    return Word.OK, warned
-
-
-_NOTHING_YET: Final = ("no-run", "no-record")
+        return Word.RUNNING, RUN
+    return _GOOD, next(name for name, facet in facets.items() if facet.level is WARN)

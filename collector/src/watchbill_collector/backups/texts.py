@@ -2,8 +2,15 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
+CALENDAR_MINUTES: Final = 4_223_371_679
+"""The last minute of the year 9999."""
+MINUTES_REMEMBERED: Final = 16_384
+"""Most jobs of a site begin in the same few minutes."""
+_MINUTE_MS: Final = 60_000
+_LENGTH: Final = len("2026-11-29 02:15")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _EXACT_FROM: Final = 2
@@ -11,8 +18,15 @@ _EXACT_FROM: Final = 2
 
 
 def moment(at_ms: int) -> str:
-    """`2026-11-29 02:15 UTC`."""
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    """`2026-11-29 02:15 UTC`. Told of a clock far out of order, a time may be none that a calendar has."""
+    return _minute(at_ms // _MINUTE_MS)
+
+
+@lru_cache(MINUTES_REMEMBERED)
+def _minute(minute: int) -> str:
+    if not 0 <= minute <= CALENDAR_MINUTES:
+        return "a time that no calendar has"
+    return datetime.fromtimestamp(minute * 60, UTC).isoformat(" ", "minutes")[:_LENGTH] + " UTC"
 
 
 def span(seconds: float) -> str:

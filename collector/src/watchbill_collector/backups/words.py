@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from watchbill.backups.definition import Definition, Retention, Severity
 from watchbill_collector.backups.runs import Run
 
@@ -45,6 +47,13 @@ class Level(StrEnum):
     UNKNOWN = "unknown"
 
 
+OK: Final = Level.OK
+WARN: Final = Level.WARN
+BAD: Final = Level.BAD
+UNKNOWN: Final = Level.UNKNOWN
+"""Looked up once: finding a member of an enumeration takes 100 ns, and a judgement would do it fifty times."""
+
+
 class FacetName(StrEnum):
     """What a job is judged for: its runs, the age of its newest good point, its size and duration, its proofs, its
     copies, and what became of its snapshots."""
@@ -57,10 +66,12 @@ class FacetName(StrEnum):
     LEDGER = "ledger"
 
 
-@dataclass(frozen=True, slots=True)
-class Facet:
+class Facet(msgspec.Struct, frozen=True, gc=False):
     """`reason` is a word in the manner of `over-max-duration`, documented in docs/backups.md; `text` says it to a
-    person. Times in it are moments, never ages, so that it stays true while nothing changes."""
+    person. Times in it are moments, never ages, so that it stays true while nothing changes.
+
+    A msgspec.Struct, as `State` is: made in a fifth of the time of a frozen dataclass, a million times at a start.
+    """
 
     level: Level
     reason: str
@@ -97,8 +108,7 @@ class Standing:
         return max(self.defined_ms, self.scheduled_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """What is to be said of a job.
 
     `why` and `advice` are of the facet that the word comes from; `severity` is that facet's, "" when nothing is

@@ -17,7 +17,7 @@ from watchbill.clock import Clock
 from watchbill.leaving import POWEROFF, REBOOT, Leaving, taken
 from watchbill.limits import (
     ACK_INTERVAL_MS,
-    ACK_MESSAGES_MAX,
+    ACK_RECORDS_MAX,
     BATCH_RECORDS_MAX,
     BEAT_INTERVAL_MS_MAX,
     BEAT_INTERVAL_MS_SLOWEST,
@@ -76,7 +76,7 @@ class IngestOptions:
     sessions_max: int = SESSIONS_MAX
     beat_interval_ms: int = BEAT_INTERVAL_MS_MAX
     ack_interval_ms: int = ACK_INTERVAL_MS
-    ack_messages: int = ACK_MESSAGES_MAX
+    ack_records: int = ACK_RECORDS_MAX
     send_grid_ms: int = SEND_GRID_MS
     send_grid_busy_ms: int = SEND_GRID_BUSY_MS
 

@@ -125,6 +125,7 @@ class MqttPort:
         self._gather = Gather(clock.monotonic_s, ingest.commits.begin, GATHER_S)
         self._mailboxes: dict[str, Mailbox] = {}
         self._connection: Connection | None = None
+        self._stopping = False
         self._backoff = Backoff(cap_s=BACKOFF_CAP_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self.handed_over = ingest.commits.begin
@@ -135,12 +136,14 @@ class MqttPort:
     # ------------------------------------------------------------ life
 
     async def run(self) -> None:
-        """Stay connected for ever."""
+        """Stay connected until `stop`."""
         while True:
             began_s = self.now_s()
             try:
                 await self._serve()
             except (BrokerDown, BrokerRefused) as exc:
+                if self._stopping:
+                    return
                 self._away(exc)
             lasted_s = self.now_s() - began_s
             await asyncio.sleep(self._backoff.ended_s(lasted_s))
@@ -177,6 +180,7 @@ class MqttPort:
 
     async def stop(self) -> None:
         """Send what waits and close. The ingest has said goodbye to its sessions."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         if self._connection is not None:

@@ -556,8 +556,9 @@ class Session:
         lost."""
         committed = sum(watermark.committed for watermark in self._watermarks.values())
         options = self._ingest.options
-        due = committed != self._acked and (
-            self._acks.due(now_s, self._credit, options.ack_messages, self.ack_interval_ms / 1000)
+        new = committed - self._acked
+        due = new != 0 and (
+            self._acks.due(now_s, new, self._credit, options.ack_records, self.ack_interval_ms / 1000)
             or (self.bye is not None)
         )
         credit = self._credit_now(now_s)

@@ -178,9 +178,10 @@ _ALWAYS: Final = frozenset(
         "bytes_stored",
         "files",
         "files_failed",
+        "repo_locked",
     }
 )
-"""Here 0 says something."""
+"""Here 0 says something, and so does no."""
 
 
 def new_id() -> str:
@@ -228,6 +229,8 @@ def record_fault(record: Record) -> str:
         return f"a text of more than {TEXT_CHARACTERS_MAX} characters"
     if not all(0 <= number <= NUMBER_MAX for number in _numbers(record)):
         return f"a time, a size or a count outside 0 to {NUMBER_MAX}"
+    if record.verify is not None and not 0 <= record.verify.fraction <= 1:
+        return f"a proof of {record.verify.fraction:g} of all data, wanted 0 to 1"
     snapshots = record.snapshots
     if snapshots is not None:
         if len(snapshots.listed) > SNAPSHOTS_PER_RECORD_MAX:
@@ -245,3 +248,5 @@ def _numbers(record: Record) -> Iterator[int]:
     if snapshots is not None:
         yield from (snapshots.count, snapshots.oldest_ms, snapshots.newest_ms, snapshots.part)
         yield from (at_ms for _, at_ms in snapshots.listed)
+    if record.verify is not None:
+        yield record.verify.bad

@@ -286,47 +286,49 @@ def _closing(watermark: Watermark, retired: RetiredSpool | None) -> Closed | Non
 class AckPolicy:
     """When an acknowledgement is due. One costs the collector as much as a message, so most are saved up.
 
-    At once: the first of a session, and critical records. Otherwise after a quarter of the credit, after
-    `messages_max` messages, or `interval_s` after the oldest unacknowledged one, whichever is first.
+    At once: the first of a session, and critical records. Otherwise after a quarter of the credit, when
+    `records_max` records more are committed, or `interval_s` after the oldest unacknowledged message, whichever is
+    first. Records are counted, not messages: those of a backlog hold hundreds, and its end would wait for as many
+    messages of what is new.
     """
 
-    __slots__ = ("_bytes", "_first", "_messages", "_oldest_s", "_urgent")
+    __slots__ = ("_bytes", "_first", "_oldest_s", "_urgent", "_waits")
 
     def __init__(self) -> None:
         self._first = True
         self._urgent = False
-        self._messages = 0
+        self._waits = False
         self._bytes = 0
         self._oldest_s = 0.0
 
     def took(self, size: int, now_s: float, *, urgent: bool = False) -> None:
         """A message of `size` bytes with something new was accepted."""
-        if self._messages == 0:
-            self._oldest_s = now_s
-        self._messages += 1
+        if not self._waits:
+            self._waits, self._oldest_s = True, now_s
         self._bytes += size
         self._urgent = self._urgent or urgent
 
-    def due(self, now_s: float, credit_bytes: int, messages_max: int, interval_s: float) -> bool:
-        """Whether to acknowledge what has been committed since."""
-        return self._messages > 0 and (
+    def due(self, now_s: float, records: int, credit_bytes: int, records_max: int, interval_s: float) -> bool:
+        """Whether to acknowledge the `records` that have been committed since."""
+        return self._waits and (
             self._first
             or self._urgent
-            or self._messages >= messages_max
+            or records >= records_max
             or self._bytes * 4 >= credit_bytes
             or now_s - self._oldest_s >= interval_s
         )
 
     def oldest_s(self) -> float:
         """When the oldest unacknowledged message came; infinite when there is none."""
-        return self._oldest_s if self._messages else float("inf")
+        return self._oldest_s if self._waits else float("inf")
 
     def sent(self, now_s: float, *, rest: bool) -> None:
         """The acknowledgement is on its way; `rest` when something accepted is still being committed."""
         self._first = False
         self._urgent = self._urgent and rest
-        self._messages = int(rest)
-        self._bytes = 0
+        self._waits = rest
+        if not rest:  # Else how many of them wait is not known: better an acknowledgement too early.
+            self._bytes = 0
         self._oldest_s = now_s
 
 

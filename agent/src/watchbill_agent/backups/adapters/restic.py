@@ -1,0 +1,725 @@
+"""restic: the snapshots of a repository, who holds its locks, how much is in it; its structure, its data part by part,
+and a restore are verified.
+
+Every command runs with `--no-lock`: `restic check` would lock out the very backup that it checks. The address of the
+repository goes by the environment, since it may hold a password, and the password by its file or command.
+
+What restic says, and what is so (0.14 to 0.19):
+
+1. A source that is not there is a line on stderr and exit code 0 before 0.19: half a backup. It is PARTIAL here.
+2. A snapshot's file that is damaged is a line on stderr, exit code 0 and one snapshot less: it is PARTIAL here.
+3. No repository, a lock, a wrong password are all exit code 1 before 0.17, then 10, 11, 12: the text is read, too.
+4. `check` without data calls flipped bits in the data no error. Only the level `data` is proof of it.
+5. A process that was killed leaves its lock; backups go on and nothing is ever forgotten or pruned again.
+6. Before 0.17 a snapshot does not know its size: it is asked for, which reads the snapshot's whole tree.
+"""
+
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from watchbill.backups.record import Level, Outcome, Proof
+from watchbill.config import Wrong, option
+from watchbill_agent.backups.adapter import (
+    Adapter,
+    Check,
+    Commands,
+    Finished,
+    Job,
+    Observation,
+    Reason,
+    RunFacts,
+    Snapshot,
+    Verification,
+    error_lines,
+    trouble,
+)
+
+T = TypeVar("T")
+
+ANY_HOST: Final = "*"
+PARTS_MAX: Final = 256
+"""restic divides packs by the first byte of their name."""
+LOCK_AGE_S_MAX: Final = 30 * 60
+"""restic refreshes a lock every 5 minutes, and calls one of this age stale itself."""
+LOCKS_MAX: Final = 16
+"""Locks that are looked at; more of them are counted."""
+_OURS: Final = ("RESTIC_REPOSITORY", "RESTIC_PASSWORD", "RESTIC_CACHE", "RESTIC_HOST")
+"""What the options say; restic refuses to be told twice."""
+ENVIRONMENT_BYTES_MAX: Final = 64 * 1024
+SPARE_BYTES: Final = 256 * 1024 * 1024
+"""What a restore leaves free."""
+
+LOCK_STALE: Final = "lock-stale"
+SNAPSHOTS_UNREADABLE: Final = "snapshots-unreadable"
+SNAPSHOT_UNREADABLE: Final = "snapshot-unreadable"
+PASSWORD_MISSING: Final = "password-missing"  # noqa: S105 - a reason, no password.
+REPOSITORY_BUSY: Final = "repository-busy"
+CLOCK_AHEAD: Final = "clock-ahead"
+DRY_RUN: Final = "dry-run"
+INTERRUPTED: Final = "interrupted"
+NO_SPACE: Final = "no-space"
+NO_RESTORE_DIR: Final = "no-restore-dir"
+RESTORE_DIFFERS: Final = "restore-differs"
+AHEAD_MS_MAX: Final = 10 * 60_000
+"""How far a snapshot may be ahead of this host's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How restic finds the repository, and which of its snapshots are this job's."""
+
+    repository: str = option(
+        "", help="Where the repository is, as restic's -r takes it.", example='"/srv/restic"'
+    )
+    repository_file: Path | None = option(None, help="File with that, where the address is a secret.")
+    password_file: Path | None = option(None, help="File with the repository's password.")
+    password_command: str = option("", help="Command that prints the password.")
+    environment_file: Path | None = option(
+        None, help="File with lines NAME=VALUE for a backend; a repository or password in it does not count."
+    )
+    cacert: Path | None = option(None, help="Certificates that the repository's server is judged by.")
+    host: str = option("", help='Whose snapshots count: a host\'s name; "": this machine; "*": anyone\'s.')
+    tags: tuple[str, ...] = option((), help="Tags that a snapshot needs to count, all of them.")
+    paths: tuple[str, ...] = option((), help="Paths that a snapshot needs to count, all of them.")
+    sizes: Literal["none", "source", "stored"] = option(
+        "source",
+        help="What is measured: nothing, the newest snapshot, or also all that is stored (reads every tree).",
+    )
+    restore_dir: Path | None = option(
+        None, help="Directory for verification by restore: a snapshot is restored there, and removed again."
+    )
+    program: str = option("restic", help="The program's name or path.")
+
+    def check(self) -> Iterable[Wrong]:
+        """Exactly one address and one password."""
+        if bool(self.repository) == (self.repository_file is not None):
+            yield Wrong("repository", _got(self.repository), "either repository or repository_file")
+        if bool(self.password_command) == (self.password_file is not None):
+            yield Wrong(
+                "password_file", _got(self.password_command), "either password_file or password_command"
+            )
+
+
+def _got(text: str) -> str:
+    return "both" if text else "neither"
+
+
+# ---------------------------------------------------------------- what restic prints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a snapshot of 0.17 or newer knows of its run."""
+
+    total_files_processed: int | None = None
+    total_bytes_processed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A snapshot in `restic snapshots --json`."""
+
+    id: str
+    time: str
+    hostname: str = ""
+    tags: list[str] | None = None
+    paths: list[str] | None = None
+    summary: Summary | None = None
+
+    @property
+    def time_ms(self) -> int:
+        """Raises ValueError."""
+        return time_ms(self.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """A lock in `restic cat lock`."""
+
+    time: str
+    exclusive: bool = False
+    hostname: str = ""
+    username: str = ""
+    pid: int = 0
+
+    def alive(self, now_ms: int) -> bool:
+        """By restic's own rule: refreshed lately, and if its host is this one, its process is there."""
+        if now_ms - time_ms(self.time) > LOCK_AGE_S_MAX * 1000:
+            return False
+        return self.hostname != socket.gethostname() or Path(f"/proc/{self.pid}").exists()
+
+    def __str__(self) -> str:
+        kind = "exclusive lock" if self.exclusive else "lock"
+        return f"{kind} of {self.username or 'somebody'} on {self.hostname}, process {self.pid}, since {self.time}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """`restic stats --json`."""
+
+    total_size: int
+    total_file_count: int = 0
+
+
+def read_document(document: bytes, kind: type[T]) -> T:
+    """Raises ValueError with what is wrong, also where only half of it came."""
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except msgspec.DecodeError as exc:
+        raise ValueError(
+            f"{len(document)} bytes that are not what restic's documentation says: {exc}"
+        ) from exc
+
+
+def read_snapshots(document: bytes) -> list[Listed]:
+    """All snapshots; an empty repository is `null` in some versions and `[]` in others. Raises ValueError."""
+    listed = read_document(document, list[Listed] | None) or []  # type: ignore[arg-type]
+    for each in listed:
+        each.time_ms  # noqa: B018 - one that cannot be read is told of now.
+    return listed
+
+
+def read_lock(document: bytes) -> Lock:
+    """Raises ValueError."""
+    lock = read_document(document, Lock)
+    time_ms(lock.time)
+    return lock
+
+
+def time_ms(text: str) -> int:
+    """An RFC 3339 time in ms, at least 1: year 1 is what Go calls no time. Raises ValueError."""
+    read = datetime.fromisoformat(text)
+    return max(1, int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000))
+
+
+def read_version(output: bytes) -> str:
+    """`restic 0.14.0 compiled with go1.19.8 on linux/amd64` is 0.14.0; "" if it is not like that."""
+    found = re.match(rb"restic (\d+\.\d+\.\d+\S*)", output)
+    return found[1].decode() if found else ""
+
+
+def messages(output: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON lines in it; what else is there is left out: restic mixes both."""
+    for line in output.splitlines():
+        if line.lstrip().startswith(b"{"):
+            try:
+                found = msgspec.json.decode(line)
+            except msgspec.DecodeError:
+                continue
+            if isinstance(found, dict):
+                yield found
+
+
+def words(output: bytes) -> list[str]:
+    """What stderr says to a person: lines of text as they are, JSON lines by their message."""
+    said: list[str] = []
+    for line in output.splitlines():
+        message = next(messages(line), None)
+        said.append(line.decode("utf-8", "replace") if message is None else _message(message))
+    return [re.sub(r"://[^/\s@]*@", "://***@", line) for line in said if line.strip()]
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    """The text of one JSON line on stderr. An `error` is an object without any text in some versions."""
+    error = message.get("error")
+    text = message.get("message") or (error.get("message") if isinstance(error, dict) else error)
+    item = message.get("item")
+    if not text and isinstance(error, dict):
+        text = " ".join(str(error[key]) for key in ("Op", "Path") if key in error)
+        text = f"{text} failed" if text else "failed"
+    return f"{item}: {text}" if item else str(text or message)
+
+
+_TEXTS: Final = tuple(
+    (reason, re.compile(pattern, re.IGNORECASE))
+    for reason, pattern in (
+        (Reason.PASSWORD_WRONG, r"wrong password|no key found"),
+        (PASSWORD_MISSING, r"resolving password failed|empty password|an empty password"),
+        (Reason.REPOSITORY_LOCKED, r"already locked|unable to create lock"),
+        (Reason.NEEDS_RUNNER, r"permission denied|access denied|operation not permitted"),
+        (
+            Reason.REPOSITORY_UNREACHABLE,
+            (
+                r"connection refused|no such host|i/o timeout|connection reset|no route to host|could not resolve"
+                r"|network is unreachable|tls: |x509: |connection closed|unable to start the sftp|broken pipe"
+                r"|host key|context deadline exceeded|\b5\d\d (internal|bad|service|gateway)|\(5\d\d\)"
+                r"|stale (nfs )?file handle|transport endpoint"
+            ),
+        ),
+        (
+            Reason.REPOSITORY_MISSING,
+            r"unable to open config file|repository does not exist|is there a repository at|bucket does not exist",
+        ),
+        (
+            Reason.REPOSITORY_DAMAGED,
+            (
+                r"ciphertext verification failed|invalid data returned|hash mismatch|does not match|is damaged"
+                r"|loadindex returned errors|repository contains errors|not found in (repository|index)|truncated"
+                r"|invalid character|unexpected eof|unexpected end of|unmarshal|no such file or directory"
+                r"|there were \d+ errors"
+            ),
+        ),
+    )
+)
+_SNAPSHOT_LOST: Final = re.compile(r"(could not|failed to) load snapshot|ignoring .*snapshot", re.IGNORECASE)
+_CODES: Final = {10: Reason.REPOSITORY_MISSING, 11: Reason.REPOSITORY_LOCKED, 12: Reason.PASSWORD_WRONG}
+"""Since 0.17."""
+
+
+def why_failed(exit_code: int | None, stderr: bytes) -> str:
+    """The word for a command that failed: by its exit code where that says it, else by its text."""
+    if exit_code in _CODES:
+        return _CODES[exit_code]
+    said = "\n".join(words(stderr))
+    return next((reason for reason, pattern in _TEXTS if pattern.search(said)), Reason.TOOL_FAILED)
+
+
+# ---------------------------------------------------------------- a wrapped run
+
+
+_SKIPPED: Final = re.compile(
+    r"does not exist, skipping|does not match any files, skipping|cannot access", re.IGNORECASE
+)
+_SAVED: Final = re.compile(rb"^snapshot ([0-9a-f]{8,64}) saved", re.MULTILINE)
+_NO_SOURCE: Final = re.compile(r"all (target|source) (directories|paths|directories/files)", re.IGNORECASE)
+
+
+def read_backup(exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
+    """What `restic backup` printed, with `--json` or without; of other commands no more than how they ended."""
+    said = words(stderr)
+    printed = list(messages(stdout))
+    summary: Mapping[str, Any] = next(
+        (each for each in reversed(printed) if each.get("message_type") == "summary"), {}
+    )
+    skipped = [line for line in said if _SKIPPED.search(line)]
+    failed = sum(1 for each in messages(stderr) if each.get("message_type") == "error")
+    saved = _SAVED.findall(stdout)
+    outcome, reason = _how_it_went(exit_code, summary, skipped, said)
+    if (
+        outcome is Outcome.OK
+        and not summary
+        and any(each.get("message_type") == "status" for each in printed)
+    ):
+        outcome, reason = Outcome.UNKNOWN, Reason.OUTPUT_UNREADABLE
+        said = [*said, "restic ended well, and its last line, the summary, did not come"]
+    return RunFacts(
+        outcome=outcome,
+        reason=reason,
+        errors=error_lines(skipped or said) if outcome is not Outcome.OK else (),
+        snapshot_id=_text(summary, "snapshot_id") or (saved[-1].decode() if saved else ""),
+        bytes_source=_count(summary, "total_bytes_processed"),
+        bytes_added=_count(summary, "data_added"),
+        bytes_stored=_count(summary, "data_added_packed"),
+        files=_count(summary, "total_files_processed"),
+        files_failed=failed or (0 if summary and exit_code == 0 else None),
+    )
+
+
+def _how_it_went(
+    exit_code: int, summary: Mapping[str, Any], skipped: Sequence[str], said: Sequence[str]
+) -> tuple[Outcome, str]:
+    if exit_code == 0 and summary.get("dry_run") is True:
+        return Outcome.FAILED, DRY_RUN
+    if exit_code in (0, 3) and skipped:
+        return Outcome.PARTIAL, Reason.SOURCE_MISSING
+    if exit_code == 0:
+        return Outcome.OK, ""
+    if exit_code == 3:
+        return Outcome.PARTIAL, Reason.SOURCE_UNREADABLE
+    if exit_code == 130:
+        return Outcome.FAILED, INTERRUPTED
+    if any(_NO_SOURCE.search(line) for line in said):
+        return Outcome.FAILED, Reason.SOURCE_MISSING
+    return Outcome.FAILED, why_failed(exit_code, "\n".join(said).encode())
+
+
+def _count(summary: Mapping[str, Any], key: str) -> int | None:
+    value = summary.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text(summary: Mapping[str, Any], key: str) -> str:
+    value = summary.get(key)
+    return value if isinstance(value, str) else ""
+
+
+# ---------------------------------------------------------------- the adapter
+
+
+class _Unusable(Exception):
+    """What was to be read could not be; becomes an Observation or a Verification."""
+
+    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.errors = errors
+        damaged = reason == Reason.REPOSITORY_DAMAGED
+        self.outcome = Outcome.FAILED if damaged else Outcome.UNKNOWN
+
+
+class Restic(Adapter):
+    """Reads a restic repository with the host's own restic, and locks nothing."""
+
+    name = "restic"
+    options_type = Options
+    levels = frozenset(Level)
+
+    def __init__(self, options: Options, job: Job, commands: Commands) -> None:
+        self._options = options
+        self._job = job
+        self._commands = commands
+        self._host = options.host or socket.gethostname()
+        self._env: dict[str, str] = {}
+        self._version = ""
+
+    def observe(self, now_ms: int) -> Observation:
+        """Look once."""
+        try:
+            return self._look(now_ms)
+        except _Unusable as no:
+            return Observation(
+                outcome=no.outcome, reason=no.reason, errors=no.errors, tool_version=self._version
+            )
+
+    def verify(self, check: Check, now_ms: int) -> Verification:
+        """Verify once. What was found while somebody else changed the repository proves nothing."""
+        try:
+            self._open()
+            self._nobody_alone(now_ms)
+            if check.level is Level.RESTORE:
+                return self._restore(now_ms)
+            return self._check(check, now_ms)
+        except _Unusable as no:
+            damaged = no.outcome is Outcome.FAILED
+            return Verification(
+                outcome=no.outcome,
+                proof=Proof(level=check.level, ok=False, bad=1) if damaged else None,
+                reason=no.reason,
+                errors=no.errors,
+                tool_version=self._version,
+            )
+
+    def read_run(self, exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
+        """What a wrapped `restic backup` printed."""
+        return read_backup(exit_code, stdout, stderr)
+
+    # ------------------------------------------------------------ looking
+
+    def _look(self, now_ms: int) -> Observation:
+        self._open()
+        repo_id = self._read(("cat", "config"), dict[str, Any]).get("id", "")
+        listing = self._run(("snapshots", "--json", *self._filters()))
+        ours = [each for each in self._parsed(listing, read_snapshots) if self._counts(each)]
+        ours.sort(key=lambda each: each.time_ms)
+        locks = self._locks()
+        stale = [lock for lock in locks if not lock.alive(now_ms)]
+        bytes_source, files, bytes_stored, size_errors = self._sizes(ours)
+        outcome, reason, errors = self._judge(ours, listing, stale, size_errors, now_ms)
+        return Observation(
+            outcome=outcome,
+            reason=reason,
+            errors=error_lines(errors),
+            snapshots=tuple(Snapshot(id=each.id, time_ms=each.time_ms) for each in ours),
+            running=any(not lock.exclusive and lock.alive(now_ms) for lock in locks),
+            repo_locked=bool(locks),
+            repo_id=str(repo_id),
+            tool_version=self._version,
+            bytes_source=bytes_source,
+            bytes_stored=bytes_stored,
+            files=files,
+            raw_digest=sha256(listing.stdout).hexdigest(),
+        )
+
+    def _judge(
+        self,
+        ours: Sequence[Listed],
+        listing: Finished,
+        stale: Sequence[Lock],
+        size_errors: Sequence[str],
+        now_ms: int,
+    ) -> tuple[Outcome, str, list[str]]:
+        """The worst first."""
+        unreadable = [line for line in words(listing.stderr) if _SNAPSHOT_LOST.search(line)]
+        if unreadable:
+            return Outcome.PARTIAL, SNAPSHOTS_UNREADABLE, unreadable
+        if size_errors:
+            said = f"snapshot {ours[-1].id[:8]} cannot be read through; try: restic check --read-data"
+            return Outcome.PARTIAL, SNAPSHOT_UNREADABLE, [said, *size_errors]
+        if ours and ours[-1].time_ms > now_ms + AHEAD_MS_MAX:
+            said = f"snapshot {ours[-1].id[:8]} is of {ours[-1].time}, which is yet to come"
+            return Outcome.OK, CLOCK_AHEAD, [said]
+        if stale:
+            said = "a lock whose process is gone keeps this repository from being pruned: restic unlock"
+            return Outcome.PARTIAL, LOCK_STALE, [said, *map(str, stale)]
+        if not ours:
+            return self._nothing()
+        return Outcome.OK, "", []
+
+    def _nothing(self) -> tuple[Outcome, str, list[str]]:
+        """Whether it is empty, or full of others'."""
+        others = self._parsed(self._run(("snapshots", "--json", "--latest", "1")), read_snapshots)
+        if not others:
+            return Outcome.OK, Reason.NO_SNAPSHOTS, ["this repository holds no snapshot at all"]
+        hosts = ", ".join(sorted({each.hostname for each in others})[:10])
+        wanted = " ".join(self._filters()) or "these options"
+        return (
+            Outcome.OK,
+            Reason.REPOSITORY_FOREIGN,
+            [f"no snapshot of {wanted}; there are some of the hosts {hosts}"],
+        )
+
+    def _filters(self) -> tuple[str, ...]:
+        """What is asked for. restic takes several --tag as one of them, and a list in one --tag as all of them."""
+        options = self._options
+        host = () if self._host == ANY_HOST else ("--host", self._host)
+        tags = ("--tag", ",".join(options.tags)) if options.tags else ()
+        return (*host, *tags, *(part for path in options.paths for part in ("--path", path)))
+
+    def _counts(self, snapshot: Listed) -> bool:
+        """Asked again here: what an older restic leaves in would be somebody else's backup."""
+        return (
+            self._host in (ANY_HOST, snapshot.hostname)
+            and set(self._options.tags) <= set(snapshot.tags or ())
+            and set(self._options.paths) <= set(snapshot.paths or ())
+        )
+
+    def _locks(self) -> list[Lock]:
+        listed = self._run(("list", "locks", "--quiet"))
+        ids = re.findall(rb"^[0-9a-f]{64}$", listed.stdout, re.MULTILINE)
+        locks: list[Lock] = []
+        for lock_id in ids[:LOCKS_MAX]:
+            finished = self._run(("cat", "lock", lock_id.decode()), must=False)
+            if finished.ok:  # One that is gone again since was no lock to tell of.
+                locks.append(self._parsed(finished, read_lock))
+        return locks
+
+    def _sizes(self, ours: Sequence[Listed]) -> tuple[int | None, int | None, int | None, list[str]]:
+        """Of the newest snapshot: bytes and files; all that is stored; what was in the way."""
+        wanted = self._options.sizes
+        if wanted == "none" or not ours:
+            return None, None, None, []
+        stored: int | None = None
+        errors: list[str] = []
+        if wanted == "stored":
+            all_stats, errors = self._stats("--mode", "raw-data")
+            stored = all_stats.total_size if all_stats else None
+        known = ours[-1].summary
+        if known is not None and known.total_bytes_processed is not None:
+            return known.total_bytes_processed, known.total_files_processed, stored, errors
+        newest, newest_errors = self._stats("--mode", "restore-size", ours[-1].id)
+        if newest is None:
+            return None, None, stored, [*errors, *newest_errors]
+        return newest.total_size, newest.total_file_count, stored, errors
+
+    def _stats(self, *arguments: str) -> tuple[Stats | None, list[str]]:
+        finished = self._run(("stats", "--json", *arguments), must=False)
+        if not finished.ok:
+            return None, words(finished.stderr)
+        return self._parsed(finished, lambda document: read_document(document, Stats)), []
+
+    # ------------------------------------------------------------ verifying
+
+    def _check(self, check: Check, now_ms: int) -> Verification:
+        parts = min(check.parts, PARTS_MAX)
+        arguments: tuple[str, ...] = ("check",)
+        if check.level is Level.DATA:
+            part = (check.part - 1) % parts + 1
+            arguments = (
+                ("check", "--read-data") if parts == 1 else ("check", f"--read-data-subset={part}/{parts}")
+            )
+        finished = self._run(arguments, must=False)
+        whole = finished.ok and b"no errors were found" in finished.stdout
+        fraction = 1 / parts if check.level is Level.DATA else 1.0
+        if whole:
+            return self._proved(Proof(level=check.level, ok=True, fraction=fraction))
+        if finished.ok:
+            raise _Unusable(
+                Reason.OUTPUT_UNREADABLE, ("restic check ended well and did not say that it found no errors",)
+            )
+        self._only_damage(finished, now_ms)
+        said = words(finished.stderr)
+        bad = max(1, sum(1 for line in said if not line.startswith("Fatal")))
+        return self._proved(Proof(level=check.level, ok=False, fraction=fraction, bad=bad), said)
+
+    def _restore(self, now_ms: int) -> Verification:
+        """The newest snapshot, whole, into a directory that is removed again."""
+        place = self._options.restore_dir
+        if place is None:
+            raise _Unusable(NO_RESTORE_DIR, ("set restore_dir to a directory with room for one snapshot",))
+        ours = [each for each in self._listed() if self._counts(each)]
+        if not ours:
+            raise _Unusable(Reason.NO_SNAPSHOTS, ("there is no snapshot of this job to restore",))
+        newest = max(ours, key=lambda each: each.time_ms)
+        stats, errors = self._stats("--mode", "restore-size", newest.id)
+        if stats is None:
+            return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), errors)
+        free = self._room(place)
+        if free < stats.total_size + SPARE_BYTES:
+            said = f"{place} has {free} bytes free, wanted {stats.total_size + SPARE_BYTES}"
+            raise _Unusable(NO_SPACE, (said,))
+        target = Path(tempfile.mkdtemp(prefix="watchbill-restore-", dir=place))
+        try:
+            finished = self._run(("restore", newest.id, "--target", str(target), "--verify"), must=False)
+            files, total_bytes = contents(target)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+        if not finished.ok:
+            self._only_damage(finished, now_ms)
+            return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), words(finished.stderr))
+        # restic has ended well with files missing: what came back is counted.
+        if total_bytes < stats.total_size or files < self._job.source.min_files:
+            said = (
+                f"{files} files of {total_bytes} bytes came back, the snapshot says {stats.total_size} bytes"
+            )
+            return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), [said], RESTORE_DIFFERS)
+        return self._proved(Proof(level=Level.RESTORE, ok=True))
+
+    def _room(self, place: Path) -> int:
+        try:
+            return shutil.disk_usage(place).free
+        except OSError as exc:
+            raise _Unusable(NO_RESTORE_DIR, (f"restore_dir {place}: {exc.strerror}",)) from exc
+
+    def _only_damage(self, finished: Finished, now_ms: int) -> None:
+        """Raises _Unusable where a verification that failed says nothing of the data."""
+        reason = why_failed(finished.exit_code, finished.stderr)
+        if reason not in (Reason.REPOSITORY_DAMAGED, Reason.TOOL_FAILED):
+            raise _Unusable(reason, error_lines(words(finished.stderr)))
+        if any(lock.alive(now_ms) for lock in self._locks()):
+            said = "the repository was being written meanwhile: what was found proves nothing, it is looked at again"
+            raise _Unusable(REPOSITORY_BUSY, error_lines(words(finished.stderr), said))
+
+    def _nobody_alone(self, now_ms: int) -> None:
+        """Raises _Unusable while somebody has the repository for himself: a prune that moves what is to be read."""
+        for lock in self._locks():
+            if lock.exclusive and lock.alive(now_ms):
+                raise _Unusable(Reason.REPOSITORY_LOCKED, (str(lock),))
+
+    def _proved(
+        self, proof: Proof, said: Sequence[str] = (), reason: str = Reason.REPOSITORY_DAMAGED
+    ) -> Verification:
+        return Verification(
+            outcome=Outcome.OK if proof.ok else Outcome.FAILED,
+            proof=proof,
+            reason="" if proof.ok else reason,
+            errors=error_lines(said),
+            tool_version=self._version,
+        )
+
+    # ------------------------------------------------------------ asking
+
+    def _open(self) -> None:
+        """What every command needs. Raises _Unusable."""
+        if not self._version:
+            finished = self._commands.run((self._options.program, "version"))
+            self._version = read_version(self._usable(finished).stdout)
+            self._env = self._environment()
+
+    def _environment(self) -> dict[str, str]:
+        options = self._options
+        env: dict[str, str] = {}
+        if options.environment_file is not None:
+            found = read_environment(readable(options.environment_file))
+            env.update((name, value) for name, value in found.items() if not name.startswith(_OURS))
+        if options.repository_file is not None:
+            readable(options.repository_file)
+            env["RESTIC_REPOSITORY_FILE"] = str(options.repository_file)
+        else:
+            env["RESTIC_REPOSITORY"] = options.repository
+        if options.password_file is not None:
+            readable(options.password_file)
+            env["RESTIC_PASSWORD_FILE"] = str(options.password_file)
+        else:
+            env["RESTIC_PASSWORD_COMMAND"] = options.password_command
+        if options.cacert is not None:
+            env["RESTIC_CACERT"] = str(options.cacert)
+        return env
+
+    def _listed(self) -> list[Listed]:
+        return self._parsed(self._run(("snapshots", "--json", *self._filters())), read_snapshots)
+
+    def _read(self, arguments: Sequence[str], kind: type[T]) -> T:
+        return self._parsed(self._run(arguments), lambda document: read_document(document, kind))
+
+    def _parsed(self, finished: Finished, parse: Callable[[bytes], T]) -> T:
+        try:
+            return parse(finished.stdout)
+        except ValueError as exc:
+            said = f"restic {self._version or 'of an unknown version'} printed {exc}"
+            raise _Unusable(Reason.OUTPUT_UNREADABLE, error_lines(words(finished.stderr), said)) from exc
+
+    def _run(self, arguments: Sequence[str], *, must: bool = True) -> Finished:
+        """One command. `must`: raises _Unusable also where it ended with an error."""
+        argv = (self._options.program, *arguments, "--no-lock", *self._cache())
+        finished = self._usable(self._commands.run(argv, env=self._env))
+        if must and not finished.ok:
+            reason = why_failed(finished.exit_code, finished.stderr)
+            raise _Unusable(reason, error_lines(words(finished.stderr), *self._advice(reason)))
+        return finished
+
+    def _usable(self, finished: Finished) -> Finished:
+        no = trouble(finished, self._options.program)
+        if no is not None:
+            raise _Unusable(*no)
+        return finished
+
+    def _cache(self) -> tuple[str, ...]:
+        """A repository on a disk is read itself: from a cache, damage to it would not be seen."""
+        scratch = self._job.scratch
+        address = self._options.repository
+        if scratch is None or address.startswith(("/", "local:")):
+            return ("--no-cache",)
+        return ("--cache-dir", str(scratch / "restic"))
+
+    def _advice(self, reason: str) -> tuple[str, ...]:
+        advice = {
+            Reason.NEEDS_RUNNER: "this agent may not read the repository: give its user the right to read it",
+            Reason.REPOSITORY_MISSING: "there is no repository here: is the place mounted, is the address right?",
+            Reason.REPOSITORY_LOCKED: "this version of restic locks for reading, and somebody has it for himself",
+        }.get(reason)  # type: ignore[call-overload]
+        return (advice,) if advice else ()
+
+
+def readable(path: Path) -> bytes:
+    """The beginning of a file that a command needs. Raises _Unusable."""
+    try:
+        with path.open("rb") as file:
+            return file.read(ENVIRONMENT_BYTES_MAX)
+    except PermissionError as exc:
+        raise _Unusable(Reason.NEEDS_RUNNER, (f"{path}: this agent may not read it",)) from exc
+    except OSError as exc:
+        raise _Unusable(PASSWORD_MISSING, (f"{path}: {exc.strerror}",)) from exc
+
+
+def read_environment(text: bytes) -> dict[str, str]:
+    """Lines of NAME=VALUE, as systemd's EnvironmentFile has them; quotes around a value are taken off."""
+    found = {}
+    for line in text.decode("utf-8", "replace").splitlines():
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+            found[name] = value[1:-1] if quoted else value
+    return found
+
+
+def contents(place: Path) -> tuple[int, int]:
+    """Regular files below it, and their bytes; a file with several names is one."""
+    seen: set[tuple[int, int]] = set()
+    total_bytes = 0
+    for path in place.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            facts = path.stat()
+            if (facts.st_dev, facts.st_ino) not in seen:
+                seen.add((facts.st_dev, facts.st_ino))
+                total_bytes += facts.st_size
+    return len(seen), total_bytes

@@ -1,0 +1,368 @@
+"""Backups in the daemon: says which jobs there are, has their repositories looked at, and verified.
+
+1. At the start and after a reload: `backup.jobs`, all of them; then the definitions that were not told yet. What was
+   told (definitions, lists of snapshots) is told again once in TOLD_AGAIN_MS, for a collector that lost it.
+2. Each repository is looked at every `observe_every`, with jitter, one after the other: the host notices one tool at a
+   time. Between two looks a verification that is due has its turn.
+3. A look is a child (`asked`). Its records go into the spool for critical records, each with its own id; only when they
+   are there does the list of snapshots count as told.
+4. A look that came to nothing is a record, too: unknown, and why.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from watchbill.backups.record import (
+    BACKUP_DEFINED,
+    BACKUP_JOBS,
+    BACKUP_RECORD,
+    Kind,
+    Outcome,
+    Record,
+    Source,
+    new_id,
+    read_record,
+)
+from watchbill.clock import Clock
+from watchbill.errors import Unreadable, UsageError
+from watchbill.logs import fields
+from watchbill_agent.backups import memory
+from watchbill_agent.backups.adapter import Check, Reason, error_lines
+from watchbill_agent.backups.asked import Answer, ask
+from watchbill_agent.backups.config import JobConfig, Target
+from watchbill_agent.backups.present import VAR_DIRECTORY, Counts
+from watchbill_agent.backups.verifying import Progress, age_of, next_check, proved, unproved
+from watchbill_agent.spool import Receipt, SpoolFull
+
+log = logging.getLogger(__name__)
+
+JITTER: Final = 0.1
+"""Of the time between two looks: a thousand hosts must not ask one file server at once."""
+FIRST_S_MAX: Final = 300.0
+FIRST_SHARE: Final = 0.05
+"""After a start every repository is looked at within this share of the time between two looks, and FIRST_S_MAX."""
+SOON_S: Final = 15.0
+"""After a run that ended: its repository says what became of it."""
+AGAIN_S: Final = 60.0
+"""After a spool that was full."""
+STUCK_AGAIN_S: Final = 600.0
+"""How long a repository is let alone whose child cannot be ended."""
+IDLE_S_MAX: Final = 3600.0
+TOLD_AGAIN_MS: Final = 7 * 86_400_000
+SCRATCH: Final = "scratch"
+
+Ask = Callable[[dict[str, Any], float], Awaitable[Answer]]
+
+
+class Keeps(Protocol):
+    """Where records and events go: `Events`."""
+
+    async def keep(self, kind: str, payload: Mapping[str, object], event_id: bytes | None = None) -> Receipt:
+        """Raises SpoolFull, UsageError."""
+
+
+@dataclass(slots=True)
+class Repository:
+    """One target of a job, and when it is looked at next, by the monotonic clock."""
+
+    job: JobConfig
+    target: Target
+    due_s: float
+    left: "asyncio.subprocess.Process | None" = None
+    last: Record | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name on this host; neither name holds a slash."""
+        return f"{self.job.name}/{self.target.copy}"
+
+
+@dataclass(slots=True)
+class Backups:
+    """`jobs` are those of the files; `var` is the agent's state. `uniform` is where jitter comes from."""
+
+    jobs: Sequence[JobConfig]
+    var: Path
+    agent_id: str
+    events: Keeps
+    clock: Clock
+    ask: Ask = ask
+    uniform: Callable[[float, float], float] = random.uniform
+    counts: Counts = field(default_factory=Counts)
+    _repositories: dict[str, Repository] = field(default_factory=dict)
+    _memory: memory.Memory = field(default_factory=memory.Memory)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _announced: bool = False
+
+    def __post_init__(self) -> None:
+        self._memory = memory.load(self.var, self.agent_id)
+        self.adopt(self.jobs)
+
+    # ------------------------------------------------------------ what there is
+
+    def adopt(self, jobs: Sequence[JobConfig]) -> None:
+        """Other jobs from now on. A repository that is read as before is looked at when it would have been."""
+        before, self._repositories = self._repositories, {}
+        self.jobs = jobs
+        now_s = self.clock.monotonic_s()
+        for job in jobs:
+            for target in job.targets:
+                first_s = self.uniform(0, min(FIRST_S_MAX, FIRST_SHARE * job.definition.observe_every_s))
+                one = Repository(job, target, now_s + first_s)
+                old = before.get(one.key)
+                if old is not None:
+                    one.left, one.last = old.left, old.last
+                    if old.target == target:
+                        one.due_s = min(old.due_s, now_s + job.definition.observe_every_s)
+                self._repositories[one.key] = one
+        self._memory.keep_only({job.name for job in jobs}, set(self._repositories))
+        self.counts.jobs = len(jobs)
+        self._announced = False
+        self._changed.set()
+
+    def soon(self, job: str) -> None:
+        """A run of this job ended: look at what became of it."""
+        soon_s = self.clock.monotonic_s() + SOON_S
+        for one in self._repositories.values():
+            if one.job.name == job:
+                one.due_s = min(one.due_s, soon_s)
+                self._changed.set()
+
+    def seen(self) -> list[dict[str, object]]:
+        """What the last looks found, for `backup list`."""
+        now_s = self.clock.monotonic_s()
+        return [
+            {
+                "job": one.job.name,
+                "copy": one.target.copy,
+                "next_look_s": max(0, round(one.due_s - now_s)),
+                "observed_ms": 0 if one.last is None else one.last.observed_ms,
+                "outcome": "" if one.last is None else one.last.outcome.value,
+                "reason": "" if one.last is None else one.last.reason,
+                "errors": [] if one.last is None else list(one.last.errors),
+                "point_ms": 0 if one.last is None else one.last.point_ms,
+                "snapshots": None
+                if one.last is None or one.last.snapshots is None
+                else one.last.snapshots.count,
+            }
+            for one in self._repositories.values()
+        ]
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """For ever; one thing at a time."""
+        while True:
+            self._changed.clear()
+            wait_s = await self.turn()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def turn(self) -> float:
+        """Do what is due, one thing; how long there is nothing to do."""
+        if not self._announced and not await self._announce():
+            return AGAIN_S
+        now_s = self.clock.monotonic_s()
+        waiting = [one for one in self._repositories.values() if not self._is_stuck(one)]
+        self.counts.stuck = sum(one.left is not None for one in self._repositories.values())
+        first = min(waiting, key=lambda one: one.due_s, default=None)
+        if first is not None and first.due_s <= now_s:
+            await self._look(first)
+            return 0.0
+        due = self._verification(waiting)
+        if due is not None and due[0] <= self.clock.wall_ms():
+            await self._verify(*due[1:])
+            return 0.0
+        waits_s = [IDLE_S_MAX]
+        if first is not None:
+            waits_s.append(first.due_s - now_s)
+        if due is not None:
+            waits_s.append((due[0] - self.clock.wall_ms()) / 1000)
+        if self.counts.stuck:
+            waits_s.append(STUCK_AGAIN_S)
+        return max(0.0, min(waits_s))
+
+    def _is_stuck(self, one: Repository) -> bool:
+        if one.left is not None and one.left.returncode is not None:
+            log.info("a look at a backup ended after all", extra=fields(repository=one.key))
+            one.left = None
+        return one.left is not None
+
+    # ------------------------------------------------------------ which jobs there are
+
+    async def _announce(self) -> bool:
+        """Tell the collector which jobs there are; False when that could not be kept."""
+        digests = {job.name: job.definition.digest() for job in self.jobs}
+        try:
+            await self.events.keep(BACKUP_JOBS, {"jobs": digests})
+            for job in self.jobs:
+                await self._define(job, digests[job.name])
+        except SpoolFull as exc:
+            self.counts.refused += 1
+            log.error("the backups of this host cannot be announced", extra=fields(reason=exc))
+            return False
+        self._announced = True
+        await self._remember()
+        return True
+
+    async def _define(self, job: JobConfig, digest: str) -> None:
+        told = self._memory.definitions.get(job.name)
+        now_ms = self.clock.wall_ms()
+        if told is not None and told.digest == digest and 0 <= now_ms - told.told_ms < TOLD_AGAIN_MS:
+            return
+        document = json.loads(job.definition.to_json())
+        # The same version is the same event, however often it is told.
+        await self.events.keep(BACKUP_DEFINED, {"digest": digest, "definition": document})
+        self._memory.definitions[job.name] = memory.Definition(digest, now_ms)
+
+    # ------------------------------------------------------------ looks
+
+    async def _look(self, one: Repository) -> None:
+        known = self._memory.repository(one.key)
+        began_ms = self.clock.wall_ms()
+        within_s = one.job.observe_within_s
+        fresh = 0 <= began_ms - known.told_ms < TOLD_AGAIN_MS
+        told_digest = known.told_digest if fresh else ""
+        answer = await self.ask({**self._question(one, "observe"), "told_digest": told_digest}, within_s)
+        records = self._records(one, answer, Kind.OBSERVE, began_ms)
+        self.counts.looks += 1
+        every_s = one.job.definition.observe_every_s
+        one.due_s = self.clock.monotonic_s() + every_s * (1 + self.uniform(-JITTER, JITTER))
+        self._note(one, records[0])
+        if await self._keep(records):
+            digest = next((each.snapshots.ids_digest for each in records if each.snapshots is not None), "")
+            if digest and digest != told_digest:
+                known.told_digest, known.told_ms = digest, began_ms
+                await self._remember()
+        else:
+            one.due_s = min(one.due_s, self.clock.monotonic_s() + AGAIN_S)
+
+    def _question(self, one: Repository, do: str) -> dict[str, Any]:
+        return {
+            "do": do,
+            "job": one.job,
+            "target": one.target,
+            "scratch": str(self.var / VAR_DIRECTORY / SCRATCH / scratch_name(one.key)),
+        }
+
+    def _records(self, one: Repository, answer: Answer, kind: Kind, began_ms: int) -> tuple[Record, ...]:
+        """What the child said; at least one record, and ours when it said nothing."""
+        one.left = answer.left
+        fault = answer.fault
+        try:
+            records = tuple(read_record(line) for line in answer.lines)
+        except Unreadable as exc:
+            records, fault = (), f"the child's answer is none: {exc}"
+        if records:
+            return records
+        now_ms = self.clock.wall_ms()
+        record = Record(
+            record_id=new_id(),
+            job=one.job.name,
+            kind=kind,
+            source=Source.REPO,
+            outcome=Outcome.UNKNOWN,
+            observed_ms=now_ms,
+            copy=one.target.copy,
+            started_ms=began_ms,
+            finished_ms=now_ms,
+            tool=one.job.definition.tool,
+            reason=Reason.TIMED_OUT if answer.timed_out else Reason.ADAPTER_FAILED,
+            errors=error_lines(fault or "the child said nothing"),
+        )
+        return (record,)
+
+    def _note(self, one: Repository, record: Record) -> None:
+        """Once when a repository cannot be read any more, and once when it can again."""
+        unknown = record.outcome is Outcome.UNKNOWN
+        before = one.last is not None and one.last.outcome is Outcome.UNKNOWN
+        said = fields(job=one.job.name, copy=one.target.copy, reason=record.reason, error=_first(record))
+        self.counts.looks_failed += unknown
+        if unknown and (not before or (one.last is not None and one.last.reason != record.reason)):
+            log.warning("a backup cannot be looked at", extra=said)
+        elif before and not unknown:
+            log.info("a backup can be looked at again", extra=fields(job=one.job.name, copy=one.target.copy))
+        one.last = record
+
+    async def _keep(self, records: Sequence[Record]) -> bool:
+        for record in records:
+            try:
+                payload = json.loads(record.to_json())
+                await self.events.keep(BACKUP_RECORD, payload, bytes.fromhex(record.record_id))
+            except (SpoolFull, UsageError) as exc:
+                self.counts.refused += 1
+                log.error(
+                    "what is known of a backup cannot be kept", extra=fields(job=record.job, reason=exc)
+                )
+                return False
+            self.counts.records += 1
+        return True
+
+    # ------------------------------------------------------------ verifications
+
+    def _verification(self, waiting: Sequence[Repository]) -> tuple[int, Repository, Check] | None:
+        """The one that is due first."""
+        found: list[tuple[int, Repository, Check]] = []
+        for one in waiting:
+            known = self._memory.repositories.get(one.key, _NOTHING)
+            due = next_check(one.job.levels, one.job.definition.verify, known.progress, self.clock.wall_ms())
+            # Without a look that could read it a verification would only fail the same way.
+            if due is not None and one.last is not None and one.last.outcome is not Outcome.UNKNOWN:
+                found.append((due[0], one, due[1]))
+        return min(found, key=lambda each: (each[0], each[1].key), default=None)
+
+    async def _verify(self, one: Repository, check: Check) -> None:
+        known = self._memory.repository(one.key)
+        began_ms = self.clock.wall_ms()
+        answer = await self.ask({**self._question(one, "verify"), "check": check}, one.job.verify_within_s)
+        (record, *_) = self._records(one, answer, Kind.VERIFY, began_ms)
+        self.counts.verifications += 1
+        age_s = age_of(check.level, one.job.definition.verify)
+        now_ms = self.clock.wall_ms()
+        before = known.progress.get(check.level, Progress())
+        kept = await self._keep([record])
+        if record.verify is None or not kept:
+            self.counts.looks_failed += record.verify is None
+            log.warning(
+                "a backup could not be verified",
+                extra=fields(
+                    job=one.job.name,
+                    level=check.level,
+                    part=check.part,
+                    reason=record.reason,
+                    error=_first(record),
+                ),
+            )
+            known.progress[check.level] = unproved(check, before, age_s, now_ms)
+        else:
+            known.progress[check.level] = proved(check, record.verify, age_s, now_ms)
+        await self._remember()
+
+    async def _remember(self) -> None:
+        content = msgspec.json.encode(self._memory)
+        await asyncio.to_thread(memory.save, self.var, content)
+
+
+_NOTHING: Final = memory.Repository()
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def scratch_name(key: str) -> str:
+    """A directory's name for a repository: job and copy, as they are."""
+    return _UNSAFE.sub("@", key)
+
+
+def _first(record: Record) -> str:
+    return record.errors[0] if record.errors else ""
