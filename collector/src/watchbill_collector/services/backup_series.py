@@ -83,6 +83,8 @@ class BackupSeries:
         self._said: dict[JobKey, _Said] = {}
         self._all: SeriesIds | None = None
         self._services: dict[str, SeriesIds] = {}
+        self._said_ms = 0
+        """When anything was said last: an end has to come later, or the value of that moment would stand."""
         for name, text in _HELP.items():
             table.describe(name, "gauge", text)
 
@@ -97,13 +99,14 @@ class BackupSeries:
         keys = [self._table.key_for_source(source, name, {**own, **more}) for name, more, _ in readings]
         ids = self._table.series(source, keys)
         before = self._said.get(key)
-        ticks = [] if before is None else _ended(np.setdiff1d(before.ids, ids), now_ms)
+        ticks = [] if before is None else self._ended(np.setdiff1d(before.ids, ids), now_ms)
         if before is not None and np.array_equal(before.ids, ids):
             ids = before.ids
         else:
             self._all = None
         values = [value for _, _, value in readings]
         self._said[key] = _Said(ids, values, aging, job)
+        self._said_ms = max(self._said_ms, now_ms)
         return [*ticks, _tick(ids, values, now_ms)]
 
     def end(self, key: JobKey, now_ms: int) -> list[Ticks]:
@@ -112,7 +115,7 @@ class BackupSeries:
         if before is None:
             return []
         self._all = None
-        return _ended(before.ids, now_ms)
+        return self._ended(before.ids, now_ms)
 
     def say_all(self, now_ms: int, objectives: Mapping[str, float]) -> list[Ticks]:
         """Every job, and every service; `objectives` are the RPOs that services' descriptions promise, in seconds."""
@@ -125,6 +128,7 @@ class BackupSeries:
                 said.values[said.aging] = (now_ms - said.job.state.point_ms) / 1000
             values += said.values
         ticks = [_tick(self._all, values, now_ms)] if values else []
+        self._said_ms = max(self._said_ms, now_ms)
         return ticks + self._say_services(now_ms, objectives)
 
     # ------------------------------------------------------------ services
@@ -145,7 +149,10 @@ class BackupSeries:
             self._services[service] = ids
             ticks.append(_tick(ids, list(readings.values()), now_ms))
         kept = _together(self._services.values())
-        return [*_ended(np.setdiff1d(_together(before.values()), kept), now_ms), *ticks]
+        return [*self._ended(np.setdiff1d(_together(before.values()), kept), now_ms), *ticks]
+
+    def _ended(self, ids: SeriesIds, now_ms: int) -> list[Ticks]:
+        return _ended(ids, max(now_ms, self._said_ms + 1))
 
 
 def _readings(job: Job, now_ms: int) -> tuple[list[tuple[str, dict[str, str], float]], int]:
