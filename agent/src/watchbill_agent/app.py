@@ -197,7 +197,7 @@ class Agent:
     async def run(self, house: Daemon) -> None:
         """The work of the daemon: until a stop was asked for and drained."""
         self._house = house
-        answers = {"status": self.status, "gaps": self.gaps}
+        answers = {"status": self.status, "gaps": self.gaps, "backups": self.looks}
         orders = {"leaving": self.departure.told, ORDER: self._told_of_a_backup}
         socket_ = StatusSocket(self.homes.run / SOCKET_NAME, answers, orders)
         try:
@@ -551,6 +551,10 @@ class Agent:
     def gaps(self) -> dict[str, object]:
         """The document behind `watchbill-agent gaps`."""
         return gaps_document(self.spool, self.clock)
+
+    def looks(self) -> dict[str, object]:
+        """The document behind `watchbill-agent backup list`."""
+        return {"repositories": [] if self.backups is None else self.backups.seen()}
 
     @property
     def house(self) -> Daemon | None:

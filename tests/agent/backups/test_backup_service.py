@@ -623,7 +623,7 @@ files = {{ paths = ["{paths}/*"] }}
 
 
 async def test_an_agent_announces_looks_and_takes_up_other_jobs_at_a_reload(
-    tmp_path: Path, collector: Any, agents: Any, enrol: Any
+    tmp_path: Path, collector: Any, agents: Any, enrol: Any, cli: Any
 ) -> None:
     a_dump(tmp_path)
     home = tmp_path / "a"
@@ -641,6 +641,13 @@ async def test_an_agent_announces_looks_and_takes_up_other_jobs_at_a_reload(
     assert [told["definition"]["name"] for told in events(BACKUP_DEFINED)] == ["db"]
     (record,) = events(BACKUP_RECORD)
     assert (record["job"], record["outcome"], record["snapshots"]["count"]) == ("db", "ok", 1)
+
+    (listed,) = json.loads(cli(home, "backup", "list", "--json").stdout)["jobs"]
+    (seen,) = listed["repositories"]
+    assert (listed["name"], seen["outcome"], seen["snapshots"], seen["errors"]) == ("db", "ok", 1, [])
+    assert (
+        "repository: ok, newest point 2023-11-14 22:13:20Z, 1 snapshot" in cli(home, "backup", "list").stdout
+    )
 
     (home / "etc/backups.d/a.toml").write_text("[[backup]]\n")
     agent.process.send_signal(signal.SIGHUP)

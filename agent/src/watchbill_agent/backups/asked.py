@@ -119,6 +119,20 @@ def _read(out: bytes, err: bytes, code: int | None) -> Answer:
     return Answer(fault=f"the child {ended}{said}")
 
 
+def ask_here(question: dict[str, Any], within_s: float) -> Answer:
+    """The same without an event loop: this process waits."""
+    content = msgspec.json.encode({**question, "within_s": within_s})
+    try:
+        done = subprocess.run(
+            list(ARGV), input=content, capture_output=True, timeout=within_s + MORE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(fault="it did not end in time", timed_out=True)
+    except OSError as exc:
+        return Answer(fault=f"no process for it: {(exc.strerror or str(exc)).lower()}")
+    return _read(done.stdout, done.stderr, done.returncode)
+
+
 # ---------------------------------------------------------------- the configuration
 
 
@@ -127,14 +141,7 @@ def read_jobs_apart(etc: Path) -> tuple[JobConfig, ...]:
 
     Raises ConfigError with every problem, StorageError when the child does not answer.
     """
-    question = msgspec.json.encode({"do": "jobs", "etc": str(etc)})
-    try:
-        done = subprocess.run(
-            list(ARGV), input=question, capture_output=True, timeout=JOBS_S_MAX, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise StorageError(f"{etc / DIRECTORY} cannot be read: {exc}") from exc
-    answer = _read(done.stdout, done.stderr, done.returncode)
+    answer = ask_here({"do": "jobs", "etc": str(etc)}, JOBS_S_MAX)
     if answer.fault:
         raise StorageError(f"{etc / DIRECTORY} cannot be read: {answer.fault}")
     found = msgspec.json.decode(answer.lines[0], type=_Jobs)

@@ -27,6 +27,18 @@ TAIL_BYTES_MAX: Final = 32 * 1024
 def add_commands(backup: argparse.ArgumentParser) -> None:
     """The commands of the group."""
     actions = backup.add_subparsers(title="what to do", metavar="ACTION", required=True)
+    for name, command, help_ in (
+        ("list", _list, "list this host's jobs and what was seen of them last"),
+        ("look", _look, "look at a job's repositories now, as this user; nothing is sent"),
+    ):
+        added = actions.add_parser(
+            name, parents=[home_option()], help=help_, description=help_.capitalize() + "."
+        )
+        added.add_argument("--json", action="store_true", help="print one JSON document")
+        added.set_defaults(command=command)
+        if name == "look":
+            added.add_argument("job", metavar="JOB", help="its name in backups.d")
+            added.add_argument("--copy", metavar="NAME", help="only this copy")
     report = actions.add_parser(
         "report", parents=[home_option()], help="say how a backup went", description="Say how a backup went."
     )
@@ -281,6 +293,39 @@ def _homes(arguments: argparse.Namespace) -> "Homes":
     from watchbill.homes import Homes
 
     return Homes.resolve("agent", getattr(arguments, "home", None))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    import json
+    import time
+
+    from watchbill_agent.backups.config import read_jobs
+    from watchbill_agent.backups.listing import lines, listed
+
+    homes = _homes(arguments)
+    now_ms = time.time_ns() // 1_000_000
+    document = listed(read_jobs(homes.etc), homes.run, now_ms)
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    else:
+        for line in lines(document, now_ms):
+            print(line)
+    return OK
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    import json
+
+    from watchbill_agent.backups.config import read_jobs
+    from watchbill_agent.backups.listing import all_read, look_lines, look_now
+
+    records = look_now(read_jobs(_homes(arguments).etc), arguments.job, arguments.copy)
+    if arguments.json:
+        print(json.dumps({"looks": [json.loads(record.to_json()) for record in records]}, indent=2))
+    else:
+        for line in look_lines(records):
+            print(line)
+    return OK if all_read(records) else FAILED
 
 
 def _report(arguments: argparse.Namespace) -> int:
