@@ -57,6 +57,7 @@ media = "object"
 immutable = true
 files = { paths = ["/mnt/cloud/*"] }
 """
+PROVED = frozenset({Level.STRUCTURE, Level.DATA})
 SMALL = '[[backup]]\nname = "a"\ntool = "wrap"\n'
 
 
@@ -103,14 +104,14 @@ def test_every_field_of_a_job_reaches_its_definition(tmp_path: Path) -> None:
     assert read_definition(job.definition.to_json()) == job.definition
     assert job.source == SourcePaths(paths=("/srv/files",), must_exist=True, min_files=1000)
     assert job.partial_if == ("skipp(ed|ing)",)
-    assert job.levels == {Level.STRUCTURE, Level.DATA}
+    assert job.targets[0].levels == {Level.STRUCTURE, Level.DATA}
 
 
 def test_what_a_copy_says_of_its_repository_wins_over_the_jobs_own_table(tmp_path: Path) -> None:
     (job,) = read(tmp_path, a=ALL)
     assert job.targets == (
-        Target(copy="nas", options={"paths": ["/mnt/nas/*"], "settle": "2m"}),
-        Target(copy="cloud", options={"paths": ["/mnt/cloud/*"], "settle": "2m"}),
+        Target(copy="nas", options={"paths": ["/mnt/nas/*"], "settle": "2m"}, levels=PROVED),
+        Target(copy="cloud", options={"paths": ["/mnt/cloud/*"], "settle": "2m"}, levels=PROVED),
     )
 
 
@@ -141,8 +142,18 @@ def test_a_job_known_by_its_runs_alone_is_not_observed(tmp_path: Path) -> None:
 
 def test_verifications_are_left_to_others_when_the_job_says_so(tmp_path: Path) -> None:
     (job,) = read(tmp_path, a=ALL.replace('restore = "90d"', 'restore = "90d", run = false'))
-    assert job.levels == set()
+    assert [target.levels for target in job.targets] == [set(), set()]
     assert job.definition.verify.data_s == 30 * 86_400
+
+
+@pytest.mark.parametrize("tool", ["restic", "borg"])
+def test_a_restore_is_verified_by_the_agent_where_it_has_a_place(tmp_path: Path, tool: str) -> None:
+    options = {"restic": "repository = '/r', password_file = '/p'", "borg": "repository = '/r'"}[tool]
+    text = f"[[backup]]\nname = 'a'\ntool = '{tool}'\nverify = {{ data = '30d', restore = '90d' }}\n"
+    (job,) = read(tmp_path, a=f"{text}{tool} = {{ {options} }}")
+    assert job.targets[0].levels == {Level.DATA}
+    (job,) = read(tmp_path, a=f"{text}{tool} = {{ {options}, restore_dir = '/srv/tmp' }}")
+    assert job.targets[0].levels == {Level.DATA, Level.RESTORE}
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def a_job(name: str = "db", every_s: float = 3600, **verify: float) -> JobConfig
         name=name, tool="files", observed=True, observe_every_s=float(every_s), verify=ProofAges(**verify)
     )
     levels = {Level(key.removesuffix("_s")) for key in verify}
-    return JobConfig(definition=definition, targets=(Target(copy=""),), levels=frozenset(levels))
+    return JobConfig(definition=definition, targets=(Target(copy="", levels=frozenset(levels)),))
 
 
 class Kept(Events):
@@ -351,7 +351,9 @@ async def test_all_data_is_read_within_the_age_the_job_asks_for_also_over_restar
     assert structure == 2
 
 
-async def test_a_verification_that_came_to_nothing_is_tried_again_with_the_same_part(tmp_path: Path) -> None:
+async def test_a_verification_that_came_to_nothing_is_tried_again_with_the_same_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path, a_job("db", data_s=30 * 86_400))
     house.say = lambda question: (
         answer(Observation(outcome=Outcome.OK))
@@ -362,6 +364,8 @@ async def test_a_verification_that_came_to_nothing_is_tried_again_with_the_same_
     checks = [question["check"] for question in house.questions if question["do"] == "verify"]
     assert 3 <= len(checks) <= 4
     assert {(check.part, check.parts) for check in checks} == {(1, 30)}
+    said = [record.getMessage() for record in caplog.records if record.name == service.__name__]
+    assert said == ["a backup could not be verified"], "once, not every hour"
 
 
 async def test_what_cannot_be_looked_at_is_not_verified_either(tmp_path: Path) -> None:

@@ -242,8 +242,12 @@ class Adapter(ABC):
     def observe(self, now_ms: int) -> Observation:
         """Look once. What goes wrong is an Observation, too: nothing is raised for what a tool or a disk does."""
 
+    def proves(self) -> frozenset[Level]:
+        """What `verify` can do with these options: `levels`, but for those that need an option that is not set."""
+        return self.levels
+
     def verify(self, check: Check, now_ms: int) -> Verification:  # noqa: ARG002 - Others need it.
-        """Verify once. Called only with a level of `levels`."""
+        """Verify once. The daemon asks only for what `proves` says."""
         return Verification(
             outcome=Outcome.UNKNOWN,
             reason=Reason.NOT_VERIFIABLE,

@@ -308,6 +308,8 @@ class Target:
 
     copy: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    levels: frozenset[Level] = frozenset()
+    """What this agent verifies of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,8 +319,6 @@ class JobConfig:
     definition: Definition
     source: SourcePaths = field(default_factory=SourcePaths)
     targets: tuple[Target, ...] = ()
-    levels: frozenset[Level] = frozenset()
-    """What this agent verifies."""
     observe_within_s: float = float(OBSERVE_WITHIN_DEFAULT)
     verify_within_s: float = float(VERIFY_WITHIN_DEFAULT)
     unit: str = ""
@@ -375,16 +375,18 @@ def _job(table: Table, said: JobTable) -> JobConfig | list[Problem]:
     targets: list[Target] = []
     job = Job(name=said.name, definition=definition, source=_source(said))
     for copy, options in _targets(table, said):
-        found = list(_option_problems(kind, options, replace(job, copy=copy)))
-        problems += found
-        targets.append(Target(copy=copy, options=options.values))
+        made = _made(kind, options, replace(job, copy=copy))
+        if isinstance(made, Adapter):
+            levels = _levels(said) & made.proves()
+            targets.append(Target(copy=copy, options=options.values, levels=levels))
+        else:
+            problems += made
     if problems:
         return list(dict.fromkeys(problems))
     return JobConfig(
         definition=definition,
         source=job.source,
         targets=tuple(targets) if kind.observes else (),
-        levels=_levels(said, kind),
         observe_within_s=float(said.observe_within),
         verify_within_s=float(said.verify.within),
         unit=said.unit,
@@ -400,14 +402,14 @@ def _source(said: JobTable) -> SourcePaths:
     return SourcePaths(paths=tuple(source.paths), must_exist=source.must_exist, min_files=source.min_files)
 
 
-def _levels(said: JobTable, kind: type[Adapter]) -> frozenset[Level]:
+def _levels(said: JobTable) -> frozenset[Level]:
+    """Of which a proof is asked for, and from this agent."""
     ages = {
         Level.STRUCTURE: said.verify.structure,
         Level.DATA: said.verify.data,
         Level.RESTORE: said.verify.restore,
     }
-    wanted = {level for level, age in ages.items() if age}
-    return frozenset(wanted & kind.levels) if said.verify.run else frozenset()
+    return frozenset(level for level, age in ages.items() if age and said.verify.run)
 
 
 def _definition(said: JobTable, kind: type[Adapter]) -> Definition:
@@ -473,16 +475,16 @@ def _targets(table: Table, said: JobTable) -> Iterator[tuple[str, Table]]:
             yield copy.name, copy.tools[said.tool].over(base)
 
 
-def _option_problems(kind: type[Adapter], table: Table, job: Job) -> Sequence[Problem]:
+def _made(kind: type[Adapter], table: Table, job: Job) -> Adapter | Sequence[Problem]:
+    """The adapter, or what is wrong with its options."""
     from watchbill_agent.names import WrongOption
 
     try:
         # Making an adapter opens nothing; it judges what types cannot.
-        kind(table.read(kind.options_type), job, NoCommands())
+        return kind(table.read(kind.options_type), job, NoCommands())
     except ConfigError as exc:
         return exc.problems
     except WrongOption as exc:
         return [table.problem(exc.field, exc.got, exc.wanted)]
     except UsageError as exc:
         return [table.problem("", show_value(str(exc)), "options that the adapter can use")]
-    return []

@@ -46,7 +46,7 @@ def _job(job: JobConfig, seen: Sequence[object], now_ms: int) -> dict[str, Any]:
         "due_ms": definition.schedule.next(now_ms),
         "rpo_s": definition.rpo_s,
         "observe_every_s": definition.observe_every_s,
-        "verifies": sorted(job.levels),
+        "verifies": sorted({level for target in job.targets for level in target.levels}),
         "repositories": list(seen) or [{"copy": target.copy} for target in job.targets],
     }
 

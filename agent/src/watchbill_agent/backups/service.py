@@ -26,6 +26,7 @@ from watchbill.backups.record import (
     BACKUP_JOBS,
     BACKUP_RECORD,
     Kind,
+    Level,
     Outcome,
     Record,
     Source,
@@ -79,6 +80,8 @@ class Repository:
     due_s: float
     left: "asyncio.subprocess.Process | None" = None
     last: Record | None = None
+    unproved: dict[Level, str] = field(default_factory=dict)
+    """Why the last verifications came to nothing: said once."""
 
     @property
     def key(self) -> str:
@@ -120,7 +123,7 @@ class Backups:
                 one = Repository(job, target, now_s + first_s)
                 old = before.get(one.key)
                 if old is not None:
-                    one.left, one.last = old.left, old.last
+                    one.left, one.last, one.unproved = old.left, old.last, old.unproved
                     if old.target == target:
                         one.due_s = min(old.due_s, now_s + job.definition.observe_every_s)
                 self._repositories[one.key] = one
@@ -317,7 +320,9 @@ class Backups:
         found: list[tuple[int, Repository, Check]] = []
         for one in waiting:
             known = self._memory.repositories.get(one.key, _NOTHING)
-            due = next_check(one.job.levels, one.job.definition.verify, known.progress, self.clock.wall_ms())
+            due = next_check(
+                one.target.levels, one.job.definition.verify, known.progress, self.clock.wall_ms()
+            )
             # Without a look that could read it a verification would only fail the same way.
             if due is not None and one.last is not None and one.last.outcome is not Outcome.UNKNOWN:
                 found.append((due[0], one, due[1]))
@@ -335,20 +340,25 @@ class Backups:
         kept = await self._keep([record])
         if record.verify is None or not kept:
             self.counts.looks_failed += record.verify is None
-            log.warning(
-                "a backup could not be verified",
-                extra=fields(
-                    job=one.job.name,
-                    level=check.level,
-                    part=check.part,
-                    reason=record.reason,
-                    error=_first(record),
-                ),
-            )
+            self._say_unproved(one, check, record)
             known.progress[check.level] = unproved(check, before, age_s, now_ms)
         else:
+            one.unproved.pop(check.level, None)
             known.progress[check.level] = proved(check, record.verify, age_s, now_ms)
         await self._remember()
+
+    def _say_unproved(self, one: Repository, check: Check, record: Record) -> None:
+        if one.unproved.get(check.level) == record.reason:
+            return
+        one.unproved[check.level] = record.reason
+        said = fields(
+            job=one.job.name,
+            copy=one.target.copy,
+            level=check.level,
+            reason=record.reason,
+            error=_first(record),
+        )
+        log.warning("a backup could not be verified", extra=said)
 
     async def _remember(self) -> None:
         content = msgspec.json.encode(self._memory)

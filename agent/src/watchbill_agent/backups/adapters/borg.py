@@ -487,6 +487,10 @@ class Borg(Adapter):
                 outcome=no.outcome, reason=no.reason, errors=no.errors, tool_version=self._version
             )
 
+    def proves(self) -> frozenset[Level]:
+        """A restore needs a place."""
+        return self.levels if self._options.restore_dir is not None else self.levels - {Level.RESTORE}
+
     def verify(self, check: Check, now_ms: int) -> Verification:  # noqa: ARG002 - a borg repository tells its own time.
         """Verify once. What was found while somebody else changed the repository proves nothing."""
         verify = {

@@ -391,6 +391,10 @@ class Restic(Adapter):
                 outcome=no.outcome, reason=no.reason, errors=no.errors, tool_version=self._version
             )
 
+    def proves(self) -> frozenset[Level]:
+        """A restore needs a place."""
+        return self.levels if self._options.restore_dir is not None else self.levels - {Level.RESTORE}
+
     def verify(self, check: Check, now_ms: int) -> Verification:
         """Verify once. What was found while somebody else changed the repository proves nothing."""
         try:
