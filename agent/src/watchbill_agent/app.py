@@ -61,6 +61,7 @@ from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
 if TYPE_CHECKING:
     from watchbill_agent.backups.config import JobConfig
     from watchbill_agent.backups.service import Backups
+    from watchbill_agent.backups.units import UnitWatch
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class Agent:
         self._house: Daemon | None = None
         self._after = ""
         self.backups: Backups | None = None
+        self._units: UnitWatch | None = None
         self._looking: asyncio.Task[object] | None = None
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
@@ -283,6 +285,16 @@ class Agent:
 
             self.backups = Backups(jobs, self.homes.var, self.identity.agent_id, self.events, self.clock)
             self._looking = house.spawn("backups", self.backups.run())
+        self._watch_units(house, jobs)
+
+    def _watch_units(self, house: Daemon, jobs: "Sequence[JobConfig]") -> None:
+        if self._units is None and self.identity is not None and any(job.unit for job in jobs):
+            from watchbill_agent.backups.units import UnitWatch
+
+            self._units = UnitWatch(self.incoming.keep, self.clock)
+            house.spawn("units of backups", self._units.run())
+        if self._units is not None:
+            self._units.adopt_jobs(jobs)
 
     async def _sample_for_ever(self, stamp: Stamp) -> None:
         while True:

@@ -98,6 +98,19 @@ async def test_with_a_spool_in_memory_a_record_stays_a_file_until_the_collector_
     assert {event.event_id.hex() for event in reported(collector)} == {answer["record"]}
 
 
+async def test_the_agent_asks_systemd_for_the_runs_of_a_jobs_unit(
+    tmp_path: Path, collector: Any, agents: Any, enrol: Any
+) -> None:
+    home = tmp_path / "a"
+    enrol(home, collector)
+    (home / "etc/backups.d").mkdir(parents=True)
+    job = '[[backup]]\nname = "nightly"\ntool = "wrap"\nunit = "no-such-watchbill-test.timer"\n'
+    (home / "etc/backups.d/a.toml").write_text(job)
+    agent = agents(home, FAST)
+    await agent.until_log("runs of a unit cannot be read")  # No systemd, or no such unit.
+    assert await agent.stop() == 0
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "small"

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from watchbill.backups.record import BACKUP_RECORD, read_record
+from watchbill.backups.record import BACKUP_RECORD, Record, read_record
 from watchbill.errors import StorageError, Unreadable, UsageError
 from watchbill.files import FileMissing, make_directory, read_bounded, sync_directory
 from watchbill.limits import EVENT_BYTES_MAX
@@ -88,6 +88,17 @@ class Incoming:
             record = _checked(rest.encode("utf-8", "replace"))
         except Unreadable as exc:
             raise UsageError(str(exc)) from exc
+        return await self._kept(record)
+
+    async def keep(self, record: Record) -> bool:
+        """A record of the agent's own: whether it was kept. What refuses it is logged."""
+        document: Document = msgspec.json.decode(record.to_json())
+        answer = await self._kept(fitted(document))
+        if not answer["kept"]:
+            log.error("a record of a backup is not kept", extra=fields(job=record.job, reason=answer["why"]))
+        return bool(answer["kept"])
+
+    async def _kept(self, record: Document) -> dict[str, object]:
         receipt, why = await self._keep(record)
         if receipt is not None and receipt.durable:
             self.kept += 1
