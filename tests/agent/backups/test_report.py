@@ -1,11 +1,14 @@
 """What may be said of a backup by hand, and what is taken out of what a tool printed."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from watchbill.backups.record import Kind, Level, Outcome, record_fault
 from watchbill.errors import UsageError
 from watchbill_agent.backups.redact import HIDDEN, Redactor, known_secrets
-from watchbill_agent.backups.report import Said, record_of
+from watchbill_agent.backups.report import Said, process_run, record_of
 from watchbill_agent.backups.words import tail_of
 
 NOW_MS = 1_800_000_000_000
@@ -21,6 +24,23 @@ def test_two_reports_of_one_name_are_one_run_of_their_job() -> None:
     assert (first.started_ms, first.finished_ms, first.point_ms) == (NOW_MS, 0, NOW_MS)
     assert (second.started_ms, second.finished_ms, second.point_ms) == (0, NOW_MS + 5, 0)
     assert record_of(Said(job="a", outcome="ok", run="ab" * 16), NOW_MS, PLAIN).run_id == "ab" * 16
+
+
+def test_a_run_that_is_a_process_is_none_of_a_later_process_with_the_same_number(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "sys/kernel/random").mkdir(parents=True)
+    boot = tmp_path / "sys/kernel/random/boot_id"
+    names = []
+    for began, booted in (("100", "a"), ("100", "a"), ("200", "a"), ("100", "b")):
+        (tmp_path / "7/stat").write_text(f"7 (a ) b) S {'0 ' * 18}{began} 0 0\n")
+        boot.write_text(booted + "\n")
+        names.append(process_run("7", tmp_path))
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+    for text in ("8", "", "../7", "-1", "x", "9" * 30):
+        with pytest.raises(UsageError, match="--run-of"):
+            process_run(text, tmp_path)
+    assert process_run(str(os.getpid())) == process_run(str(os.getpid()))
 
 
 def test_the_data_stands_for_the_time_when_the_run_began() -> None:

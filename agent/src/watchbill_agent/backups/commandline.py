@@ -70,7 +70,13 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", default="", choices=("structure", "data", "restore"), help="what was proved"
     )
-    parser.add_argument("--run", metavar="NAME", default="", help="reports of one run have the same")
+    run = parser.add_mutually_exclusive_group()
+    run.add_argument(
+        "--run", metavar="NAME", default="", help="reports of one run have the same, and no other run ever"
+    )
+    run.add_argument(
+        "--run-of", metavar="PID", default="", help="the run is that of this process, such as $$ in a script"
+    )
     parser.add_argument("--started", metavar="TIME", default="", help="with its zone, or seconds since 1970")
     parser.add_argument("--finished", metavar="TIME", default="", help="now, without it")
     parser.add_argument(
@@ -335,13 +341,13 @@ def _report(arguments: argparse.Namespace) -> int:
     from watchbill.errors import StorageError
     from watchbill_agent.backups.drop import Drop
     from watchbill_agent.backups.redact import Redactor, known_secrets
-    from watchbill_agent.backups.report import Said, record_of
+    from watchbill_agent.backups.report import Said, process_run, record_of
 
     said = Said(
         job=arguments.job,
         outcome=arguments.outcome,
         kind=arguments.kind,
-        run=arguments.run,
+        run=process_run(arguments.run_of) if arguments.run_of else arguments.run,
         copy=arguments.copy,
         started=arguments.started,
         finished=arguments.finished,

@@ -1,9 +1,9 @@
 """What somebody says of a backup by hand: a script, a hook of another tool, a scheduler.
 
-    watchbill-agent backup report nightly --outcome running --run $$     # as it begins; may be left out
-    watchbill-agent backup report nightly --outcome ok --run $$ --bytes 123456
+    watchbill-agent backup report nightly --outcome running --run-of $$     # as it begins; may be left out
+    watchbill-agent backup report nightly --outcome ok --run-of $$ --bytes 123456
 
-Both have the same `--run`, and are one run by it. Pure: words in, a record out.
+Both name the same process, and are one run by it; or have the same `--run`. Pure but for that: words in, a record out.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from watchbill.backups.record import (
@@ -34,6 +35,7 @@ TIME_WANTED: Final = "a time with its zone, such as 2026-05-04T02:15:00+02:00, o
 EPOCH_S_MAX: Final = 253_402_300_799
 """The last second of the year 9999."""
 RUN_CHARACTERS_MAX: Final = 256
+PID_DIGITS_MAX: Final = 10
 
 _REASON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -115,6 +117,18 @@ def run_id_of(job: str, run: str) -> str:
     if _ID.fullmatch(run):
         return run
     return hashlib.sha256(f"{job}\0{run}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def process_run(text: str, proc: Path = Path("/proc")) -> str:
+    """A name for a run that is that of a process: its number alone would be another one's some day. Raises UsageError."""
+    try:
+        if not (text.isascii() and text.isdigit() and len(text) <= PID_DIGITS_MAX):
+            raise ValueError(text)
+        began = (proc / text / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+        boot = (proc / "sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError, IndexError) as exc:
+        raise UsageError(f"--run-of: got {text[:20]!r}, wanted the number of a process that runs") from exc
+    return f"{boot} {text} {began}"
 
 
 def _proof(said: Said, kind: Kind, outcome: Outcome) -> Proof | None:
