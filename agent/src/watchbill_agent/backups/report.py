@@ -120,7 +120,7 @@ def run_id_of(job: str, run: str) -> str:
 
 
 def process_run(text: str, proc: Path = Path("/proc")) -> str:
-    """A name for a run that is that of a process: its number alone would be another one's some day. Raises UsageError."""
+    """A name for a run that is that of a process: a number alone is reused. Raises UsageError."""
     try:
         if not (text.isascii() and text.isdigit() and len(text) <= PID_DIGITS_MAX):
             raise ValueError(text)
