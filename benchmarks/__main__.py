@@ -26,6 +26,7 @@ NAMES = (
     "reconnect",
     "backlog",
     "spool",
+    "backups",
 )
 
 

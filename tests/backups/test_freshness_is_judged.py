@@ -88,9 +88,14 @@ def test_a_run_counts_until_the_repository_is_seen_without_it():
     history.saw(DUE - H, DUE - D)
     history.ran(DUE)
     assert history.state(DUE + 20 * MIN).point_ms == DUE
+    history.saw(DUE + 20 * MIN, DUE - D, started_ms=DUE + 5 * MIN)
+    assert history.state(DUE + 21 * MIN).point_ms == DUE, "it was looked at while the run went on"
     history.saw(DUE + H, DUE - D)
-    state = history.state(DUE + 2 * H)
+    state = history.state(DUE + H + MIN)
     assert state.point_ms == DUE - D
+    assert (state.word, state.facets[FacetName.LEDGER].reason) == (Word.OK, "unconfirmed")
+    history.saw(DUE + 90 * MIN, DUE - D)
+    state = history.state(DUE + 2 * H)
     assert (state.word, state.facets[FacetName.LEDGER].reason) == (Word.SUSPECT, "unconfirmed")
     history.saw(DUE + 3 * H, DUE - D, DUE + MIN)
     state = history.state(DUE + 4 * H)

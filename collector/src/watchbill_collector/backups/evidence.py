@@ -33,10 +33,12 @@ _OK: Final = Outcome.OK
 """Looked up once: a member of an enumeration takes as long to find as the rest of a line here."""
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A repository that could be read. `point_ms`: the newest point that can be restored, by its word."""
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """A repository that could be read, from `began_ms` to `at_ms`. `point_ms`: the newest point that can be restored,
+    by its word."""
 
     at_ms: int
+    began_ms: int
     outcome: Outcome
     point_ms: int
     future_ms: int
@@ -245,6 +247,7 @@ class Evidence:
         future_ms = point_ms if point_ms > at_ms + FUTURE_MS else 0
         seen = Seen(
             at_ms=at_ms,
+            began_ms=min(record.started_ms + shift_ms, at_ms) if record.started_ms > 0 else at_ms,
             outcome=record.outcome,
             point_ms=0 if future_ms else min(point_ms, at_ms),
             future_ms=future_ms,

@@ -41,7 +41,7 @@ def ledger(sight: Sight, points: Points) -> Facet:
     lie = points.unconfirmed
     if lie is not None and found.level is not BAD:
         text = f"the run of {moment(lie.began_ms)} ended well, and the repository shows nothing of it"
-        return Facet(BAD, "unconfirmed", text)
+        return Facet(BAD if points.contradicted else WARN, "unconfirmed", text)
     return found
 
 

@@ -15,6 +15,9 @@ from watchbill_collector.backups.runs import Run
 
 SAME_MOMENT_MS: Final = 5 * 60_000
 """How far a snapshot's time may lie before its run's beginning, where a repository goes by a clock of its own."""
+CONFIRMED_WITHIN_MS: Final = 3_600_000
+"""How long after a run its repository may take to show it: objects appear late, a copy is brought up to date after
+it."""
 ID_CHARACTERS_MIN: Final = 8
 """Tools print the beginning of a snapshot's id: so much of it names one."""
 
@@ -24,7 +27,8 @@ class Points:
     """`newest_ms` is 0 when nothing can be restored. `snapshots`: how many the fullest copy holds. `copies`: the
     newest of each copy of which something is known.
 
-    `unconfirmed` is the newest good run by its own word, when no repository shows it. `unrestorable`: copies whose
+    `unconfirmed` is the newest good run by its own word, when no repository shows it; `contradicted`
+    when it has had the time to. `unrestorable`: copies whose
     repository was read, and holds nothing that can be restored."""
 
     newest_ms: int = 0
@@ -33,6 +37,7 @@ class Points:
     snapshots: int = 0
     copies: dict[str, int] = field(default_factory=dict)
     unconfirmed: Run | None = None
+    contradicted: bool = False
     unrestorable: list[str] = field(default_factory=list)
 
 
@@ -63,19 +68,23 @@ def points_of(definition: Definition, evidence: Evidence) -> Points:
 def _said_by(run: Run, definition: Definition, evidence: Evidence, points: Points) -> bool:
     """Take in the word of a good run; False when the repositories contradict it."""
     places = _places(run, definition)
+    looked_ms = 1 << 62
     refuted = True
     for name in places:
         copy = evidence.copies.get(name)
-        if copy is None or copy.seen is None or copy.seen.at_ms <= run.finished_ms:
+        if copy is None or copy.seen is None or copy.seen.began_ms <= run.finished_ms:
             # Nobody has looked since, so its word stands: but where there are several, not for one of them.
             refuted = False
             if len(places) == 1:
                 points.copies[name] = max(points.copies.get(name, 0), run.point_ms)
         elif _shows(copy, run):
             refuted = False
+        else:
+            looked_ms = min(looked_ms, copy.seen.began_ms)
     if refuted:
-        if not any(name in points.unrestorable for name in places):
-            points.unconfirmed = points.unconfirmed or run
+        if points.unconfirmed is None and not any(name in points.unrestorable for name in places):
+            points.unconfirmed = run
+            points.contradicted = looked_ms >= run.finished_ms + CONFIRMED_WITHIN_MS
         return False
     points.newest_ms = max(points.newest_ms, run.point_ms)
     return True

@@ -12,7 +12,7 @@ FUTURE_MS: Final = 5 * 60_000
 """How much later than its arrival a time may be before it counts as one of the future."""
 
 
-class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """One run. Times are the collector's, 0 for not known; none is later than its record's arrival.
 
     `at_ms` is when it was last heard of, `began_ms` when it began as far as known. `point_ms` is what its data stands
@@ -70,9 +70,8 @@ def run_of(record: Record, received_ms: int, shift_ms: int) -> Run:
     at_ms = record.observed_ms + shift_ms
     point_ms = record.point_ms + shift_ms if record.point_ms > 0 else 0
     ahead = False
-    latest_ms = max(started_ms, finished_ms, at_ms, point_ms)
-    if latest_ms > received_ms:
-        ahead = latest_ms > received_ms + FUTURE_MS
+    if started_ms > received_ms or finished_ms > received_ms or at_ms > received_ms or point_ms > received_ms:
+        ahead = max(started_ms, finished_ms, at_ms, point_ms) > received_ms + FUTURE_MS
         started_ms, finished_ms = min(started_ms, received_ms), min(finished_ms, received_ms)
         at_ms, point_ms = min(at_ms, received_ms), min(point_ms, received_ms)
     outcome = record.outcome
@@ -81,27 +80,28 @@ def run_of(record: Record, received_ms: int, shift_ms: int) -> Run:
     elif not finished_ms:
         finished_ms = at_ms
     began_ms = started_ms or finished_ms or at_ms
+    # By position: by name it takes seven times as long, 1.5 us of the 3 that a record takes at a start.
     return Run(
-        run_id=record.run_id or record.record_id,
-        outcome=outcome,
-        at_ms=at_ms,
-        began_ms=began_ms,
-        started_ms=started_ms,
-        finished_ms=finished_ms,
-        point_ms=point_ms or began_ms,
-        source=record.source,
-        copy=record.copy,
-        exit_code=record.exit_code,
-        signal=record.signal,
-        snapshot_id=record.snapshot_id,
-        bytes_source=record.bytes_source,
-        bytes_stored=record.bytes_stored,
-        files=record.files,
-        files_failed=record.files_failed,
-        reason=record.reason,
-        error=record.errors[0][:ERROR_CHARACTERS_KEPT] if record.errors else "",
-        ahead=ahead,
-        record_id=record.record_id,
+        record.run_id or record.record_id,
+        outcome,
+        at_ms,
+        began_ms,
+        started_ms,
+        finished_ms,
+        point_ms or began_ms,
+        record.source,
+        record.copy,
+        record.exit_code,
+        record.signal,
+        record.snapshot_id,
+        record.bytes_source,
+        record.bytes_stored,
+        record.files,
+        record.files_failed,
+        record.reason,
+        record.errors[0][:ERROR_CHARACTERS_KEPT] if record.errors else "",
+        ahead,
+        record.record_id,
     )
 
 
