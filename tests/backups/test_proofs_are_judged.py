@@ -1,6 +1,8 @@
 """The facet of proofs: their ages, parts that make a whole, failures, and the newest point that was verified."""
 
-from watchbill.backups.definition import ProofAges
+from dataclasses import replace
+
+from watchbill.backups.definition import Copy, ProofAges
 from watchbill.backups.record import Kind, Level, Outcome
 from watchbill_collector.backups import FacetName, Word
 
@@ -98,10 +100,29 @@ def test_a_verification_that_could_not_be_made_proves_nothing_and_says_why():
 
 def test_a_failure_of_any_copy_counts_and_proofs_of_any_copy_do():
     made = history(structure_s=7 * 86400.0)
+    made.definition = replace(made.definition, copies=(Copy(name="nas"), Copy(name="cloud")))
     made.proved(DUE + H, Level.STRUCTURE, copy="nas")
     assert told(made, DUE + D)[2] == "ok"
     made.proved(DUE + 2 * H, Level.DATA, copy="cloud", ok=False)
     assert told(made, DUE + D)[2] == "proof-failed"
+    made.definition = replace(made.definition, copies=(Copy(name="nas"),))
+    assert told(made, DUE + D)[2] == "ok", "the job does not have the other any more"
+
+
+def test_one_overdue_proof_is_a_warning_and_two_are_bad_and_so_is_one_that_is_late_again():
+    made = history(structure_s=7 * 86400.0, data_s=30 * 86400.0, restore_s=90 * 86400.0)
+    made.proved(DUE + H, Level.DATA)
+    made.tell(Kind.RESTORE, DUE + H)
+    assert told(made, DUE + H + WEEK)[1:] == ("warn", "overdue")
+    assert told(made, DUE + H + 2 * WEEK - 1)[1:] == ("warn", "overdue")
+    assert told(made, DUE + H + 2 * WEEK) == ("UNVERIFIED", "bad", "overdue")
+    made.proved(DUE + H + 3 * WEEK, Level.STRUCTURE)
+    assert told(made, DUE + 2 * H + 3 * WEEK)[1] == "ok"
+    assert told(made, DUE + 2 * H + MONTH) == ("UNVERIFIED", "bad", "overdue")
+    state = made.state(DUE + 2 * H + MONTH)
+    assert state.severity == "major"
+    assert "data" in state.why
+    assert "structure" in state.why
 
 
 def test_verifying_yesterdays_archive_does_not_hide_todays_missing_one():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from watchbill.backups.definition import Retention
+from watchbill.backups.definition import Copy, Retention
 from watchbill.backups.record import PARTS_MAX, Kind, Snapshots
 from watchbill.backups.schedule import Schedule
 from watchbill_collector.backups import FacetName, Standing, Word
@@ -16,10 +16,10 @@ from .histories import DUE, T0, D, H, History, job
 MONTH = Retention(keep_s=30 * 86400.0, min_copies=3)
 
 
-def made(retention: Retention = MONTH) -> History:
-    """A job that is only looked at."""
+def made(retention: Retention = MONTH, every_s: float = 0.0) -> History:
+    """A job that is only looked at; now and then, unless `every_s` says how often."""
     return History(
-        job(retention=retention, observed=True, observe_every_s=3600.0, rpo_s=0.0, schedule=Schedule())
+        job(retention=retention, observed=True, observe_every_s=every_s, rpo_s=0.0, schedule=Schedule())
     )
 
 
@@ -253,3 +253,42 @@ def test_copies_beyond_the_bound_are_left_out_and_counted():
     evidence = history.evidence(DUE + H)
     assert len(evidence.copies) == COPIES_KEPT
     assert evidence.strange == 5
+
+
+def test_a_repository_that_cannot_be_read_is_unknown_though_its_runs_end_well():
+    history = History(job(observed=True, observe_every_s=3600.0))
+    history.ran(DUE)
+    history.saw(DUE + H, DUE)
+    history.saw(DUE + 2 * H, DUE)
+    for hour in range(3, 12):
+        history.unread(DUE + hour * H, "needs-runner")
+    assert told(history, DUE + 4 * H) == ("ok", "ok")
+    state = history.state(DUE + 5 * H)
+    assert (state.word, state.facets[FacetName.LEDGER].reason) == (Word.UNKNOWN, "unreadable")
+    assert "needs-runner" in state.why
+    assert state.point_ms == DUE
+    history.saw(DUE + 12 * H, DUE)
+    assert history.state(DUE + 13 * H).word is Word.OK
+
+
+def test_a_lock_that_is_always_there_is_a_warning():
+    history = made(Retention())
+    for hour in range(1, 27):
+        history.saw(DUE + hour * H, *days(0), repo_locked=True)
+    assert told(history, DUE + 25 * H - 1) == ("ok", "ok")
+    assert told(history, DUE + 26 * H) == ("warn", "locked")
+    history.saw(DUE + 27 * H, *days(0), repo_locked=False)
+    assert told(history, DUE + 28 * H) == ("ok", "ok")
+
+
+def test_a_copy_that_the_job_does_not_have_any_more_is_not_asked_for():
+    nas, cloud = Copy(name="nas"), Copy(name="cloud")
+    history = made(Retention(), 3600.0)
+    history.saw(DUE - D, *days(-9))
+    history.saw(DUE, *days(-2), copy="old")
+    for hour in range(1, 9):
+        history.saw(DUE + hour * H, *days(0), copy="nas")
+    assert history.state(DUE + 9 * H).word is Word.UNKNOWN
+    history.definition = replace(history.definition, copies=(nas, cloud))
+    assert told(history, DUE + 9 * H) == ("ok", "ok")
+    assert history.state(DUE + 9 * H).word is Word.OK

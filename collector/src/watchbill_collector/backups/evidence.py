@@ -9,11 +9,13 @@ record's arrival: a time of the future is marked as such and proves nothing.
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
+from copy import copy as shallow
 from typing import Final
 
 import msgspec
 
-from watchbill.backups.definition import COPIES_MAX, SIZE_WINDOW_MAX
+from watchbill.backups.definition import COPIES_MAX, SIZE_WINDOW_MAX, Copy
 from watchbill.backups.record import Kind, Level, Outcome, Record
 from watchbill_collector.backups.ledger import Ledger
 from watchbill_collector.backups.runs import FUTURE_MS, Run, joined, run_of
@@ -47,7 +49,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     bytes_stored: int | None
     reason: str
     error: str
-    locked: bool | None
+    locked_since_ms: int
     repo_id: str
 
     @property
@@ -123,6 +125,11 @@ class CopySeen:
         self.unproven: Unread | None = None
 
     @property
+    def seen_ms(self) -> int:
+        """When it was read last; 0 for never."""
+        return self.seen.at_ms if self.seen is not None else 0
+
+    @property
     def unreadable(self) -> Unread | None:
         """Why it cannot be read now; None when it can, or was never looked at."""
         if self.unread is None or (self.seen is not None and self.seen.at_ms >= self.unread.at_ms):
@@ -168,6 +175,24 @@ class Evidence:
             self._observe(record, received_ms, shift_ms)
         else:
             self._prove(record, received_ms, shift_ms)
+
+    def about(self, copies: Sequence[Copy]) -> "Evidence":
+        """The same without the copies that the job does not have any more: nothing new will be heard of them."""
+        held = self.copies
+        if not held or (not copies and len(held) == 1 and "" in held):
+            return self
+        named = {copy.name for copy in copies}
+        newest_ms = max((held[name].seen_ms for name in named & held.keys()), default=0)
+        left = {
+            name: copy
+            for name, copy in held.items()
+            if name in named or (not name and (not copy.seen_ms or not newest_ms))
+        }
+        if len(left) == len(held):
+            return self
+        other = shallow(self)
+        other.copies = left
+        return other
 
     def good_sizes(self, count: int) -> list[int]:
         """The newest sizes of good runs, oldest first."""
@@ -256,7 +281,7 @@ class Evidence:
             bytes_stored=record.bytes_stored,
             reason=record.reason,
             error=error,
-            locked=record.repo_locked,
+            locked_since_ms=(before.locked_since_ms if before else 0) or at_ms if record.repo_locked else 0,
             repo_id=record.repo_id or (before.repo_id if before else ""),
         )
         copy.seen = seen

@@ -11,13 +11,15 @@ from watchbill_collector.backups.evidence import CopySeen
 from watchbill_collector.backups.ledger import Ledger, Vanishing
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Sight
-from watchbill_collector.backups.texts import moment, span
+from watchbill_collector.backups.texts import moment, said, span
 from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
 
 SLACK: Final = 0.05
 """Of what retention keeps, that a snapshot may leave early: tools count in days of the calendar, from the newest
 one."""
 SLACK_MS_MAX: Final = 86_400_000
+LOCKED_MS: Final = 86_400_000
+"""A lock that is found at every look for so long was left behind: backups may go on, and retention never runs again."""
 REMEMBERED_MS: Final = 30 * 86_400_000
 """How long a snapshot that vanished is an alarm where nothing says how long it would have been kept."""
 
@@ -30,12 +32,10 @@ def ledger(sight: Sight, points: Points) -> Facet:
     if ahead is not None and ahead is sight.evidence.runs[-1]:
         text = f"the run told {moment(ahead.at_ms)} claims a time that had not come yet"
         return Facet(BAD, "future", text)
-    watched = [
-        (name, copy) for name, copy in sight.evidence.copies.items() if copy.ledger is not None or copy.seen
-    ]
+    watched = [(name, copy) for name, copy in sight.evidence.copies.items() if copy.seen or copy.unread]
     if not watched:
         if sight.definition.observed:
-            return Facet(UNKNOWN, "not-seen", "its repository was not read yet")
+            return Facet(UNKNOWN, "not-seen", "its repository was not looked at yet")
         return NOT_ASKED
     found = max((_of_copy(sight, name, copy) for name, copy in watched), key=lambda facet: WORSE[facet.level])
     lie = points.unconfirmed
@@ -55,16 +55,26 @@ def _of_copy(sight: Sight, name: str, copy: CopySeen) -> Facet:
             "future",
             f"{of}a snapshot of {moment(future_ms)}, which had not come yet when it was seen",
         )
-    if book is None:
-        return Facet(OK, "not-listed", f"{of}its tool lists no snapshots")
-    gone = _unexpected(sight, book)
-    if gone is not None:
+    gone = _unexpected(sight, book) if book is not None else None
+    if book is not None and gone is not None:
         named = ", ".join(gone.ids)
         text = (
             f"{of}{gone.count} vanished, missed {moment(gone.at_ms)}; the youngest of {moment(gone.youngest_ms)}, "
             f"{_promise(_retention(sight, gone))}; {gone.left} left: {named}"
         )
         return Facet(BAD, "repository-replaced" if gone.replaced else "vanished", text)
+    unread = copy.unreadable
+    if sight.definition.observe_every_s and not sight.later((seen.at_ms if seen else 0) + sight.patience_ms):
+        why = said(unread.reason, unread.error) if unread is not None else ""
+        return Facet(
+            UNKNOWN, "unreadable", f"{of}not read since {moment(seen.at_ms) if seen else 'ever'}{why}"
+        )
+    if seen is not None and seen.locked_since_ms and seen.at_ms - seen.locked_since_ms >= LOCKED_MS:
+        return Facet(
+            WARN, "locked", f"{of}locked whenever it was looked at since {moment(seen.locked_since_ms)}"
+        )
+    if book is None:
+        return Facet(OK, "not-listed", f"{of}its tool lists no snapshots")
     if book.unlisted or not book.listed:
         return Facet(
             UNKNOWN, "list-not-told", f"{of}{book.count} snapshots, of which the list has not come yet"

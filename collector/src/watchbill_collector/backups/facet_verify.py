@@ -13,7 +13,7 @@ from watchbill_collector.backups.evidence import CopySeen, Evidence, Proven
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said, span
-from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet, Level
 
 WHOLE: Final = 0.999
 """Parts that add up to so much are all of it: thirds do not add up to 1."""
@@ -28,7 +28,8 @@ NOT_ASKED: Final = Facet(OK, "not-asked", "no proofs are asked for")
 
 
 def verify(sight: Sight) -> Facet:
-    """The worst of all proofs that are asked for; a failed one counts also when it was not asked for."""
+    """The worst of all proofs that are asked for, and bad when more than one is overdue. One that failed counts also
+    when it was not asked for."""
     failed = _failed(sight.evidence)
     if failed is not None:
         return failed
@@ -40,9 +41,11 @@ def verify(sight: Sight) -> Facet:
     ]
     if not asked:
         return NOT_ASKED
-    return max(
-        (_of_depth(sight, depth, age_s) for depth, age_s in asked), key=lambda facet: WORSE[facet.level]
-    )
+    found = [_of_depth(sight, depth, age_s) for depth, age_s in asked]
+    overdue = [facet for facet in found if facet.level is WARN]
+    if len(overdue) > 1:
+        return Facet(BAD, "overdue", "; ".join(facet.text for facet in overdue))
+    return max(found, key=lambda facet: WORSE[facet.level])
 
 
 def verified_point(evidence: Evidence, points: Points) -> int:
@@ -71,15 +74,23 @@ def _of_depth(sight: Sight, depth: Depth, age_s: float) -> Facet:
         begun = any(copy.proofs.get(depth) for copy in sight.evidence.copies.values())
         text = f"{name}: {'not yet whole' if begun else 'never proven'}{_unproven(sight.evidence)}"
         if sight.passed(until_ms) is Passed.YES:
-            return Facet(WARN, "never-proven", f"{text}; asked for every {span(age_s)}")
+            return Facet(
+                _overdue(sight, until_ms, age_ms), "never-proven", f"{text}; asked for every {span(age_s)}"
+            )
         return Facet(UNKNOWN, "never-proven", f"{text}; wanted by {moment(until_ms)}")
     text = f"{name}: proven {moment(whole_ms)}, asked for every {span(age_s)}"
     passed = sight.passed(whole_ms + age_ms)
     if passed is Passed.YES:
-        return Facet(WARN, "overdue", f"{text}{_unproven(sight.evidence)}")
+        level = _overdue(sight, whole_ms + age_ms, age_ms)
+        return Facet(level, "overdue", f"{text}{_unproven(sight.evidence)}")
     if passed is Passed.SILENT:
         return Facet(UNKNOWN, "silent", f"{text}; its host is silent")
     return Facet(OK, "ok", text)
+
+
+def _overdue(sight: Sight, since_ms: int, age_ms: int) -> Level:
+    """A warning; bad once it is as late again as it may be old."""
+    return BAD if sight.passed(since_ms + age_ms) is Passed.YES else WARN
 
 
 def _failed(evidence: Evidence) -> Facet | None:

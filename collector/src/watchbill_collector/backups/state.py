@@ -65,6 +65,7 @@ def judge(
 
     `listening_ms`: nobody could be heard before. `dues` saves working out the same due times again.
     """
+    evidence = evidence.about(definition.copies)
     sight = Sight(
         definition,
         evidence,
@@ -125,6 +126,8 @@ def _word(facets: dict[FacetName, Facet], evidence: Evidence) -> tuple[Word, Fac
         for name, facet in ((RUN, run_facet), (FRESH, fresh_facet)):
             if facet.level is UNKNOWN and facet.reason not in _NOTHING_YET:
                 return Word.UNKNOWN, name
+        if facets[LEDGER].reason == "unreadable":
+            return Word.UNKNOWN, LEDGER
         if run_facet.level is UNKNOWN and fresh_facet.level is UNKNOWN:
             return Word.NEW, RUN
     if WARN not in levels:

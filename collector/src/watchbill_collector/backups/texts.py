@@ -82,6 +82,8 @@ ADVICE: Final[Mapping[str, str]] = {
     "`watchbill backups review {job}`.",
     "unconfirmed": "Look into the repository yourself: the run said it saved, and nothing of it is there.",
     "future": "Set the clock of the host that made it and make a new one: such times hide that nothing is new.",
+    "locked": "See whether something holds the lock, and else remove it with the tool's own command: nothing is pruned "
+    "while it is there.",
     "few": "Nothing while it is young; else see why so few are kept.",
     "silent": "See why the host is silent: `watchbill hosts show`. What it did meanwhile comes when it does.",
     "unreadable": "Make the repository readable to its host: `watchbill backups show {job}` says what is in the way.",
