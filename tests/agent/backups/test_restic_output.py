@@ -14,7 +14,6 @@ from watchbill_agent.backups.adapters.restic import (
     Lock,
     Options,
     Restic,
-    contents,
     read_backup,
     read_environment,
     read_snapshots,
@@ -320,14 +319,6 @@ def test_a_restic_that_hangs_is_ended_and_called_so(tmp_path: Path) -> None:
 def test_an_environment_file_is_read_as_systemd_reads_it() -> None:
     text = b'# mine\nAWS_ACCESS_KEY_ID=abc\nexport B2_ACCOUNT_KEY="d e f"\nnonsense\n1X=2\nEMPTY=\n'
     assert read_environment(text) == {"AWS_ACCESS_KEY_ID": "abc", "B2_ACCOUNT_KEY": "d e f", "EMPTY": ""}
-
-
-def test_what_came_back_is_counted_by_file_not_by_name(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "one").write_bytes(b"12345")
-    (tmp_path / "two").hardlink_to(tmp_path / "deep" / "one")
-    (tmp_path / "link").symlink_to("two")
-    assert contents(tmp_path) == (1, 5)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ What borg says, and what is so (1.2 to 2.0):
 
 import re
 import shlex
-import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +47,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 
 T = TypeVar("T")
 
@@ -60,8 +59,6 @@ ROSTER_BYTES_MAX: Final = 256 * 1024
 LOCKS_MAX: Final = 16
 CONTENTS_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of an archive's list: ten million files."""
-SPARE_BYTES: Final = 256 * 1024 * 1024
-"""What a restore leaves free."""
 AHEAD_MS_MAX: Final = 10 * 60_000
 """How far an archive may be ahead of this host's clock."""
 
@@ -76,8 +73,6 @@ DRY_RUN: Final = "dry-run"
 INTERRUPTED: Final = "interrupted"
 SOURCE_CHANGED: Final = "source-changed"
 WARNINGS: Final = "warnings"
-NO_SPACE: Final = "no-space"
-NO_RESTORE_DIR: Final = "no-restore-dir"
 RESTORE_DIFFERS: Final = "restore-differs"
 
 
@@ -627,9 +622,6 @@ class Borg(Adapter):
 
     def _restore(self, ours: Sequence[Archive], check: Check) -> Verification:
         """The newest archive, whole, into a directory that is removed again."""
-        place = self._options.restore_dir
-        if place is None:
-            raise _Unusable(NO_RESTORE_DIR, ("set restore_dir to a directory with room for one archive",))
         name = self._named(self._some(ours)[-1])
         listed = self._run(
             ("list", "--format", "{type} {size}{NL}", *name), must=False, keep=CONTENTS_BYTES_MAX
@@ -637,31 +629,20 @@ class Borg(Adapter):
         if not listed.ok:
             return self._failed(listed, check.level, 1.0)
         wanted_files, wanted_bytes = expected(listed.stdout)
-        free = self._room(place)
-        if free < wanted_bytes + SPARE_BYTES:
-            raise _Unusable(
-                NO_SPACE, (f"{place} has {free} bytes free, wanted {wanted_bytes + SPARE_BYTES}",)
-            )
-        target = Path(tempfile.mkdtemp(prefix="watchbill-restore-", dir=place))
         try:
-            finished = self._run(("extract", *name), must=False, cwd=target)
-            files, total_bytes = contents(target)
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
+            with restore_place(self._options.restore_dir, self._job.name, wanted_bytes) as place:
+                finished = self._run(("extract", *name), must=False, cwd=place)
+                back = count(place)
+        except NoPlace as exc:
+            raise _Unusable(exc.reason, (str(exc),)) from exc
         if not finished.ok and not is_warning(finished.exit_code or 0):
             return self._failed(finished, check.level, 1.0)
         # A warning may be an owner that only root can set: what came back is counted.
-        if files < wanted_files or total_bytes < wanted_bytes or files < self._job.source.min_files:
-            said = f"{files} files of {total_bytes} bytes came back, wanted {wanted_files} of {wanted_bytes} bytes"
-            proof = Proof(level=check.level, ok=False, bad=max(1, wanted_files - files))
+        if back.files < max(wanted_files, self._job.source.min_files) or back.bytes < wanted_bytes:
+            said = f"{back.files} files of {back.bytes} bytes came back, wanted {wanted_files} of {wanted_bytes} bytes"
+            proof = Proof(level=check.level, ok=False, bad=max(1, wanted_files - back.files))
             return self._proved(proof, [said, *words(finished.stderr)], RESTORE_DIFFERS)
         return self._proved(Proof(level=check.level, ok=True))
-
-    def _room(self, place: Path) -> int:
-        try:
-            return shutil.disk_usage(place).free
-        except OSError as exc:
-            raise _Unusable(NO_RESTORE_DIR, (f"restore_dir {place}: {exc.strerror}",)) from exc
 
     def _some(self, ours: Sequence[Archive]) -> Sequence[Archive]:
         if not ours:
@@ -805,10 +786,4 @@ def expected(listing: bytes) -> tuple[int, int]:
     sizes = [
         int(size) for kind, _, size in (line.partition(b" ") for line in listing.splitlines()) if kind == b"-"
     ]
-    return len(sizes), sum(sizes)
-
-
-def contents(place: Path) -> tuple[int, int]:
-    """Regular files below it, by name, and their bytes."""
-    sizes = [path.lstat().st_size for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
     return len(sizes), sum(sizes)

@@ -15,9 +15,7 @@ What restic says, and what is so (0.14 to 0.19):
 """
 
 import re
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +41,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 
 T = TypeVar("T")
 
@@ -56,8 +55,6 @@ LOCKS_MAX: Final = 16
 _OURS: Final = ("RESTIC_REPOSITORY", "RESTIC_PASSWORD", "RESTIC_CACHE", "RESTIC_HOST")
 """What the options say; restic refuses to be told twice."""
 ENVIRONMENT_BYTES_MAX: Final = 64 * 1024
-SPARE_BYTES: Final = 256 * 1024 * 1024
-"""What a restore leaves free."""
 
 LOCK_STALE: Final = "lock-stale"
 SNAPSHOTS_UNREADABLE: Final = "snapshots-unreadable"
@@ -67,8 +64,6 @@ REPOSITORY_BUSY: Final = "repository-busy"
 CLOCK_AHEAD: Final = "clock-ahead"
 DRY_RUN: Final = "dry-run"
 INTERRUPTED: Final = "interrupted"
-NO_SPACE: Final = "no-space"
-NO_RESTORE_DIR: Final = "no-restore-dir"
 RESTORE_DIFFERS: Final = "restore-differs"
 AHEAD_MS_MAX: Final = 10 * 60_000
 """How far a snapshot may be ahead of this host's clock."""
@@ -557,9 +552,6 @@ class Restic(Adapter):
 
     def _restore(self, now_ms: int) -> Verification:
         """The newest snapshot, whole, into a directory that is removed again."""
-        place = self._options.restore_dir
-        if place is None:
-            raise _Unusable(NO_RESTORE_DIR, ("set restore_dir to a directory with room for one snapshot",))
         ours = [each for each in self._listed() if self._counts(each)]
         if not ours:
             raise _Unusable(Reason.NO_SNAPSHOTS, ("there is no snapshot of this job to restore",))
@@ -567,32 +559,20 @@ class Restic(Adapter):
         stats, errors = self._stats("--mode", "restore-size", newest.id)
         if stats is None:
             return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), errors)
-        free = self._room(place)
-        if free < stats.total_size + SPARE_BYTES:
-            said = f"{place} has {free} bytes free, wanted {stats.total_size + SPARE_BYTES}"
-            raise _Unusable(NO_SPACE, (said,))
-        target = Path(tempfile.mkdtemp(prefix="watchbill-restore-", dir=place))
         try:
-            finished = self._run(("restore", newest.id, "--target", str(target), "--verify"), must=False)
-            files, total_bytes = contents(target)
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
+            with restore_place(self._options.restore_dir, self._job.name, stats.total_size) as place:
+                finished = self._run(("restore", newest.id, "--target", str(place), "--verify"), must=False)
+                back = count(place)
+        except NoPlace as exc:
+            raise _Unusable(exc.reason, (str(exc),)) from exc
         if not finished.ok:
             self._only_damage(finished, now_ms)
             return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), words(finished.stderr))
         # restic has ended well with files missing: what came back is counted.
-        if total_bytes < stats.total_size or files < self._job.source.min_files:
-            said = (
-                f"{files} files of {total_bytes} bytes came back, the snapshot says {stats.total_size} bytes"
-            )
+        if back.bytes_once < stats.total_size or back.files < self._job.source.min_files:
+            said = f"{back.files} files of {back.bytes_once} bytes came back, wanted {stats.total_size} bytes"
             return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), [said], RESTORE_DIFFERS)
         return self._proved(Proof(level=Level.RESTORE, ok=True))
-
-    def _room(self, place: Path) -> int:
-        try:
-            return shutil.disk_usage(place).free
-        except OSError as exc:
-            raise _Unusable(NO_RESTORE_DIR, (f"restore_dir {place}: {exc.strerror}",)) from exc
 
     def _only_damage(self, finished: Finished, now_ms: int) -> None:
         """Raises _Unusable where a verification that failed says nothing of the data."""
@@ -714,16 +694,3 @@ def read_environment(text: bytes) -> dict[str, str]:
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
             found[name] = value[1:-1] if quoted else value
     return found
-
-
-def contents(place: Path) -> tuple[int, int]:
-    """Regular files below it, and their bytes; a file with several names is one."""
-    seen: set[tuple[int, int]] = set()
-    total_bytes = 0
-    for path in place.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            facts = path.stat()
-            if (facts.st_dev, facts.st_ino) not in seen:
-                seen.add((facts.st_dev, facts.st_ino))
-                total_bytes += facts.st_size
-    return len(seen), total_bytes
