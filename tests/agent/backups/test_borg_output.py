@@ -110,7 +110,7 @@ def test_borg_2_is_asked_in_its_own_words_and_its_times_have_a_zone(tmp_path: Pa
     seen = adapter.observe(NOW_MS)
     assert (seen.outcome, len(seen.snapshots), seen.repo_locked) == (Outcome.OK, 2, None)
     assert seen.snapshots[0].time_ms == time_ms("2026-11-29T02:15:00.761172Z")
-    verified = adapter.verify(Check(level=Level.DATA, part=1, parts=2), NOW_MS)
+    verified = adapter.verify(Check(level=Level.DATA), NOW_MS)
     assert verified.outcome is Outcome.OK
     asked = (tmp_path / "asked").read_text()
     assert "--bypass-lock" not in asked
@@ -125,6 +125,24 @@ def test_borg_1_is_told_to_take_no_lock(tmp_path: Path) -> None:
     assert others
     assert all("--bypass-lock" in asked for asked in others)
     assert not any("check" in asked for asked in others)
+
+
+def test_every_archive_is_in_one_part_and_stays_in_it_while_others_come_and_go(tmp_path: Path) -> None:
+    names = [f"files-{number}" for number in range(12)]
+    every = {name: part for part in (1, 2, 3) for name in read_in(tmp_path, names, part)}
+    later = {name: part for part in (1, 2, 3) for name in read_in(tmp_path, names[5:], part)}
+    assert sorted(every) == sorted(names)
+    assert later == {name: every[name] for name in names[5:]}
+    assert len(set(every.values())) == 3
+
+
+def read_in(tmp_path: Path, names: list[str], part: int) -> list[str]:
+    """The archives that are read for this part of three."""
+    (tmp_path / "asked").unlink(missing_ok=True)
+    adapter = saying(tmp_path, list=listing(*map(archive, names)))
+    adapter.verify(Check(level=Level.DATA, part=part, parts=3), NOW_MS)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    return [line.rpartition("::")[2] for line in asked if "extract" in line]
 
 
 def test_archives_of_runs_that_were_interrupted_do_not_count(tmp_path: Path) -> None:

@@ -160,10 +160,9 @@ class Lock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """`restic stats --json`."""
+    """`restic stats --json`. Its count of files is one of directories, too."""
 
     total_size: int
-    total_file_count: int = 0
 
 
 def read_document(document: bytes, kind: type[T]) -> T:
@@ -518,7 +517,7 @@ class Restic(Adapter):
         newest, newest_errors = self._stats("--mode", "restore-size", ours[-1].id)
         if newest is None:
             return None, None, stored, [*errors, *newest_errors]
-        return newest.total_size, newest.total_file_count, stored, errors
+        return newest.total_size, None, stored, errors
 
     def _stats(self, *arguments: str) -> tuple[Stats | None, list[str]]:
         finished = self._run(("stats", "--json", *arguments), must=False)
