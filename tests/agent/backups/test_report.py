@@ -162,14 +162,17 @@ def test_what_the_environment_and_the_arguments_call_secret_is_taken_out_whereve
         "PGPASSWORD": "staple",
         "RESTIC_PASSWORD_FILE": "/etc/restic/pw",
         "HOME": "/root",
+        "PWD": "/srv/here",
+        "SSH_ASKPASS": "/usr/bin/ask",
+        "NEEDS_TOKEN": "True",
         "B2_ACCOUNT_KEY": "k0-key",
         "X_TOKEN": "ab",
     }
     argv = ["tool", "--password=hunter22", "--secret", "swordfish", "--password-file", "/p", "--token", "-v"]
     known = known_secrets(environment, argv)
-    assert sorted(known) == ["ab", "correct horse", "hunter22", "k0-key", "staple", "swordfish"]
-    shown = Redactor(known)("xcorrect horsex k0-key hunter22,staple about /etc/restic/pw /root")
-    assert shown == f"x{HIDDEN}x {HIDDEN} {HIDDEN},{HIDDEN} about /etc/restic/pw /root"
+    assert sorted(known) == ["True", "ab", "correct horse", "hunter22", "k0-key", "staple", "swordfish"]
+    shown = Redactor(known)("xcorrect horsex k0-key hunter22,staple about /etc/restic/pw /root True")
+    assert shown == f"x{HIDDEN}x {HIDDEN} {HIDDEN},{HIDDEN} about /etc/restic/pw /root True"
 
 
 def test_redaction_takes_a_bounded_time_whatever_a_tool_prints() -> None:

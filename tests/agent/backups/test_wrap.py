@@ -341,6 +341,52 @@ def test_on_a_terminal_the_command_has_one_and_ctrl_c_reaches_it_once(home: Path
     assert "ready" in last(home).tail
 
 
+RESTIC = """
+[[backup]]
+name = "nightly"
+tool = "restic"
+manifest = true
+source = { paths = ["SOURCE"] }
+[backup.restic]
+repository = "REPOSITORY"
+password_file = "PASSWORD"
+"""
+
+
+@pytest.mark.real("restic")
+def test_restic_is_read_by_its_adapter_and_its_restore_proved_by_the_bytes(home: Path) -> None:
+    source, repository, password = home / "source", home / "repository", home / "password"
+    source.mkdir()
+    (source / "a").write_text("content")
+    password.write_text("hunter22")
+    tool = ("restic", "-q", "-r", str(repository), "--password-file", str(password))
+    subprocess.run([*tool, "init"], check=True, timeout=DEADLINE_S, env=environment(home, HOME=str(home)))
+    (home / "etc").mkdir()
+    places = {"SOURCE": source, "REPOSITORY": repository, "PASSWORD": password}
+    text = RESTIC
+    for name, place in places.items():
+        text = text.replace(f'"{name}"', f'"{place}"')
+    (home / "etc/backups.toml").write_text(text)
+    time.sleep(2.1)  # Younger files may have changed since the run began.
+    done = run(home, "nightly", "--", *tool, "backup", "--json", str(source), str(home / "not-mounted"))
+    assert done.returncode == 0, "which is restic's word for a source that is not there"
+    partial = last(home)
+    assert (partial.outcome, partial.reason, partial.exit_code) == (Outcome.PARTIAL, "source-missing", 0)
+    run(home, "nightly", "--", *tool, "backup", "--json", str(source))
+    whole = last(home)
+    assert (whole.outcome, whole.tool, whole.files, whole.bytes_source) == (Outcome.OK, "restic", 1, 7)
+    assert whole.snapshot_id
+    assert whole.manifest_digest != ""
+    subprocess.run(
+        [*tool, "restore", "latest", "--target", str(home / "out")], check=True, timeout=DEADLINE_S
+    )
+    check = [*WRAP[:-1], "manifest", "check", "nightly", "--at", str(home / "out"), "--json"]
+    found = subprocess.run(check, env=environment(home), capture_output=True, timeout=DEADLINE_S, check=True)
+    assert json.loads(found.stdout)["digest"] == whole.manifest_digest
+    assert last(home).manifest_digest == whole.manifest_digest
+    assert last(home).verify is not None
+
+
 async def test_what_was_wrapped_while_the_agent_was_down_and_up_is_at_the_collector_once(
     tmp_path: Path, collector: Any, agents: Any, enrol: Any, cli: Any
 ) -> None:

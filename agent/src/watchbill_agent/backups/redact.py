@@ -23,8 +23,10 @@ _NAME: Final = (
     r"account[_-]?key|private[_-]?key|sas[_-]?key|authorization|auth[_-]?key)"
 )
 _SECRET_NAME = re.compile(rf"(?i){_NAME}s?(?![a-z])|(?i:pass)$|^(?i:pg|mysql_?)(?i:password|pwd)$")
-_NOT_THE_SECRET = re.compile(r"(?i)(?:file|command|cmd|path|name|id|_fd|dir)$")
-"""These name where the secret is, or how it is called."""
+_NOT_THE_SECRET = re.compile(r"(?i)(?:file|command|cmd|path|name|id|_fd|dir|askpass)$|^(?:OLD)?PWD$")
+"""These name where the secret is, or how it is called; and the directory that one is in."""
+_NO_SECRETS: Final = frozenset({"true", "false", "none", "null", "auto", "prompt"})
+"""Values that say how to get one, or whether there is one."""
 
 _FORMS: Final = (
     # Private keys, also those whose beginning is not here any more.
@@ -62,7 +64,11 @@ class Redactor:
     """Takes out `known` values and everything that has the form of a secret."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        values = {value for value in known if len(value) >= KNOWN_CHARACTERS_MIN}
+        values = {
+            value
+            for value in known
+            if len(value) >= KNOWN_CHARACTERS_MIN and value.lower() not in _NO_SECRETS
+        }
         self._known = sorted(values, key=len, reverse=True)[:KNOWN_MAX]
 
     def __call__(self, text: str) -> str:
