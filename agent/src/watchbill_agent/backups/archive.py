@@ -68,15 +68,12 @@ _STARTS: Final = {
     "pg_dump": b"PGDMP",
     "sqlite": b"SQLite format 3\x00",
 }
-_SAYS: Final = {
-    "postgres-sql": (
-        b"-- PostgreSQL database",
-        b"PostgreSQL database dump complete",
-        b"PostgreSQL database cluster dump",
-    ),
-    "mysql-sql": (b" dump ", b"-- Dump completed"),
-}
-"""What a dump in plain text begins with, and what its last lines hold when it is whole."""
+_ENDS: Final = {"postgres-sql": b"PostgreSQL database dump complete", "mysql-sql": b"-- Dump completed"}
+"""What the last lines of a dump in plain text hold when it is whole."""
+_CLUSTER: Final = b"PostgreSQL database cluster dump"
+_CLUSTER_ENDS: Final = _CLUSTER + b" complete"
+"""pg_dumpall's: each of its databases ends as one alone does."""
+LAST_LINES_BYTES: Final = 4096
 _MYSQL_STARTS: Final = (b"-- MySQL dump", b"-- MariaDB dump", b"/*!999999", b"/*M!999999")
 _HASH = re.compile(rb"(?:^|[=\s])\\?([0-9a-fA-F]{32,128})(?=\s|$)")
 
@@ -148,11 +145,12 @@ def _judge(kind: str, head: bytes, tail: bytes) -> None:
         raise BadFile(FILE_BAD, "it is cut off: xz's footer is missing")
     if kind == "zip" and b"PK\x05\x06" not in tail:
         raise BadFile(FILE_BAD, "it is cut off: zip's directory is missing")
-    if kind in _SAYS:
-        _, *ends = _SAYS[kind]
-        # pg_dump of newer versions writes a line of its own after it.
-        if not any(end in tail[-4096:] for end in ends):
-            raise BadFile(FILE_BAD, "it is cut off: the last line of a whole dump is missing")
+    end = _ENDS.get(kind)
+    if kind == "postgres-sql" and _CLUSTER in head:
+        end = _CLUSTER_ENDS
+    # Newer versions write a line of their own after it.
+    if end is not None and end not in tail[-LAST_LINES_BYTES:]:
+        raise BadFile(FILE_BAD, "it is cut off: the last line of a whole dump is missing")
 
 
 # ---------------------------------------------------------------- reading it all
