@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def test_a_demo_shows_this_host_up_and_leaves_nothing_behind(place):
     assert "http://127.0.0.1:" in out
     assert out.count("/login?code=") == 1
     assert "watchbill enroll create --name" in out
+    assert "demo-config  OK" in out
     (look,) = (line.split()[0] for line in out.splitlines() if line.endswith("watchbill hosts"))
     assert shutil.which(look, path=place.environment["PATH"]), "what it says can be typed"
     assert place.processes() == []
@@ -122,6 +124,15 @@ def test_a_running_demo_is_what_every_command_finds(place):
     up = place.command("query", "up", "--json")
     assert json.loads(up.stdout)["data"]["result"][0]["value"][1] == "1"
     assert place.command("alerts", "--json").returncode == 0
+    assert (said["backup"], said["word"]) == ("demo-config", "OK")
+    shown = json.loads(place.command("backups", "show", "demo-config", "--json").stdout)
+    assert (shown["backup"]["host"], shown["backup"]["word"]) == (said["host"], "OK")
+    assert [(run["outcome"], run["source"]) for run in shown["runs"]] == [("ok", "wrap")]
+    (archive,) = (Path(str(said["home"])) / "backups").iterdir()
+    with tarfile.open(archive) as opened:
+        assert "etc/agent.toml" in opened.getnames()
+    assert place.command("backups", "--exit-code").returncode == 0
+    assert place.command("backups", "--uncovered", "--exit-code").returncode == 0
     assert place.command("enroll", "create", "--name", "other1").stdout.count("\n") == 1
     groups = json.loads(place.command("rules", "list", "--json").stdout)["groups"]
     assert "DemoCpuBusy" in [rule["name"] for group in groups for rule in group["rules"]]

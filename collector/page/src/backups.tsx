@@ -104,7 +104,7 @@ function Said({ entry }: { entry: BackupEntry }) {
   if (entry.verify !== null) parts.push(`${entry.verify.level} ${entry.verify.ok ? "holds" : `fails: ${entry.verify.bad} bad`}${entry.verify.fraction < 1 ? ` (${+(entry.verify.fraction * 100).toPrecision(3)} % looked at)` : ""}`);
   if (entry.exit_code !== null && entry.exit_code !== 0) parts.push(`code ${entry.exit_code}`);
   if (entry.signal !== null) parts.push(`signal ${entry.signal}`);
-  if (entry.snapshots !== null) parts.push(`${entry.snapshots} snapshots`);
+  if (entry.snapshots !== null) parts.push(entry.snapshots === 1 ? "1 snapshot" : `${entry.snapshots} snapshots`);
   if (entry.bytes_source !== null) parts.push(`${bytes(entry.bytes_source)} read`);
   if (entry.files !== null) parts.push(`${entry.files} files`);
   if (entry.copy) parts.push(`copy ${entry.copy}`);

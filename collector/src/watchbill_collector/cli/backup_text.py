@@ -73,7 +73,7 @@ def show_lines(screen: Screen, document: dict[str, Any]) -> Iterator[str]:
         ("last run", clean(_run(job["last_run"]))),
         ("next run", clock(history["due"])),
         ("schedule", clean(_schedule(definition["schedule"]), 400)),
-        ("tool", clean(job["tool"])),
+        ("tool", clean(job["tool"] or "-")),
         ("size", size(job["size_bytes"])),
         ("snapshots", "-" if job["snapshots"] is None else str(job["snapshots"])),
         ("copies", clean(_copies(definition["copies"]) or "-", TEXT_MAX)),
@@ -162,7 +162,7 @@ def said(entry: dict[str, Any]) -> str:
         found = "holds" if proof["ok"] else f"fails, {proof['bad']} bad"
         parts.append(f"{proof['level']}{share} {found}")
     if entry["snapshots"] is not None:
-        parts.append(f"{entry['snapshots']} snapshots")
+        parts.append("1 snapshot" if entry["snapshots"] == 1 else f"{entry['snapshots']} snapshots")
     if entry["copy"]:
         parts.append(f"copy {entry['copy']}")
     return "; ".join(part for part in parts if part) or "-"

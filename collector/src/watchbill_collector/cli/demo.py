@@ -6,7 +6,8 @@ their own, and does what an operator does, in this order:
 1. `watchbill-collector init`, then `run`, on loopback.
 2. a token for this host through the API, and `watchbill-agent enroll` with it on standard input.
 3. `watchbill-agent run`, a reading a second.
-4. when the host is up and has sent something: one address with a one-time login.
+4. a backup of the demo's own configuration, now and every five minutes.
+5. when the host is up and has sent something: one address with a one-time login.
 
 Ctrl-C, `--for`, or a failure end the agent, then the collector, and remove the home unless it was named. If
 the demo itself is killed, its children get a signal from the kernel and a janitor removes the rest.
@@ -28,7 +29,7 @@ from typing import Any
 
 import click
 
-from watchbill_collector.cli import janitor
+from watchbill_collector.cli import demo_backup, janitor
 from watchbill_collector.cli.children import Child, Children, find_program, typed
 from watchbill_collector.cli.client import Client, segment
 from watchbill_collector.cli.collectors import (
@@ -253,6 +254,9 @@ def _start(demo: Demo, children: Children) -> str:
         # Of a home that was used before: at enrolment the host learnt a port that is another's by now.
         agent_toml += f'collector = "127.0.0.1:{ports["grpc"]}"\n'
     _write(etc / "agent.toml", agent_toml)
+    (etc / "backups.d").mkdir(mode=0o700, exist_ok=True)
+    _write(etc / "backups.d" / "demo.toml", demo_backup.configuration(demo.home))
+    (demo.home / demo_backup.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
     home = ("--home", str(demo.home))
     log = demo.home / "collector.log"
     children.run_once("watchbill-collector init", [demo.collector_program, "init", *home], log)
@@ -265,7 +269,19 @@ def _start(demo: Demo, children: Children) -> str:
         _enrol(demo, client, children, agent_log)
     children.start("watchbill-agent run", [demo.agent_program, "run", *home], agent_log)
     _until(lambda: _is_up(demo, client), children, "the host did not come up; see `watchbill hosts`")
+    _back_up(demo, children)
     return token
+
+
+def _back_up(demo: Demo, children: Children) -> None:
+    """A run of the demo's backup. One that fails is what a failed backup looks like, and ends no demo."""
+    argv = demo_backup.argv(demo.agent_program, demo.home, time.time())
+    try:
+        children.run_once(
+            f"backup {demo_backup.JOB}", argv, demo.home / "backup.log", timeout_s=demo_backup.TIMEOUT_S
+        )
+    except CommandFailed as exc:
+        click.echo(str(exc), err=True)
 
 
 def _write(path: Path, content: str) -> None:
@@ -349,14 +365,16 @@ def _show(demo: Demo, token: str, screen: Screen, temporary: bool, no_browser: b
     client = _client(demo, token)
     host = client.get(f"/hosts/{segment(demo.host)}")["host"]
     known = _remember(demo, token)
+    backup = demo_backup.awaited(client, demo.host)
     there = f"{demo.url}/login?code={client.post('/logins')['code']}"
     if as_json:
         screen.json(
             {"url": demo.url, "login": there, "host": demo.host, "state": host["state"]}
             | {"series": host["series"], "home": str(demo.home)}
+            | {"backup": demo_backup.JOB, "word": backup["word"] if backup else ""}
         )
     else:
-        _print(demo, screen, there, host, known, temporary)
+        _print(demo, screen, there, host, backup, known, temporary)
     sys.stdout.flush()
     if not no_browser and _has_display():
         import webbrowser
@@ -365,7 +383,13 @@ def _show(demo: Demo, token: str, screen: Screen, temporary: bool, no_browser: b
 
 
 def _print(
-    demo: Demo, screen: Screen, there: str, host: dict[str, Any], known: bool, temporary: bool
+    demo: Demo,
+    screen: Screen,
+    there: str,
+    host: dict[str, Any],
+    backup: dict[str, Any] | None,
+    known: bool,
+    temporary: bool,
 ) -> None:
     at = "" if known else f" --url {demo.url}"
     here, collector = typed("watchbill"), typed("watchbill-collector")
@@ -375,11 +399,14 @@ def _print(
     screen.line(
         f"  {clean(demo.host)}  {screen.state(host['state'])}  {host['series']} series, a reading a second"
     )
+    if backup is not None:
+        screen.line(f"  {demo_backup.JOB}  {screen.state(backup['word'])}  its backup, every five minutes")
     screen.line()
     screen.line("Look around, in another terminal:")
     screen.line(f"  {here} hosts{at}")
     screen.line(f"  {here} query{at} 'rate(node_cpu_seconds_total{{mode=\"idle\"}}[1m])'")
     screen.line(f"  {here} alerts{at}")
+    screen.line(f"  {here} backups show {demo_backup.JOB}{at}")
     screen.line("See one: load the CPU for a minute, and watch DemoCpuBusy come and go:")
     screen.line(f"  {LOAD}")
     screen.line()
@@ -433,9 +460,13 @@ def _watch(demo: Demo, token: str, children: Children, until_s: float | None) ->
     def runs_again(child: Child) -> bool:
         return child.argv[0] == demo.collector_program and _answers(client)
 
+    due_s = time.monotonic() + demo_backup.EVERY_S
     while until_s is None or time.monotonic() < until_s:
         for line in children.mend(time.monotonic(), runs_again):
             click.echo(line, err=True)
+        if time.monotonic() >= due_s:
+            due_s += demo_backup.EVERY_S
+            _back_up(demo, children)
         rest_s = WATCH_S if until_s is None else max(0.0, until_s - time.monotonic())
         time.sleep(min(WATCH_S, rest_s))
     if not _is_up(demo, client):
