@@ -269,6 +269,8 @@ def test_a_repository_that_cannot_be_read_is_unknown_though_its_runs_end_well():
     assert state.point_ms == DUE
     history.saw(DUE + 12 * H, DUE)
     assert history.state(DUE + 13 * H).word is Word.OK
+    state = history.state(DUE + 20 * H, heard_ms=DUE + 13 * H)
+    assert (state.word, state.facets[FacetName.LEDGER].reason) == (Word.OK, "silent")
 
 
 def test_a_lock_that_is_always_there_is_a_warning():

@@ -90,7 +90,7 @@ TIMES = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(DAYS, DATES, TIMES)
 def test_any_event_comes_when_systemd_says(days, date, time):
     event = f"{days}{date}{time}"

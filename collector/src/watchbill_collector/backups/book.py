@@ -19,7 +19,7 @@ from watchbill_collector.backups.due import DueTimes
 from watchbill_collector.backups.evidence import Evidence
 from watchbill_collector.backups.sight import SILENT_MS
 from watchbill_collector.backups.state import judge
-from watchbill_collector.backups.words import Change, JobKey, Standing, State
+from watchbill_collector.backups.words import Change, JobKey, Level, Standing, State
 
 if TYPE_CHECKING:
     from watchbill.backups.schedule import Schedule
@@ -204,8 +204,10 @@ class BackupBook:
         return Change(job.key, before, state)
 
     def _too_soon(self, agent_id: str, state: State, now_ms: int) -> bool:
-        """Whether its host has still to be heard before anything is said of it."""
-        return bool(state.wants_ms) and agent_id not in self._heard and now_ms < self.listening_ms + SILENT_MS
+        """Whether its host has still to be heard before anything is said of it. What is bad as far as known is."""
+        if not state.wants_ms or state.level is Level.BAD:
+            return False
+        return agent_id not in self._heard and now_ms < self.listening_ms + SILENT_MS
 
     def _wait(self, job: _Job, state: State, now_ms: int) -> None:
         """Note when and after what the job has to be looked at again."""

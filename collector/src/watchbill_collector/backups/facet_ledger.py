@@ -8,9 +8,10 @@ from typing import Final
 
 from watchbill.backups.definition import Retention
 from watchbill_collector.backups.evidence import CopySeen
+from watchbill_collector.backups.facet_fresh import heard
 from watchbill_collector.backups.ledger import Ledger, Vanishing
 from watchbill_collector.backups.points import Points
-from watchbill_collector.backups.sight import Sight
+from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said, span
 from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
 
@@ -63,12 +64,9 @@ def _of_copy(sight: Sight, name: str, copy: CopySeen) -> Facet:
             f"{_promise(_retention(sight, gone))}; {gone.left} left: {named}"
         )
         return Facet(BAD, "repository-replaced" if gone.replaced else "vanished", text)
-    unread = copy.unreadable
-    if sight.definition.observe_every_s and not sight.later((seen.at_ms if seen else 0) + sight.patience_ms):
-        why = said(unread.reason, unread.error) if unread is not None else ""
-        return Facet(
-            UNKNOWN, "unreadable", f"{of}not read since {moment(seen.at_ms) if seen else 'ever'}{why}"
-        )
+    unwatched = _unwatched(sight, copy, of)
+    if unwatched is not None:
+        return unwatched
     if seen is not None and seen.locked_since_ms and seen.at_ms - seen.locked_since_ms >= LOCKED_MS:
         return Facet(
             WARN, "locked", f"{of}locked whenever it was looked at since {moment(seen.locked_since_ms)}"
@@ -88,6 +86,21 @@ def _of_copy(sight: Sight, name: str, copy: CopySeen) -> Facet:
     if book.seen < _SEEN_MIN:
         return Facet(UNKNOWN, "first-observation", f"{of}{book.count} snapshots, seen for the first time")
     return Facet(OK, "ok", f"{of}{book.count} snapshots, the oldest of {moment(book.oldest_ms)}")
+
+
+def _unwatched(sight: Sight, copy: CopySeen, of: str) -> Facet | None:
+    """Of a repository that nobody could read for longer than two looks take."""
+    if not sight.definition.observe_every_s:
+        return None
+    passed = sight.passed(copy.seen_ms + sight.patience_ms)
+    if passed is Passed.NO:
+        return None
+    since = f"{of}not read since {moment(copy.seen_ms)}" if copy.seen_ms else f"{of}never read"
+    if passed is Passed.SILENT:
+        return Facet(UNKNOWN, "silent", f"{since}; its host was heard through {heard(sight)}")
+    unread = copy.unreadable
+    why = said(unread.reason, unread.error) if unread is not None else ""
+    return Facet(UNKNOWN, "unreadable", f"{since}{why}")
 
 
 def _few_soon(sight: Sight, book: Ledger, retention: Retention) -> str:
