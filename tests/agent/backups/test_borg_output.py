@@ -164,6 +164,7 @@ def test_archives_of_runs_that_were_interrupted_do_not_count(tmp_path: Path) -> 
         listing({"id": "ab", "name": "files-1"}),
         listing(archive("files-1", start="Mon, 2017-02-27 21:21:52")),
         listing(archive("files-1", id=7)),
+        listing(archive("files-1", id="--repair")),
         b"[" * 100_000,
     ],
 )

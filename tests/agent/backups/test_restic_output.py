@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from watchbill.backups.definition import Definition
-from watchbill.backups.record import Outcome
-from watchbill_agent.backups.adapter import Job, Observation
+from watchbill.backups.record import Level, Outcome
+from watchbill_agent.backups.adapter import Check, Job, Observation
 from watchbill_agent.backups.adapters.restic import (
     Lock,
     Options,
@@ -76,8 +76,8 @@ def saying(tmp_path: Path, *, version: str = "0.18.1", **answers: bytes) -> Rest
     program.write_text(
         f"#!/bin/sh\n"
         f'[ "$1" = version ] && echo "restic {version} compiled with go1.24 on linux/amd64" && exit 0\n'
-        f'[ -e "{tmp_path}/$1" ] && exec cat "{tmp_path}/$1"\n'
-        f'exec cat "{tmp_path}/$1-code" >&2\n'
+        f'[ -f "{tmp_path}/$1-fails" ] && cat "{tmp_path}/$1-fails" >&2 && exit 1\n'
+        f'exec cat "{tmp_path}/$1"\n'
     )
     program.chmod(0o755)
     (tmp_path / "password").write_text("x")
@@ -85,8 +85,8 @@ def saying(tmp_path: Path, *, version: str = "0.18.1", **answers: bytes) -> Rest
         repository="/r",
         password_file=tmp_path / "password",
         host="web1",
-        sizes="source",
         program=str(program),
+        restore_dir=tmp_path,
     )
     job = Job(name="files", definition=Definition(name="files", tool="restic"))
     return Restic(options, job, HostCommands(tmp_path, 30))
@@ -120,6 +120,7 @@ def test_no_snapshots_are_none_in_every_version(tmp_path: Path, nothing: bytes) 
         json.dumps([snapshot(1), snapshot(2)]).encode()[:-200],
         b'{"message_type":"exit_error"}',
         json.dumps([snapshot(1, id=7)]).encode(),
+        json.dumps([snapshot(1, id="--password-command=reboot")]).encode(),
         json.dumps([snapshot(1, time="yesterday")]).encode(),
         json.dumps([snapshot(1, tags="one")]).encode(),
         json.dumps([{"time": "2026-01-01T00:00:00Z"}]).encode(),
@@ -166,6 +167,37 @@ def test_a_lock_is_stale_by_restics_own_rule() -> None:
     assert not Lock(**mine, pid=2**22 + 1).alive(NOW_MS)
     assert Lock(hostname="elsewhere", time="2026-11-29T11:50:00Z", pid=2**22 + 1).alive(NOW_MS)
     assert not Lock(hostname="elsewhere", time="2026-11-29T11:20:00Z", pid=1).alive(NOW_MS)
+
+
+# ---------------------------------------------------------------- proofs
+
+
+def test_a_restore_that_ends_well_with_files_missing_is_no_proof(tmp_path: Path) -> None:
+    answers = {"list": b"", "snapshots": json.dumps([snapshot(1)]).encode(), "stats": b'{"total_size":5}'}
+    adapter = saying(tmp_path, **answers, restore=b"restoring")
+    verified = adapter.verify(Check(level=Level.RESTORE), NOW_MS)
+    assert (verified.outcome, verified.reason) == (Outcome.FAILED, "restore-differs")
+    assert "0 files of 0 bytes came back, wanted 5 bytes" in verified.errors
+    assert not list(tmp_path.glob("watchbill-restore*"))
+
+
+def test_damage_that_is_seen_while_somebody_writes_proves_nothing(tmp_path: Path) -> None:
+    lock = line(time="2026-11-29T11:59:00Z", hostname="elsewhere", pid=1, exclusive=False)
+    adapter = saying(tmp_path, list=b"ab" * 32 + b"\n", cat=lock)
+    (tmp_path / "check-fails").write_text("pack ab: does not exist\nFatal: repository contains errors\n")
+    verified = adapter.verify(Check(level=Level.STRUCTURE), NOW_MS)
+    assert (verified.outcome, verified.reason, verified.proof) == (Outcome.UNKNOWN, "repository-busy", None)
+    (tmp_path / "list").write_bytes(b"")
+    verified = adapter.verify(Check(level=Level.STRUCTURE), NOW_MS)
+    assert (verified.outcome, verified.reason) == (Outcome.FAILED, "repository-damaged")
+    assert verified.proof is not None
+    assert (verified.proof.ok, verified.proof.bad) == (False, 1)
+
+
+def test_a_check_that_ends_well_without_a_word_is_not_believed(tmp_path: Path) -> None:
+    for said, outcome in ((b"", Outcome.UNKNOWN), (b"load indexes\n\nno errors were found\n", Outcome.OK)):
+        adapter = saying(tmp_path, list=b"", check=said)
+        assert adapter.verify(Check(level=Level.STRUCTURE), NOW_MS).outcome is outcome
 
 
 # ---------------------------------------------------------------- why it failed
@@ -235,6 +267,12 @@ def test_a_run_of_every_version_tells_what_it_did() -> None:
     assert (facts.files, facts.files_failed) == (2, 0)
 
 
+def test_a_check_in_the_same_script_is_not_taken_for_the_backup() -> None:
+    check = line(message_type="summary", num_errors=0, broken_packs=None, suggest_prune=False)
+    facts = read_backup(0, line(**SUMMARY) + b'[{"tags":null,"keep":[]}]\n' + check, b"")
+    assert (facts.outcome, facts.snapshot_id, facts.files) == (Outcome.OK, SUMMARY["snapshot_id"], 2)
+
+
 def test_a_run_that_printed_text_tells_its_snapshot() -> None:
     text = b"Files: 1 new\nprocessed 3 files, 494 B in 0:00\nsnapshot e1f007b5 saved\n"
     facts = read_backup(0, text, b"")
@@ -259,7 +297,7 @@ def test_a_run_that_printed_text_tells_its_snapshot() -> None:
     ],
 )
 def test_a_file_that_was_not_read_is_named_in_every_version(error: dict[str, Any]) -> None:
-    summary = line(message_type="summary", snapshot_id="ab")
+    summary = line(message_type="summary", snapshot_id="ab", total_files_processed=1)
     facts = read_backup(3, summary, line(message_type="error", **error) + b"Warning: at least one file")
     assert (facts.outcome, facts.reason, facts.files_failed) == (Outcome.PARTIAL, "source-unreadable", 1)
     assert any("/srv/closed" in said for said in facts.errors)

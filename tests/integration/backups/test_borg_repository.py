@@ -200,7 +200,6 @@ def _empty_directory(house: House) -> dict[str, Any]:
     ("options", "reason"),
     [
         (_wrong_passphrase, "password-wrong"),
-        (lambda house: {"passphrase_file": None}, "password-missing"),
         (_empty_directory, "repository-missing"),
         (lambda house: {"repository": "ssh://me@127.0.0.1:9/x", "rsh": "false"}, "repository-unreachable"),
         (lambda house: {"program": "borg-that-is-not"}, "tool-missing"),

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from watchbill.backups.definition import Definition
-from watchbill.backups.record import Level, Outcome
+from watchbill.backups.record import Level, Outcome, read_record
 from watchbill_agent.backups.adapter import Check, Finished, Job, RunFacts
 from watchbill_agent.backups.adapters.restic import Options, Restic
 from watchbill_agent.backups.command import HostCommands
@@ -402,6 +403,41 @@ def test_a_file_that_cannot_be_read_makes_a_run_partial(house: House) -> None:
     assert (facts.outcome, facts.reason, facts.files_failed) == (Outcome.PARTIAL, "source-unreadable", 1)
     assert "closed" in facts.errors[0]
     assert facts.snapshot_id
+
+
+def test_a_wrapped_run_passes_unchanged_and_its_record_says_what_restic_left_out(
+    house: House, tmp_path: Path
+) -> None:
+    (tmp_path / "var/agent").mkdir(parents=True)
+    (tmp_path / "etc/backups.d").mkdir(parents=True)
+    (tmp_path / "etc/backups.d/files.toml").write_text(
+        f'[[backup]]\nname = "nightly"\ntool = "restic"\n[backup.restic]\n'
+        f'repository = "{house.repository}"\npassword_file = "{house.password}"\n'
+    )
+    wrap = (sys.executable, "-m", "watchbill_agent", "backup", "wrap", "nightly", "--")
+    restic = ("restic", "-r", str(house.repository), "--password-file", str(house.password), "--no-cache")
+    finished = subprocess.run(
+        (*wrap, *restic, "backup", "--json", "source", "unmounted"),
+        capture_output=True,
+        timeout=60,
+        cwd=house.place,
+        env={**os.environ, "WATCHBILL_HOME": str(tmp_path)},
+        check=False,
+    )
+    assert finished.returncode in (0, 3)
+    assert b'"message_type":"summary"' in finished.stdout
+    written = (tmp_path / "var/agent/backups/incoming").glob("[0-9]*.json")
+    told = next(record for record in map(read_record, map(Path.read_bytes, written)) if record.finished_ms)
+    assert (told.job, told.outcome, told.reason, told.exit_code) == (
+        "nightly",
+        Outcome.PARTIAL,
+        "source-missing",
+        finished.returncode,
+    )
+    assert told.files == 3
+    assert told.snapshot_id
+    assert told.snapshot_id.encode() in finished.stdout
+    assert "unmounted" in told.errors[0]
 
 
 @pytest.mark.parametrize(

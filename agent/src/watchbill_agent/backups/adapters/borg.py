@@ -51,6 +51,7 @@ from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 
 T = TypeVar("T")
 
+_ID: Final = re.compile(r"[0-9a-f]{1,64}")
 VERSION_OLDEST: Final = (1, 1)
 """Before, there was no JSON."""
 ROSTER_BYTES_MAX: Final = 256 * 1024
@@ -182,6 +183,8 @@ def read_listing(document: bytes) -> Listing:
     listing = read_document(document, Listing)
     for archive in listing.archives:
         archive.time_ms  # noqa: B018 - one that cannot be read is told of now.
+        if not _ID.fullmatch(archive.id):
+            raise ValueError(f"an archive whose id is {archive.id[:80]!r}")
     return listing
 
 
@@ -728,8 +731,11 @@ class Borg(Adapter):
         return ("repo-list", "--json") if self._second else ("list", "--json")
 
     def _named(self, archive: Archive) -> tuple[str, ...]:
-        """How a command is told of an archive; names need not be unique in 2.0."""
-        return (f"aid:{archive.id}",) if self._second else (f"::{archive.name}",)
+        """How a command is told of an archive; names need not be unique in 2.0. Braces in a name are borg's to fill in,
+        unless they are doubled."""
+        if self._second:
+            return (f"aid:{archive.id}",)
+        return ("::" + archive.name.replace("{", "{{").replace("}", "}}"),)
 
     def _info_of(self, archive: Archive) -> tuple[str, ...]:
         return ("-a", f"aid:{archive.id}") if self._second else self._named(archive)

@@ -45,6 +45,7 @@ from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 
 T = TypeVar("T")
 
+_ID: Final = re.compile(r"[0-9a-f]{8,64}")
 ANY_HOST: Final = "*"
 PARTS_MAX: Final = 256
 """restic divides packs by the first byte of their name."""
@@ -180,6 +181,8 @@ def read_snapshots(document: bytes) -> list[Listed]:
     listed = read_document(document, list[Listed] | None) or []  # type: ignore[arg-type]
     for each in listed:
         each.time_ms  # noqa: B018 - one that cannot be read is told of now.
+        if not _ID.fullmatch(each.id):
+            raise ValueError(f"a snapshot whose id is {each.id[:80]!r}")
     return listed
 
 
@@ -292,9 +295,7 @@ def read_backup(exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
     """What `restic backup` printed, with `--json` or without; of other commands no more than how they ended."""
     said = words(stderr)
     printed = list(messages(stdout))
-    summary: Mapping[str, Any] = next(
-        (each for each in reversed(printed) if each.get("message_type") == "summary"), {}
-    )
+    summary: Mapping[str, Any] = next((each for each in reversed(printed) if _is_summary(each)), {})
     skipped = [line for line in said if _SKIPPED.search(line)]
     failed = sum(1 for each in messages(stderr) if each.get("message_type") == "error")
     saved = _SAVED.findall(stdout)
@@ -317,6 +318,11 @@ def read_backup(exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
         files=_count(summary, "total_files_processed"),
         files_failed=failed or (0 if summary and exit_code == 0 else None),
     )
+
+
+def _is_summary(message: Mapping[str, Any]) -> bool:
+    """Of a backup: `check` and `restore` in the same script end with one of their own."""
+    return message.get("message_type") == "summary" and "total_files_processed" in message
 
 
 def _how_it_went(
