@@ -19,7 +19,7 @@ set_grpc_environment()  # Before any test imports grpc: afterwards it would take
 
 IN_CI = os.environ.get("CI") == "true"
 TESTS = Path(__file__).parent
-LONGEST_FIRST = ("chaos", "acceptance", "web", "cli", "links", "model")
+LONGEST_FIRST = ("chaos", "acceptance", "integration", "web", "cli", "links", "model")
 """Folders whose files take longest. Workers begin with them, so that none is what all others have to wait for."""
 PLACES = Path("/tmp")
 PREFIX = "wb-tests-"
