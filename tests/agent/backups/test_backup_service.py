@@ -116,6 +116,15 @@ def snapshots(count: int, id_characters: int = 64) -> tuple[Snapshot, ...]:
     return tuple(Snapshot(id=f"{number:0{id_characters}}", time_ms=1000 + number) for number in range(count))
 
 
+def test_a_proof_is_of_the_time_at_which_it_was_found() -> None:
+    """A scrub that ended before it was read; one that ends later than now is no more than now."""
+    proof = Proof(level=Level.DATA, ok=True)
+    for proved_ms, finished_ms in ((0, 2000), (500, 500), (9000, 2000)):
+        record = verified(LOOKED, Verification(outcome=Outcome.OK, proof=proof, proved_ms=proved_ms))
+        assert (record.finished_ms, record.observed_ms) == (finished_ms, 2000)
+        assert record.started_ms <= record.finished_ms
+
+
 # ---------------------------------------------------------------- announcing
 
 

@@ -206,6 +206,8 @@ class Verification:
     errors: tuple[str, ...] = ()
     tool_version: str = ""
     raw_digest: str = ""
+    proved_ms: int = 0
+    """When what it found was found, where that was earlier: by a scrub, say. 0: now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

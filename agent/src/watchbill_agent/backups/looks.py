@@ -70,8 +70,11 @@ def observed(looked: Looked, found: Observation, redact: Redact = str) -> tuple[
 
 
 def verified(looked: Looked, found: Verification, redact: Redact = str) -> Record:
-    """The record of one verification."""
-    return replace(_record(looked, Kind.VERIFY, found.outcome, found, redact), verify=found.proof)
+    """The record of one verification: of the time at which it was found, where that is earlier."""
+    record = replace(_record(looked, Kind.VERIFY, found.outcome, found, redact), verify=found.proof)
+    if 0 < found.proved_ms < looked.ended_ms:
+        return replace(record, started_ms=min(looked.began_ms, found.proved_ms), finished_ms=found.proved_ms)
+    return record
 
 
 def _record(
