@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from benchmarks import wrap_cost
 from benchmarks.report import Report
 from watchbill.backups.definition import Definition, ProofAges, Retention, SizeLimits
 from watchbill.backups.record import Kind, Level, Outcome, Proof, Record, Snapshots, Source
@@ -54,6 +55,7 @@ def run(*, quick: bool) -> Report:
     now_ms = _changed(book, keys, now_ms, report)
     _crossing(book, keys, now_ms, report)
     _observed(report)
+    wrap_cost.measure(report, ALLOWED)
     report.notes.append(
         f"{jobs * DAYS:,} records of runs; {jobs // JOBS_PER_HOST:,} hosts of {JOBS_PER_HOST} jobs each"
     )

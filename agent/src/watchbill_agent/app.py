@@ -121,6 +121,7 @@ class Agent:
         self._after = ""
         self.backups: Backups | None = None
         self._units: UnitWatch | None = None
+        self.incoming: Incoming | None = None
         self._looking: asyncio.Task[object] | None = None
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
@@ -248,18 +249,19 @@ class Agent:
             house.spawn("start event", self.events.tell(AGENT_STARTED, {**said, "after": self._after}))
 
     async def _told_of_a_backup(self, rest: str) -> dict[str, object]:
+        assert self.incoming is not None, "the socket is opened with the spool's keeper"
         return await self.incoming.told(rest)
 
     async def _start_incoming(self, house: Daemon) -> None:
         events = None if self.identity is None else self.events
-        self.incoming = Incoming(
+        self.incoming = incoming = Incoming(
             Drop(self.homes),
             events,
             committed=lambda: self.spool.state(Stream.CRIT).acked,
             taken=self._took_a_record,
         )
-        await self.incoming.at_start()
-        house.spawn("backups left as files", self.incoming.run())
+        await incoming.at_start()
+        house.spawn("backups left as files", incoming.run())
 
     def _took_a_record(self, record: Mapping[str, object]) -> None:
         """A run that ended says how its command did; its repository says what became of it."""
@@ -291,6 +293,7 @@ class Agent:
         if self._units is None and self.identity is not None and any(job.unit for job in jobs):
             from watchbill_agent.backups.units import UnitWatch
 
+            assert self.incoming is not None, "jobs are started after the door for records"
             self._units = UnitWatch(self.incoming.keep, self.clock)
             house.spawn("units of backups", self._units.run())
         if self._units is not None:
@@ -633,6 +636,9 @@ class Agent:
             backup_looks_stuck=backups.stuck,
             backup_records=backups.records,
             backup_records_refused=backups.refused,
+            backup_reports=0 if self.incoming is None else self.incoming.kept,
+            backup_reports_refused=0 if self.incoming is None else self.incoming.refused,
+            backup_reports_waiting=0 if self.incoming is None else self.incoming.waiting,
             reloads=0 if house is None else house.reloads,
             reloads_refused=0 if house is None else house.reloads_refused,
             last_reload_ok=house is None or not house.reload_error,

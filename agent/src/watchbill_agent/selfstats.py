@@ -57,6 +57,9 @@ class Facts:
     backup_looks_stuck: int = 0
     backup_records: int = 0
     backup_records_refused: int = 0
+    backup_reports: int = 0
+    backup_reports_refused: int = 0
+    backup_reports_waiting: int = 0
     reloads: int = 0
     reloads_refused: int = 0
     last_reload_ok: bool = True
@@ -123,6 +126,13 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("backup_looks_stuck", _GAUGE, "Looks that could not be ended and are left to themselves."),
     ("backup_records_total", _COUNTER, "Records about backups that these looks made."),
     ("backup_records_refused_total", _COUNTER, "Records about backups that the spool did not take."),
+    ("backup_reports_total", _COUNTER, "Records of runs that others handed over."),
+    (
+        "backup_reports_refused_total",
+        _COUNTER,
+        "Records of runs that could not be kept, and files in their place that are none.",
+    ),
+    ("backup_reports_waiting", _GAUGE, "Records of runs that wait as files."),
     ("config_reloads_total", _COUNTER, "Configuration reloads asked for."),
     ("config_reloads_refused_total", _COUNTER, "Reloads refused because the files were wrong."),
     ("config_last_reload_successful", _GAUGE, "1 if the files in use are the files on disk as last read."),
@@ -213,6 +223,9 @@ class SelfStats:
             facts.backup_looks_stuck,
             facts.backup_records,
             facts.backup_records_refused,
+            facts.backup_reports,
+            facts.backup_reports_refused,
+            facts.backup_reports_waiting,
             facts.reloads,
             facts.reloads_refused,
             float(facts.last_reload_ok),

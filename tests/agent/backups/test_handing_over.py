@@ -31,6 +31,7 @@ def waiting(home: Path) -> list[str]:
 def report(cli: Any, home: Path, *more: str) -> dict[str, str]:
     done = cli(home, "backup", "report", "nightly", "--outcome", "ok", "--json", *more)
     assert done.returncode == 0, done.stderr
+    assert "no [[backup]] in backups.d is called nightly" in done.stderr
     answer: dict[str, str] = json.loads(done.stdout)
     return answer
 

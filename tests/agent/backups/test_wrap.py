@@ -1,5 +1,6 @@
 """`backup wrap` as a process: what passes through, what is told, and what never harms the backup."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -402,7 +403,19 @@ async def test_what_was_wrapped_while_the_agent_was_down_and_up_is_at_the_collec
         return [read_record(r.event.payload) for r in c.records(Stream.CRIT) if r.event.kind == kind]
 
     await collector.until(lambda c: len(told(c)) >= 4)
-    found = told(collector)
+    patched = (
+        "import sys, watchbill_agent.backups.wrap as w, watchbill_agent.cli as c; w.BEAT_EVERY_S = 0.2; "
+    )
+    words = ("backup", "wrap", "beats", "--", "sleep", "1")
+    command = [sys.executable, "-c", f"{patched}sys.exit(c.main(list({words!r})))"]
+    done = await asyncio.to_thread(subprocess.run, command, env=environment(home), timeout=DEADLINE_S)
+    assert done.returncode == 0
+    await collector.until(lambda c: any(one.job == "beats" and one.outcome is Outcome.OK for one in told(c)))
+    beats = [one for one in told(collector) if one.job == "beats"]
+    assert [one.outcome for one in beats] == ["running"] * (len(beats) - 1) + ["ok"]
+    assert len(beats) >= 4, "it is told of while it goes on"
+    assert len({one.run_id for one in beats}) == 1
+    found = [one for one in told(collector) if one.job == "nightly"]
     assert [record.outcome for record in found] == ["running", "ok", "running", "failed"]
     assert len({record.run_id for record in found}) == 2
     assert records(home) == []

@@ -340,6 +340,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     from watchbill.errors import StorageError
     from watchbill_agent.backups.drop import Drop
+    from watchbill_agent.backups.jobfile import read_job
     from watchbill_agent.backups.redact import Redactor, known_secrets
     from watchbill_agent.backups.report import Said, process_run, record_of
 
@@ -372,6 +373,8 @@ def _report(arguments: argparse.Namespace) -> int:
     except StorageError as exc:
         say(PROGRAM, f"the report on {record.job} is NOT kept: {exc}")
         return FAILED
+    if stranger := read_job(_homes(arguments).etc, record.job).stranger(record.job):
+        say(PROGRAM, stranger)
     if arguments.json:
         print(json.dumps({"kept": kept, "record": record.record_id, "run": record.run_id}, indent=2))
     else:

@@ -30,6 +30,12 @@ class JobFile:
     paths: Sequence[str] = ()
     faults: Sequence[str] = ()
 
+    def stranger(self, name: str) -> str:
+        """What to say where no file names the job and all could be read; "" elsewhere."""
+        if self.tool or self.faults:
+            return ""
+        return f"no [[backup]] in {DIRECTORY} is called {name}: this is recorded, and judged by nothing"
+
 
 def read_job(etc: Path, name: str) -> JobFile:
     """What the files say of this job."""

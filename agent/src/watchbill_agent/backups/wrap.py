@@ -97,6 +97,11 @@ class Wrap:
         telling.keep(lambda: self._ended(how, found, finished_ms))
         telling.close(CLOSE_S_MAX + (MANIFEST_S_MAX if self._roots else 0))
         self._say_all([*self.faults, *telling.faults], "the command was not held up by it")
+        stranger = self._job.stranger(self._wrapping.job)
+        if stranger and os.isatty(
+            STDERR
+        ):  # Somebody tries it out; elsewhere nothing is added to what is printed.
+            self._say(stranger)
         if isinstance(how, CannotStart):
             self._say(str(how))
             return how.code
