@@ -108,6 +108,7 @@ class BackupDesk:
         self._belonging = belonging
         self._series = series
         self._jobs: dict[str, dict[str, JobRow]] = {}
+        self._to_say: dict[JobKey, None] = {}
         self._services: dict[str, dict[str, str]] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._through: dict[str, int] = {}
@@ -211,9 +212,7 @@ class BackupDesk:
             definition = definitions.get((agent_id, row.job)) if row.digest else _bare(row)
             if definition is not None and definition != self.book.definition(key):
                 self._define(key, definition, row.changed_ms)
-            state = self.book.state(key)
-            if state is not None:  # Its labels may be others now.
-                ticks += self._say(key, state, now_ms)
+            self._to_say[key] = None  # Its labels may be others now.
             self._touch(key)
         return ticks
 
@@ -274,14 +273,19 @@ class BackupDesk:
                 if at_ms > self._through.get(agent_id, 0):
                     self._through[agent_id] = self._unsaved_through[agent_id] = at_ms
         for change in self.book.look(now_ms):
-            made.ticks += self._take_change(change, now_ms, made)
+            self._take_change(change, now_ms, made)
         self._save(now_s)
-        if now_s >= self._say_s:
+        say_all = now_s >= self._say_s
+        if say_all:
             self._say_s = now_s + SAY_EVERY_S
             for agent_id in self._relabelled():
                 made.ticks += self._take_host(agent_id, now_ms)
             self.counters.undefined = self.count - len(list(self.book.keys()))
+        made.ticks += self._stand_as_they_do(now_ms)
+        if say_all:
             made.ticks += self._series.say_all(now_ms, self._objectives())
+        else:
+            made.ticks += self._series.say_changed(now_ms)
         return made
 
     def stand(self, key: JobKey) -> None:
@@ -292,7 +296,7 @@ class BackupDesk:
             self.book.stand(key, self._standing(key, before, row, host))
             self._touch(key)
 
-    def _take_change(self, change: Change, now_ms: int, made: Turn) -> list[Ticks]:
+    def _take_change(self, change: Change, now_ms: int, made: Turn) -> None:
         key, word = change.key, change.after.word.value
         self._touch(key)
         last = self.words.get(key)
@@ -309,11 +313,21 @@ class BackupDesk:
             self._unsaved.append(row)
             self.counters.changes += 1
             made.changes.append(row)
-        return self._say(key, change.after, now_ms)
+        self._to_say[key] = None
 
     def _touch(self, key: JobKey) -> None:
         self.revision += 1
         self.revised[key] = self.revision
+
+    def _stand_as_they_do(self, now_ms: int) -> list[Ticks]:
+        """Have those that changed said, each once, as it stands now; what ends by it."""
+        keys, self._to_say = self._to_say, {}
+        ticks: list[Ticks] = []
+        for key in keys:
+            state = self.book.state(key)
+            if state is not None:
+                ticks += self._say(key, state, now_ms)
+        return ticks
 
     def _know_service(self, agent_id: str, service: str) -> None:
         known = self._services.setdefault(agent_id, {})

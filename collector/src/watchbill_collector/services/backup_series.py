@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from watchbill_collector.backups import FacetName, JobKey, Level, State
 from watchbill_collector.labels import METRIC_NAME
-from watchbill_collector.series import STALE_BITS, SeriesIds, SeriesTable, Ticks
+from watchbill_collector.series import STALE_BITS, SeriesIds, SeriesTable, Ticks, Times, Values
 
 SAY_EVERY_S: Final = 55.0
 LEVELS: Final[Mapping[Level, float]] = {Level.OK: 0.0, Level.WARN: 1.0, Level.BAD: 2.0, Level.UNKNOWN: 3.0}
@@ -75,13 +76,24 @@ class _Said:
     job: Job
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _All:
+    """The series of all jobs together. `aging` are the places of those that grow with time, `points_ms` since when."""
+
+    ids: SeriesIds
+    values: Values
+    aging: npt.NDArray[np.intp]
+    points_ms: Times
+
+
 class BackupSeries:
     """Makes the samples; whoever has it hands them on. Everything happens in one thread."""
 
     def __init__(self, table: SeriesTable) -> None:
         self._table = table
         self._said: dict[JobKey, _Said] = {}
-        self._all: SeriesIds | None = None
+        self._all: _All | None = None
+        self._changed: dict[JobKey, None] = {}
         self._services: dict[str, SeriesIds] = {}
         self._said_ms = 0
         """When anything was said last: an end has to come later, or the value of that moment would stand."""
@@ -92,7 +104,7 @@ class BackupSeries:
         return len(self._said)
 
     def say(self, key: JobKey, job: Job, now_ms: int) -> list[Ticks]:
-        """A job as it stands now."""
+        """A job stands so now; what ends by it. The rest is said by `say_changed`, or with all others."""
         readings, aging = _readings(job, now_ms)
         source = self._table.source(job.host)
         own = {"backup": key.job, **({"service": job.service} if job.service else {})}
@@ -100,34 +112,35 @@ class BackupSeries:
         ids = self._table.series(source, keys)
         before = self._said.get(key)
         ticks = [] if before is None else self._ended(np.setdiff1d(before.ids, ids), now_ms)
-        if before is not None and np.array_equal(before.ids, ids):
-            ids = before.ids
-        else:
-            self._all = None
+        self._all = None
         values = [value for _, _, value in readings]
         self._said[key] = _Said(ids, values, aging, job)
+        self._changed[key] = None
+        return ticks
+
+    def say_changed(self, now_ms: int) -> list[Ticks]:
+        """The jobs that stand otherwise than they were said."""
+        said, self._changed = [self._said[key] for key in self._changed], {}
+        if not said:
+            return []
         self._said_ms = max(self._said_ms, now_ms)
-        return [*ticks, _tick(ids, values, now_ms)]
+        return [_said_tick(_together_of(said), now_ms)]
 
     def end(self, key: JobKey, now_ms: int) -> list[Ticks]:
         """Nothing more is said of a job."""
         before = self._said.pop(key, None)
         if before is None:
             return []
+        self._changed.pop(key, None)
         self._all = None
         return self._ended(before.ids, now_ms)
 
     def say_all(self, now_ms: int, objectives: Mapping[str, float]) -> list[Ticks]:
         """Every job, and every service; `objectives` are the RPOs that services' descriptions promise, in seconds."""
         if self._all is None:
-            parts = [said.ids for said in self._said.values()]
-            self._all = np.concatenate(parts) if parts else _NO_SERIES
-        values: list[float] = []
-        for said in self._said.values():
-            if said.aging >= 0:
-                said.values[said.aging] = (now_ms - said.job.state.point_ms) / 1000
-            values += said.values
-        ticks = [_tick(self._all, values, now_ms)] if values else []
+            self._all = _together_of(self._said.values())
+        self._changed = {}
+        ticks = [_said_tick(self._all, now_ms)] if len(self._all.ids) else []
         self._said_ms = max(self._said_ms, now_ms)
         return ticks + self._say_services(now_ms, objectives)
 
@@ -190,6 +203,25 @@ def _service_readings(jobs: Sequence[Job], promised_s: float | None, now_ms: int
     if promised_s or asked:
         readings[SERVICE_OBJECTIVE] = promised_s or min(asked)
     return readings
+
+
+def _said_tick(every: _All, now_ms: int) -> Ticks:
+    values = every.values.copy()
+    values[every.aging] = (now_ms - every.points_ms) / 1000
+    return Ticks(every.ids, np.array([now_ms], np.int64), values.reshape(1, -1))
+
+
+def _together_of(said: Iterable[_Said]) -> _All:
+    parts = list(said)
+    values: list[float] = []
+    aging: list[int] = []
+    for one in parts:
+        if one.aging >= 0:
+            aging.append(len(values) + one.aging)
+        values += one.values
+    points_ms = [one.job.state.point_ms for one in parts if one.aging >= 0]
+    ids = _together(one.ids for one in parts)
+    return _All(ids, np.array(values), np.array(aging, np.intp), np.array(points_ms, np.int64))
 
 
 def _age_s(point_ms: int, now_ms: int) -> float:

@@ -108,7 +108,7 @@ def define(
             "received_ms": now_ms,
             "document": definition.to_json().decode(),
         }
-        connection.execute(table.insert().values(row))
+        connection.execute(table.insert(), row)
     known = next(iter(jobs(connection, site, agent_id, definition.name)), None)
     _set_job(connection, site, known, agent_id, definition.name, digest, now_ms)
     _forget_versions(connection, agent_id, definition.name, digest)
@@ -126,7 +126,7 @@ def _set_job(
     if known is None:
         row = {"agent_id": agent_id, "job": job, "site": site, "digest": digest}
         moments = {"defined_ms": now_ms, "changed_ms": now_ms, "gone_ms": 0}
-        connection.execute(BACKUP_JOBS.insert().values({**row, **moments}))
+        connection.execute(BACKUP_JOBS.insert(), {**row, **moments})
     elif known.digest != digest or known.gone_ms:
         # One that comes back is as new: nobody expected anything of it while it was gone.
         defined_ms = now_ms if known.gone_ms else known.defined_ms
@@ -221,7 +221,7 @@ def add_record(
         "received_ms": received_ms,
         "body": zlib.compress(record.to_json(), _COMPRESSION),
     }
-    connection.execute(BACKUP_RECORDS.insert().values(row))
+    connection.execute(BACKUP_RECORDS.insert(), row)
     return True
 
 
