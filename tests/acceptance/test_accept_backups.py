@@ -1,10 +1,53 @@
-"""What is reported of a backup arrives once, whoever was down."""
+"""What is reported of a backup arrives once, whoever was down; a job that ages past its RPO is told."""
 
+import http.server
+import json
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.timeout(240)
+
+AHEAD_S = 2 * 3600
+OFF_DATE = """
+import sys, time
+ahead_s = int(sys.argv.pop(1))
+def set_ahead(real, second):
+    return lambda: real() + ahead_s * second
+time.time_ns, time.time = set_ahead(time.time_ns, 10**9), set_ahead(time.time, 1)
+from {module} import main
+sys.exit(main())
+"""
+"""The date of a machine that others use cannot be set: the daemons run in an interpreter that reads a later one."""
+CONFIG = """\
+[rules]
+interval = "1s"
+[[channel]]
+name = "hook"
+kind = "webhook"
+url = "http://127.0.0.1:%d/hook"
+[[route]]
+match = 'severity="critical"'
+channels = ["hook"]
+"""
+JOB = """\
+[[backup]]
+name = "nightly"
+tool = "wrap"
+rpo = "1h"
+"""
+
+
+def start_ahead(house: Any, daemon: Any, module: str) -> None:
+    argv = [sys.executable, "-c", OFF_DATE.format(module=module), str(AHEAD_S)]
+    house.start(daemon, [*argv, "run", "--home", str(daemon.home)])
+
+
+def words(collector: Any) -> list[str]:
+    return [job["word"] for job in collector.get("/backups")["backups"]]
 
 
 def report(agent: Any, outcome: str, *more: str) -> None:
@@ -37,4 +80,53 @@ def test_what_is_reported_while_the_collector_or_the_agent_is_down_arrives_once(
     collector.kill()
     collector.launch()
     assert until(lambda: entries(collector), "they are read back") == found
-    until(lambda: collector.get("/backups")["backups"][0]["word"] == "FAILED", "and judged the same")
+    until(lambda: words(collector) == ["FAILED"], "and judged the same")
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """A web server that keeps the alerts it is told."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1], told
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_job_that_ages_past_its_rpo_is_stale_and_the_webhook_is_told(
+    house: Any, until: Any, hook: tuple[int, list[dict[str, Any]]]
+) -> None:
+    port, told = hook
+    collector = house.collector(CONFIG % port)
+    agent = house.agent(collector, "web1")
+    (agent.etc / "backups.d").mkdir(exist_ok=True)
+    (agent.etc / "backups.d" / "nightly.toml").write_text(JOB)
+    agent.stop()
+    agent.start()
+    report(agent, "ok")
+    until(lambda: words(collector) == ["OK"], "it is good")
+    said = 'watchbill_backup_word{backup="nightly",instance="web1",word="OK"}'
+    until(lambda: collector.value(said) == 1, "it is said as a series")
+    agent.stop()
+    collector.stop()
+    start_ahead(house, collector, "watchbill_collector.daemon")
+    until(collector.ready, "it is ready")
+    start_ahead(house, agent, "watchbill_agent.cli")
+    until(lambda: words(collector) == ["STALE"], "it is stale", 60)
+    until(lambda: told, "the webhook is told", 60)
+    labels = told[0]["labels"]
+    assert (labels["alertname"], labels["instance"], labels["backup"]) == ("BackupStale", "web1", "nightly")
+    assert labels["severity"] == "critical"
