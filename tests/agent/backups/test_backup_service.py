@@ -98,7 +98,9 @@ class House:
         """Let time pass, doing what is due when it is due."""
         until_s = self.clock.monotonic_s() + seconds
         while True:
-            wait_s = await self.backups.turn()
+            wait_s = await self.backups.look_turn()
+            if wait_s > 0:
+                wait_s = min(wait_s, await self.backups.verify_turn())
             if self.clock.monotonic_s() + wait_s > until_s:
                 self.clock.advance(max(0.0, until_s - self.clock.monotonic_s()))
                 return
@@ -223,7 +225,7 @@ async def test_a_list_of_snapshots_is_told_when_it_changed_and_once_a_week(tmp_p
 
 async def test_a_list_that_the_spool_did_not_take_is_told_by_the_next_look(tmp_path: Path) -> None:
     house = House(tmp_path, a_job("db"))
-    await house.backups.turn()
+    await house.backups.look_turn()
     house.say = lambda question: answer(
         Observation(outcome=Outcome.OK, snapshots=snapshots(3)), question["told_digest"]
     )
@@ -287,6 +289,58 @@ async def test_a_reload_looks_no_more_often_and_asks_with_what_is_new(tmp_path: 
     house.backups.adopt((replace(a_job("db"), targets=(Target(options={"paths": ["/new/*"]}),)),))
     await house.go(600)
     assert house.questions[-1]["target"].options == {"paths": ["/new/*"]}
+
+
+async def test_a_run_that_ends_during_a_look_is_looked_at_once_more(tmp_path: Path) -> None:
+    house = House(tmp_path, a_job("db", every_s=86_400))
+
+    def say(_: dict[str, Any]) -> Answer:
+        if len(house.questions) == 1:
+            house.backups.soon("db")
+        return answer(Observation(outcome=Outcome.OK))
+
+    house.say = say
+    await house.go(3600)
+    assert len(house.questions) == 2
+
+
+async def test_a_reload_during_a_look_loses_neither_its_record_nor_the_announcement(tmp_path: Path) -> None:
+    house = House(tmp_path, a_job("db"))
+
+    def say(_: dict[str, Any]) -> Answer:
+        if len(house.questions) == 1:
+            house.backups.adopt((a_job("db"), a_job("files")))
+        return answer(Observation(outcome=Outcome.OK, snapshots=snapshots(2)))
+
+    house.say = say
+    await house.go(300)
+    assert len(house.events.records()) == 2
+    assert house.events.of(BACKUP_JOBS)[-1]["jobs"].keys() == {"db", "files"}
+    assert {(seen["job"], seen["snapshots"]) for seen in house.backups.seen()} == {("db", 2), ("files", 2)}
+
+
+async def test_looks_go_on_while_a_verification_takes_its_hours(tmp_path: Path) -> None:
+    house = House(tmp_path, a_job("db", data_s=86_400))
+    begun, ends = asyncio.Event(), asyncio.Event()
+
+    async def ask_slowly(question: dict[str, Any], within_s: float) -> Answer:
+        house.questions.append(question)
+        if question["do"] == "verify":
+            begun.set()
+            await ends.wait()
+        return a_proof(question)
+
+    house.backups.ask = ask_slowly
+    house.clock.advance(180)
+    assert await house.backups.look_turn() == 0.0
+    running = asyncio.create_task(house.backups.verify_turn())
+    await begun.wait()
+    house.clock.advance(3700)
+    assert await house.backups.look_turn() == 0.0
+    assert house.questions[-1]["do"] == "observe"
+    ends.set()
+    assert await running == 0.0
+    assert house.events.records()[-1].verify is not None
 
 
 async def test_a_repository_whose_child_does_not_end_is_let_alone_and_the_others_go_on(

@@ -2,8 +2,8 @@
 
 1. At the start and after a reload: `backup.jobs`, all of them; then the definitions that were not told yet. What was
    told (definitions, lists of snapshots) is told again once in TOLD_AGAIN_MS, for a collector that lost it.
-2. Each repository is looked at every `observe_every`, with jitter, one after the other: the host notices one tool at a
-   time. Between two looks a verification that is due has its turn.
+2. Each repository is looked at every `observe_every`, with jitter, one after the other. Beside the looks one
+   verification at a time may go on.
 3. A look is a child (`asked`). Its records go into the spool for critical records, each with its own id; only when they
    are there does the list of snapshots count as told.
 4. A look that came to nothing is a record, too: unknown, and why.
@@ -12,6 +12,7 @@
 import asyncio
 import json
 import logging
+import math
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -103,7 +104,9 @@ class Backups:
     counts: Counts = field(default_factory=Counts)
     _repositories: dict[str, Repository] = field(default_factory=dict)
     _memory: memory.Memory = field(default_factory=memory.Memory)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _looks_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _verifications_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _remembering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _announced: bool = False
 
     def __post_init__(self) -> None:
@@ -130,7 +133,7 @@ class Backups:
         self._memory.keep_only({job.name for job in jobs}, set(self._repositories))
         self.counts.jobs = len(jobs)
         self._announced = False
-        self._changed.set()
+        self._wake()
 
     def soon(self, job: str) -> None:
         """A run of this job ended: look at what became of it."""
@@ -138,7 +141,7 @@ class Backups:
         for one in self._repositories.values():
             if one.job.name == job:
                 one.due_s = min(one.due_s, soon_s)
-                self._changed.set()
+                self._wake()
 
     def seen(self) -> list[dict[str, object]]:
         """What the last looks found, for `backup list`."""
@@ -163,39 +166,54 @@ class Backups:
     # ------------------------------------------------------------ the loop
 
     async def run(self) -> None:
-        """For ever; one thing at a time."""
+        """For ever. Looks and verifications go side by side, of each one at a time: reading all data back takes hours,
+        and the others must not be out of sight for it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lane(self.look_turn, self._looks_changed), name="looks at backups")
+            group.create_task(self._lane(self.verify_turn, self._verifications_changed), name="verifications")
+
+    async def _lane(self, turn: Callable[[], Awaitable[float]], changed: asyncio.Event) -> None:
         while True:
-            self._changed.clear()
-            wait_s = await self.turn()
+            changed.clear()
+            wait_s = await turn()
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+                    await changed.wait()
             except TimeoutError:
                 pass
 
-    async def turn(self) -> float:
-        """Do what is due, one thing; how long there is nothing to do."""
+    def _wake(self) -> None:
+        self._looks_changed.set()
+        self._verifications_changed.set()
+
+    async def look_turn(self) -> float:
+        """Announce what is new, then the look that is due first; how long there is nothing to do."""
         if not self._announced and not await self._announce():
             return AGAIN_S
-        now_s = self.clock.monotonic_s()
-        waiting = [one for one in self._repositories.values() if not self._is_stuck(one)]
-        self.counts.stuck = sum(one.left is not None for one in self._repositories.values())
+        waiting = self._waiting()
         first = min(waiting, key=lambda one: one.due_s, default=None)
-        if first is not None and first.due_s <= now_s:
+        wait_s = IDLE_S_MAX if first is None else first.due_s - self.clock.monotonic_s()
+        if first is not None and wait_s <= 0:
             await self._look(first)
             return 0.0
-        due = self._verification(waiting)
-        if due is not None and due[0] <= self.clock.wall_ms():
+        return min(wait_s, STUCK_AGAIN_S) if self.counts.stuck else min(wait_s, IDLE_S_MAX)
+
+    async def verify_turn(self) -> float:
+        """The verification that is due first; how long there is none."""
+        due = self._verification(self._waiting()) if self._announced else None
+        if due is None:
+            return IDLE_S_MAX
+        wait_s = (due[0] - self.clock.wall_ms()) / 1000
+        if wait_s <= 0:
             await self._verify(*due[1:])
             return 0.0
-        waits_s = [IDLE_S_MAX]
-        if first is not None:
-            waits_s.append(first.due_s - now_s)
-        if due is not None:
-            waits_s.append((due[0] - self.clock.wall_ms()) / 1000)
-        if self.counts.stuck:
-            waits_s.append(STUCK_AGAIN_S)
-        return max(0.0, min(waits_s))
+        return min(wait_s, IDLE_S_MAX)
+
+    def _waiting(self) -> list[Repository]:
+        """All but those whose children did not end."""
+        waiting = [one for one in self._repositories.values() if not self._is_stuck(one)]
+        self.counts.stuck = len(self._repositories) - len(waiting)
+        return waiting
 
     def _is_stuck(self, one: Repository) -> bool:
         if one.left is not None and one.left.returncode is not None:
@@ -207,16 +225,19 @@ class Backups:
 
     async def _announce(self) -> bool:
         """Tell the collector which jobs there are; False when that could not be kept."""
-        digests = {job.name: job.definition.digest() for job in self.jobs}
+        jobs = self.jobs
+        digests = {job.name: job.definition.digest() for job in jobs}
         try:
             await self.events.keep(BACKUP_JOBS, {"jobs": digests})
-            for job in self.jobs:
+            for job in jobs:
                 await self._define(job, digests[job.name])
         except SpoolFull as exc:
             self.counts.refused += 1
             log.error("the backups of this host cannot be announced", extra=fields(reason=exc))
             return False
-        self._announced = True
+        # A reload in the meantime has others, which are not announced yet.
+        self._announced = self.jobs is jobs
+        self._verifications_changed.set()
         await self._remember()
         return True
 
@@ -238,11 +259,15 @@ class Backups:
         within_s = one.job.observe_within_s
         fresh = 0 <= began_ms - known.told_ms < TOLD_AGAIN_MS
         told_digest = known.told_digest if fresh else ""
+        one.due_s = math.inf
         answer = await self.ask({**self._question(one, "observe"), "told_digest": told_digest}, within_s)
         records = self._records(one, answer, Kind.OBSERVE, began_ms)
+        one = self._now(one, answer)
         self.counts.looks += 1
         every_s = one.job.definition.observe_every_s
-        one.due_s = self.clock.monotonic_s() + every_s * (1 + self.uniform(-JITTER, JITTER))
+        # Sooner, if a run ended while this look was going on.
+        next_s = self.clock.monotonic_s() + every_s * (1 + self.uniform(-JITTER, JITTER))
+        one.due_s = min(one.due_s, next_s)
         self._note(one, records[0])
         if await self._keep(records):
             digest = next((each.snapshots.ids_digest for each in records if each.snapshots is not None), "")
@@ -262,7 +287,6 @@ class Backups:
 
     def _records(self, one: Repository, answer: Answer, kind: Kind, began_ms: int) -> tuple[Record, ...]:
         """What the child said; at least one record, and ours when it said nothing."""
-        one.left = answer.left
         fault = answer.fault
         try:
             records = tuple(read_record(line) for line in answer.lines)
@@ -287,6 +311,12 @@ class Backups:
         )
         return (record,)
 
+    def _now(self, one: Repository, answer: Answer) -> Repository:
+        """The same repository after a reload that may have been."""
+        now = self._repositories.get(one.key, one)
+        now.left = answer.left or now.left
+        return now
+
     def _note(self, one: Repository, record: Record) -> None:
         """Once when a repository cannot be read any more, and once when it can again."""
         unknown = record.outcome is Outcome.UNKNOWN
@@ -297,6 +327,8 @@ class Backups:
             log.warning("a backup cannot be looked at", extra=said)
         elif before and not unknown:
             log.info("a backup can be looked at again", extra=fields(job=one.job.name, copy=one.target.copy))
+        if not unknown and (before or one.last is None):
+            self._verifications_changed.set()
         one.last = record
 
     async def _keep(self, records: Sequence[Record]) -> bool:
@@ -333,6 +365,7 @@ class Backups:
         began_ms = self.clock.wall_ms()
         answer = await self.ask({**self._question(one, "verify"), "check": check}, one.job.verify_within_s)
         (record, *_) = self._records(one, answer, Kind.VERIFY, began_ms)
+        one = self._now(one, answer)
         self.counts.verifications += 1
         age_s = age_of(check.level, one.job.definition.verify)
         now_ms = self.clock.wall_ms()
@@ -361,8 +394,9 @@ class Backups:
         log.warning("a backup could not be verified", extra=said)
 
     async def _remember(self) -> None:
-        content = msgspec.json.encode(self._memory)
-        await asyncio.to_thread(memory.save, self.var, content)
+        async with self._remembering:
+            content = msgspec.json.encode(self._memory)
+            await asyncio.to_thread(memory.save, self.var, content)
 
 
 _NOTHING: Final = memory.Repository()
