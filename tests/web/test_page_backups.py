@@ -305,6 +305,19 @@ def test_what_a_host_calls_its_backups_does_no_harm(served: Served, visit: Any, 
     assert "dialog" not in one.complaints
 
 
+def test_a_host_shows_its_backups_the_worst_first(served: Served, visit: Any) -> None:
+    one, page = login(served, visit, viewport={"width": 400, "height": 900})
+    page.goto(f"{served.url}/#/host/web1")
+    chips = page.locator("section", has=page.get_by_role("heading", name="Backups")).locator(".chips li")
+    chips.first.wait_for()
+    assert "files-nightly" in chips.first.inner_text()
+    assert "RETIRED" in chips.last.inner_text()
+    assert "\u202e" not in page.locator("main").inner_text()
+    assert one.fits()
+    chips.first.get_by_role("link").click()
+    page.locator("aside.drawer").get_by_text("run it by hand on web1").wait_for()
+
+
 def test_an_operator_signs_pauses_and_exempts(served: Served, visit: Any) -> None:
     _, page = login(served, visit, viewport={"width": 1500, "height": 1000})
     shown = drawer(page, "job-suspect")

@@ -373,6 +373,38 @@ function Bare({ of, done }: { of: Uncovered; done: () => void }) {
   );
 }
 
+const CHIPS_MAX = 50;
+
+/** The backups of one host or service, the worst first, where there are any. */
+export function BackupsOf({ host, service }: { host?: string; service?: string }) {
+  const narrow: Record<string, string> = host === undefined ? { service: service ?? "" } : { host };
+  const { data } = useAsked(() => fetchBackups({ ...narrow, limit: String(CHIPS_MAX) }), `backups of ${host ?? ""} ${service ?? ""}`);
+  if (data === undefined || data.backups.length === 0) return null;
+  const of = `{service=${JSON.stringify(service)}} / 3600`;
+  return (
+    <section>
+      <h2>Backups</h2>
+      <ul class="chips">
+        {data.backups.map((job) => (
+          <li key={job.id}>
+            <a href={backupHash(job.id)}><Text of={job.name} max={64} /></a>{host === undefined && <span class="facts"> on <Text of={job.host} max={40} /></span>} <Word of={job.word} />
+          </li>
+        ))}
+      </ul>
+      {data.total > data.backups.length && <p class="facts">and {data.total - data.backups.length} more</p>}
+      {service !== undefined && (
+        <Chart
+          seconds={CHART_S}
+          spec={{
+            title: "How old what can be restored of all of it is", unit: " h", labels: ["service"],
+            query: `watchbill_backup_service_rpo_seconds${of}`, against: `watchbill_backup_service_rpo_objective_seconds${of}`,
+          }}
+        />
+      )}
+    </section>
+  );
+}
+
 export function BackupsPage({ id }: { id: string | undefined }) {
   const [word, setWord] = useState("");
   const [filter, setFilter] = useState("");

@@ -1,6 +1,7 @@
 // One host: what it is, its alerts, its charts.
 import { useState } from "preact/hooks";
 import { AskedAlerts } from "./alerts";
+import { BackupsOf } from "./backups";
 import { Chart, type ChartSpec, Ranges } from "./chart";
 import { since } from "./format";
 import { Absence } from "./hosts";
@@ -69,6 +70,7 @@ export function HostPage({ instance }: { instance: string }) {
       </div>
       {host && Object.keys(host.labels).length > 0 && <LabelList labels={host.labels} />}
       <AskedAlerts ask={{ host: instance }} none="" />
+      <BackupsOf host={instance} />
       <Ranges value={seconds} choose={setSeconds} />
       <div class="charts">
         {charts(instance).map((spec) => (

@@ -1,6 +1,7 @@
 // Services: what hosts are for, whose they are, what they need, and how they stand.
 import { AskedAlerts, hostHash, serviceHash } from "./alerts";
 import { fetchServices, type Service } from "./api";
+import { BackupsOf } from "./backups";
 import { span } from "./format";
 import { useAsked } from "./state";
 import { Text } from "./text";
@@ -86,6 +87,7 @@ function One({ service }: { service: Service }) {
         <h2>Alerts</h2>
         <AskedAlerts ask={{ service: service.name }} none="Nothing is pending or firing." />
       </section>
+      <BackupsOf service={service.name} />
       <section>
         <h2>Hosts</h2>
         <ul class="chips">
