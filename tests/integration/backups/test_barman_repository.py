@@ -35,7 +35,7 @@ class Catalogue:
     def adapter(self, whole_s: float = 60.0, **given: object) -> Barman:
         program = str(self.cluster.bin / "barman")
         fixed: dict[str, object] = {"server": SERVER, "config": self.cluster.barman_conf, "program": program}
-        fixed["check"] = False
+        fixed["run_check"] = False
         return Barman(Options(**fixed | given), job("barman"), commands(self.cluster.place, whole_s))  # type: ignore[arg-type]
 
     def observe(self, **given: object) -> Observation:
@@ -83,7 +83,7 @@ def catalogue(cluster: Cluster) -> Iterator[Catalogue]:
         cluster.sql("select pg_switch_wal()", "insert into t values (2)")
         found.take_log()
         cluster.barman("check-backup", SERVER, "latest")
-        found.seen = found.observe(check=True)
+        found.seen = found.observe(run_check=True)
         yield found
 
 
@@ -118,7 +118,7 @@ def test_a_gap_after_the_backup_and_what_barmans_own_check_finds_are_told(catalo
     log, conf = catalogue.log(), catalogue.cluster.barman_conf
     more = conf.read_bytes().replace(b"minimum_redundancy = 1", b"minimum_redundancy = 9")
     with gone(log[-2]), replaced(conf, more):
-        seen = catalogue.observe(check=True)
+        seen = catalogue.observe(run_check=True)
     assert (seen.outcome, seen.reason) == (Outcome.PARTIAL, barman.WAL_GAP)
     assert seen.log_to == log[-3].name
     assert log[-2].name in seen.errors[0]

@@ -195,6 +195,7 @@ def test_without_sanoid_its_policy_is_not_known_and_the_snapshots_still_are(pool
         ("Unable to open /dev/zfs: Permission denied.", Reason.NEEDS_RUNNER),
         ("Permission denied the ZFS utilities must be run as root.", Reason.NEEDS_RUNNER),
         ("The ZFS modules are not loaded.", Reason.REPOSITORY_UNREACHABLE),
+        ("internal error: failed to initialize ZFS library", Reason.REPOSITORY_UNREACHABLE),
         ("internal error: out of memory", Reason.TOOL_FAILED),
     ],
 )

@@ -72,7 +72,7 @@ class Options:
 
     server: str = option(check=_no_server, help="The server, as barman's configuration calls it.")
     config: Path | None = option(None, help="Barman's configuration, where it is not its usual file.")
-    check: bool = option(
+    run_check: bool = option(
         True, help="Whether each look asks `barman check`, too, which connects to the server."
     )
     program: str = option("barman", help="The program, where it is not in the agent's PATH.")
@@ -312,7 +312,7 @@ class Barman(Adapter):
         try:
             listed = self._list()
             judged = self._judge(listed, [backup for backup in listed if backup.status == _DONE][:TRIED_MAX])
-            if self._options.check:
+            if self._options.run_check:
                 judged.faults += [(CHECK_FAILED, text) for text in self._check()]
         except _Silent as silent:
             return Observation(

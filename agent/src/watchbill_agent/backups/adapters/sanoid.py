@@ -182,7 +182,7 @@ def failure(finished: Finished, program: str) -> tuple[str, tuple[str, ...]]:
         return Reason.NEEDS_RUNNER, error_lines(text, _RUNNER_TEXT)
     if "does not exist" in said_low or "no such pool" in said_low:
         return DATASET_MISSING, error_lines(text)
-    if "modules are not loaded" in said_low or "module is not loaded" in said_low:
+    if any(words in said_low for words in _NO_ZFS):
         return Reason.REPOSITORY_UNREACHABLE, error_lines(text)
     return Reason.TOOL_FAILED, error_lines(text, f"{program} ended with {finished.exit_code}")
 
