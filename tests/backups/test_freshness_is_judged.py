@@ -3,7 +3,7 @@ repository's the copy."""
 
 import pytest
 
-from watchbill.backups.definition import Copy
+from watchbill.backups.definition import Copy, SizeLimits
 from watchbill.backups.record import Outcome
 from watchbill_collector.backups import FacetName, Standing, Word
 
@@ -238,3 +238,18 @@ def test_seconds_do_not_matter_to_a_host_that_lags():
     state = history.state(over + S, heard_ms=over - S)
     assert state.facets[FacetName.FRESH].reason == "near-rpo"
     assert state.wants_ms == over
+
+
+def test_logs_that_are_stored_make_the_point_newer_and_no_backup_of_it():
+    """As pgBackRest says it: the base backups are the snapshots, the point follows the log."""
+    history = History(job(size=SizeLimits(drop=0.3), **OBSERVED))
+    for hour in range(1, 30):
+        history.saw(DUE + hour * H, DUE, point_ms=DUE + hour * H - MIN, bytes_source=100)
+    state = history.state(DUE + 29 * H + MIN)
+    assert state.point_ms == DUE + 29 * H - MIN
+    assert state.facets[FacetName.FRESH].reason == "ok"
+    assert state.word is Word.MISSED
+    assert state.facets[FacetName.SIZE].reason == "little-history", "one backup was seen, however often"
+    history.ran(DUE + 30 * H)
+    history.saw(DUE + 33 * H, DUE, point_ms=DUE + 32 * H)
+    assert history.state(DUE + 34 * H).facets[FacetName.LEDGER].reason == "unconfirmed"

@@ -150,3 +150,13 @@ def test_structure_alone_verifies_no_point():
     made.saw(DUE + H, DUE)
     made.proved(DUE + 2 * H, Level.STRUCTURE)
     assert made.state(DUE + 3 * H).verified_point_ms == 0
+
+
+def test_a_restore_that_names_no_copy_proves_the_point_that_was_there():
+    made = history(restore_s=90 * 86400.0)
+    made.told.clear()
+    made.definition = replace(made.definition, copies=(Copy(name="nas"),))
+    made.saw(DUE + H, DUE, copy="nas")
+    made.tell(Kind.RESTORE, DUE + 2 * H)
+    made.saw(DUE + D + H, DUE, DUE + D, copy="nas")
+    assert made.state(DUE + D + 2 * H).verified_point_ms == DUE

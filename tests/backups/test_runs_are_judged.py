@@ -172,7 +172,7 @@ def test_a_run_may_begin_a_little_before_it_was_due_by_another_clock():
     history.ran(DUE - 4 * MIN)
     assert told(history, DUE + H)[0] == "OK"
     early = History()
-    early.ran(DUE - 6 * MIN)
+    early.ran(DUE - 6 * MIN, DUE - 4 * MIN)
     assert told(early, DUE + H)[0] == "MISSED"
 
 
@@ -188,3 +188,10 @@ def test_a_changed_schedule_asks_for_nothing_that_was_due_before_it():
 def test_the_level_of_the_whole_is_that_of_the_worst_facet():
     history = History()
     assert history.state(DUE + H).level is Level.BAD
+
+
+def test_what_was_due_while_the_one_before_still_ran_was_not_missed():
+    history = History(job(rpo_s=0.0))
+    history.ran(DUE, DUE + 26 * H)
+    assert told(history, DUE + 27 * H) == ("OK", "ok", "ok")
+    assert told(history, DUE + 2 * D + H) == ("MISSED", "bad", "missed")

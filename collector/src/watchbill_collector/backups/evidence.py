@@ -37,12 +37,14 @@ _OK: Final = Outcome.OK
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """A repository that could be read, from `began_ms` to `at_ms`. `point_ms`: the newest point that can be restored,
-    by its word."""
+    by its word; `made_ms`: when its newest snapshot was made, which logs that are stored since make the point newer
+    than. `locked_since_ms`: every look since then found it locked; 0 when this one did not."""
 
     at_ms: int
     began_ms: int
     outcome: Outcome
     point_ms: int
+    made_ms: int
     future_ms: int
     running: bool
     bytes_source: int | None
@@ -270,11 +272,18 @@ class Evidence:
             copy.ledger.seen_at(at_ms, record.snapshots, shift_ms, replaced=replaced)
         point_ms = record.point_ms + shift_ms if record.point_ms > 0 else 0
         future_ms = point_ms if point_ms > at_ms + FUTURE_MS else 0
+        made_ms = 0 if future_ms else min(point_ms, at_ms)
+        if copy.ledger is not None and record.snapshots is not None:
+            newest_ms = copy.ledger.newest_ms
+            made_ms = (
+                min(newest_ms, at_ms) if not copy.ledger.future_ms else copy.ledger.newest_not_after(at_ms)
+            )
         seen = Seen(
             at_ms=at_ms,
             began_ms=min(record.started_ms + shift_ms, at_ms) if record.started_ms > 0 else at_ms,
             outcome=record.outcome,
             point_ms=0 if future_ms else min(point_ms, at_ms),
+            made_ms=made_ms,
             future_ms=future_ms,
             running=record.outcome is Outcome.RUNNING,
             bytes_source=record.bytes_source,
@@ -285,10 +294,10 @@ class Evidence:
             repo_id=record.repo_id or (before.repo_id if before else ""),
         )
         copy.seen = seen
-        if seen.point_ms and seen.size is not None and seen.outcome is not Outcome.FAILED:
+        if made_ms and seen.size is not None and seen.outcome is not Outcome.FAILED:
             if copy.sizes is None:
                 copy.sizes = Sizes()
-            copy.sizes.add(seen.point_ms, seen.size)
+            copy.sizes.add(made_ms, seen.size)
 
     def _prove(self, record: Record, received_ms: int, shift_ms: int) -> None:
         copy = self._copy(record.copy)

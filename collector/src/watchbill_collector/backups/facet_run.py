@@ -36,14 +36,16 @@ def run(sight: Sight, points: Points) -> Facet:
             ended = going
         else:
             ended = _ended(sight, last)
-    observed_ms = points.observed_ms
-    if observed_ms and (last is None or observed_ms > max(last.finished_ms, last.at_ms)):
-        ended = Facet(OK, "seen-in-repository", f"no run was told, the repository has {moment(observed_ms)}")
+    made_ms = points.made_ms
+    if made_ms and (last is None or made_ms > max(last.finished_ms, last.at_ms)):
+        ended = Facet(OK, "seen-in-repository", f"no run was told, the repository has {moment(made_ms)}")
     if last is None:
         busy = next((c.seen for c in sight.evidence.copies.values() if c.seen and c.seen.running), None)
         if busy is not None and sight.later(busy.at_ms + sight.patience_ms):
             return Facet(WARN, "running", f"running when the repository was read, {moment(busy.at_ms)}")
-    return _when_due(sight, max(last.began_ms if last else 0, observed_ms), ended)
+    return _when_due(
+        sight, max(last.began_ms if last else 0, made_ms), last.finished_ms if last else 0, ended
+    )
 
 
 def _going(sight: Sight, last: Run) -> Facet:
@@ -97,8 +99,9 @@ def _ended(sight: Sight, last: Run) -> Facet:
     )
 
 
-def _when_due(sight: Sight, began_ms: int, ended: Facet) -> Facet:
-    """What is to be said when something was due since the last one began; else `ended`."""
+def _when_due(sight: Sight, began_ms: int, ended_ms: int, ended: Facet) -> Facet:
+    """What is to be said when something was due since the last one began; else `ended`. What was due while it still ran
+    was not missed: tools do not run twice at once."""
     schedule, standing = sight.definition.schedule, sight.standing
     asked_from_ms = max(standing.asked_from_ms, standing.paused_until_ms)
     if schedule.every_s:
@@ -112,9 +115,9 @@ def _when_due(sight: Sight, began_ms: int, ended: Facet) -> Facet:
     if around.next_ms != NEVER_MS:
         sight.later(around.next_ms + LATE_AFTER_MS)
     early_ms = min(EARLY_MS_MAX, (around.next_ms - around.due_ms) // 10)
-    if around.due_ms <= asked_from_ms or began_ms >= around.due_ms - early_ms:
+    if around.due_ms <= asked_from_ms or began_ms >= around.due_ms - early_ms or ended_ms >= around.due_ms:
         return ended
-    if around.before_ms > asked_from_ms and began_ms < around.before_ms - early_ms:
+    if around.before_ms > asked_from_ms and max(began_ms + early_ms, ended_ms) < around.before_ms:
         # The one before did not come either: it is not late again, it is still missing.
         before = _not_begun(sight, around.before_ms, ended)
         if before is not ended and before.reason != "late":

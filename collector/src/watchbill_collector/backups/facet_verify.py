@@ -60,6 +60,9 @@ def verified_point(evidence: Evidence, points: Points) -> int:
             if whole is None or _doubted(copy, whole):
                 continue
             point_ms = whole.point_ms or _point_at(copy, evidence, whole.at_ms)
+            if not point_ms and not name:
+                # A restore that names no copy was of any of them.
+                point_ms = max(_point_at(other, evidence, whole.at_ms) for other in evidence.copies.values())
             oldest_ms = copy.ledger.oldest_ms if copy.ledger is not None else 0
             if point_ms >= oldest_ms and (name not in points.copies or point_ms <= points.copies[name]):
                 newest_ms = max(newest_ms, point_ms)

@@ -33,7 +33,7 @@ class Points:
 
     newest_ms: int = 0
     seen_ms: int = 0
-    observed_ms: int = 0
+    made_ms: int = 0
     snapshots: int = 0
     copies: dict[str, int] = field(default_factory=dict)
     unconfirmed: Run | None = None
@@ -42,8 +42,8 @@ class Points:
 
 
 def points_of(definition: Definition, evidence: Evidence) -> Points:
-    """What can be restored, as far as known. `observed_ms` is the newest that a repository shows, `seen_ms` when one
-    was read last."""
+    """What can be restored, as far as known. `made_ms` is the newest snapshot that a repository shows, `seen_ms` when
+    one was read last."""
     points = Points()
     for name, copy in evidence.copies.items():
         seen = copy.seen
@@ -53,7 +53,8 @@ def points_of(definition: Definition, evidence: Evidence) -> Points:
         if seen.outcome is Outcome.FAILED:
             points.unrestorable.append(name)
         points.copies[name] = point_ms = _point_of(copy, evidence)
-        points.newest_ms = points.observed_ms = max(points.newest_ms, point_ms)
+        points.newest_ms = max(points.newest_ms, point_ms)
+        points.made_ms = max(points.made_ms, seen.made_ms)
         if copy.ledger is not None:
             points.snapshots = max(points.snapshots, copy.ledger.count)
     for run in reversed(evidence.runs):
@@ -101,8 +102,7 @@ def _shows(copy: CopySeen, run: Run) -> bool:
     seen = copy.seen
     if seen is None or seen.outcome is Outcome.FAILED:
         return False
-    newest_ms = max(seen.point_ms, copy.ledger.newest_ms if copy.ledger is not None else 0)
-    return newest_ms >= run.point_ms - SAME_MOMENT_MS
+    return seen.made_ms >= run.point_ms - SAME_MOMENT_MS
 
 
 def _point_of(copy: CopySeen, evidence: Evidence) -> int:
