@@ -167,6 +167,7 @@ def pool_faults(text: str) -> list[str]:
     return [f"the pool is {state}" for state in states] + [f"errors: {said.strip()}" for said in errors]
 
 
+_NO_ZFS: Final = ("modules are not loaded", "module is not loaded", "failed to initialize zfs library")
 _RUNNER_TEXT: Final = (
     "the agent's user may not ask zfs: let it open /dev/zfs, or observe the job where it may"
 )
