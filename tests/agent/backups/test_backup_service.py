@@ -15,7 +15,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from watchbill.backups.definition import Definition, ProofAges, read_definition
+from watchbill.backups.definition import (
+    JOB_NAME_CHARACTERS_MAX,
+    JOBS_MAX,
+    Definition,
+    ProofAges,
+    read_definition,
+)
 from watchbill.backups.record import (
     BACKUP_DEFINED,
     BACKUP_JOBS,
@@ -31,8 +37,9 @@ from watchbill.clock import ManualClock
 from watchbill.errors import ConfigError, StorageError
 from watchbill.limits import EVENT_BYTES_MAX
 from watchbill.protocol.frames import Stream
-from watchbill_agent.backups import asked, service
+from watchbill_agent.backups import asked, child, service
 from watchbill_agent.backups.adapter import Check, Observation, Reason, Snapshot, Verification
+from watchbill_agent.backups.adapters.files import Files
 from watchbill_agent.backups.asked import Answer, ask
 from watchbill_agent.backups.config import JobConfig, Target
 from watchbill_agent.backups.looks import Looked, observed, verified
@@ -738,3 +745,32 @@ async def test_an_agent_whose_backups_are_written_wrongly_does_not_start(
     agent = agents(home, "")
     assert await agent.ended() == 2
     assert "a.toml:1: backup[0].name: got nothing, wanted text" in agent.text()
+
+
+# ---------------------------------------------------------------- bounds
+
+
+async def test_as_many_jobs_as_a_host_may_have_are_announced_in_one_event(tmp_path: Path) -> None:
+    names = [f"{number:0{JOB_NAME_CHARACTERS_MAX}}" for number in range(JOBS_MAX)]
+    house = House(tmp_path, *(a_job(name) for name in names))
+    await house.backups.look_turn()
+    assert list(house.events.of(BACKUP_JOBS)[0]["jobs"]) == names
+    assert len(house.events.of(BACKUP_DEFINED)) == JOBS_MAX
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(MemoryError(), Reason.TOO_MUCH_OUTPUT), (KeyError("id"), Reason.ADAPTER_FAILED)]
+)
+@pytest.mark.parametrize("do", ["observe", "verify"])
+def test_what_an_adapter_stumbles_over_is_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason, do: str
+) -> None:
+    def stumble(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Files, do, stumble)
+    asking = {**question(tmp_path, do), "check": Check(level=Level.DATA), "within_s": 5}
+    (line,) = child.answers(msgspec.json.decode(msgspec.json.encode(asking), type=child.Question))
+    record = read_record(line)
+    assert (record.kind, record.outcome, record.reason) == (do, Outcome.UNKNOWN, reason)
+    assert record.errors
