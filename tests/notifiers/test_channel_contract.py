@@ -59,9 +59,9 @@ async def peer(
             return await mail(time, behaviour)
         receiver = await open_receiver()
         right = {"slack": a.answers(200, b"ok"), "pagerduty": a.answers(202, b'{"status":"success"}')}
-        receiver.behaviour = {"hangs": a.hangs, "refuses": a.answers(400, SECRET.encode())}.get(
-            behaviour, right.get(kind, a.answers(200))
-        )
+        known = {"hangs": a.hangs, "refuses": a.answers(400, SECRET.encode())}
+        usual = right.get(kind, a.answers(200))
+        receiver.behaviour = behaviour if callable(behaviour) else known.get(behaviour, usual)
         secret = receiver.url + "/services/" + SECRET if kind == "slack" else SECRET
         bearer = kind == "alertmanager"
         file = channel.secret("s", f"Bearer {secret}" if bearer else secret)
@@ -132,6 +132,26 @@ async def test_a_peer_that_understands_and_refuses_is_not_asked_again(kind: str,
     with pytest.raises(SendFailed) as failed:
         await made.channel.send(a.notice())
     assert not failed.value.transient
+
+
+NOES = ('{"ok":false}', '{"status":"error"}', '{"error":"no such room"}', '{"errorMessage":"timed out"}')
+
+
+@pytest.mark.parametrize("body", NOES)
+@kinds(*OVER_HTTP)
+async def test_a_peer_that_says_no_with_200_has_not_accepted(
+    kind: str, body: str, peer: Opens, a: Any
+) -> None:
+    made = await peer(kind, a.answers(200, body.encode()))
+    with pytest.raises(SendFailed, match="but it says") as failed:
+        await made.channel.send(a.notice())
+    assert not failed.value.transient
+
+
+@pytest.mark.parametrize("body", ['{"errors":[],"error":null}', "[1]", "thank you", '{"status":"success"}'])
+async def test_any_other_answer_of_a_webhook_is_a_yes(body: str, peer: Opens, a: Any) -> None:
+    made = await peer("webhook", a.answers(200, body.encode()))
+    assert isinstance(await made.channel.send(a.notice()), Delivered)
 
 
 @kinds("alertmanager", "email", "pagerduty", "slack", "webhook")

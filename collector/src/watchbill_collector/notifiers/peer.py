@@ -10,8 +10,8 @@ make the collector call somewhere; an administrator may well name a service on l
 
 Whether trying again helps: nobody answered, 5xx, 408, 425, 429: yes. TLS that cannot be verified: yes, for a
 person will renew the certificate. 401, 402, 403, 404, 405, 407, 410 and redirects speak of us or of the address and
-not of the notice: it waits until somebody has mended the channel. Other answers that are no 2xx: no, the same notice
-would be refused again.
+not of the notice: it waits until somebody has mended the channel. Other answers that are no 2xx, and JSON that says no
+with 200: no, the same notice would be refused again.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
+
+import orjson
 
 from watchbill.config import Wrong, option
 from watchbill_collector.notifiers.channel import (
@@ -55,6 +57,10 @@ RETRY_AFTER_S_MAX: Final = 3_600.0
 URL_CHARS_MAX: Final = 2_000
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _UNWELCOME: Final = frozenset({401, 402, 403, 404, 405, 407, 410})
+_YES_KEYS: Final = ("ok", "success", "accepted")
+_ERROR_KEYS: Final = ("error", "errors", "errorMessage")
+_NO_WORDS: Final = frozenset({"error", "fail", "failed", "failure"})
+"""How the JSON of an answer says that the peer did not take what it was sent."""
 
 
 def url_fault(text: str) -> str | None:
@@ -290,8 +296,10 @@ def trust(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def refuse_unless_ok(answer: Answer, where: str) -> None:
-    """Raise SendFailed for an answer that is no 2xx."""
+    """Raise SendFailed for an answer that is no 2xx, or one whose body says no in so many words."""
     if answer.ok:
+        if _says_no(answer.body):
+            raise SendFailed(f"{where}: {answer.status}, but it says: {answer.text()}", transient=False)
         return
     said = answer.text()
     if 300 <= answer.status < 400:
@@ -301,6 +309,22 @@ def refuse_unless_ok(answer: Answer, where: str) -> None:
     unwelcome = answer.status < 400 or answer.status in _UNWELCOME
     wait_s = answer.retry_after_s if transient else None
     raise SendFailed(why, transient=transient, retry_after_s=wait_s, unwelcome=unwelcome)
+
+
+def _says_no(body: bytes) -> bool:
+    """Whether a body is the JSON of a failure. Many a gateway and chat answers every request with 200."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(found, dict):
+        return False
+    word = found.get("status")
+    return (
+        any(found.get(key) is False for key in _YES_KEYS)
+        or any(found.get(key) for key in _ERROR_KEYS)
+        or (isinstance(word, str) and word.lower() in _NO_WORDS)
+    )
 
 
 def retry_after_s(text: str, now_s: float) -> float | None:

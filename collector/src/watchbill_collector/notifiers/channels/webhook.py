@@ -80,7 +80,7 @@ class Webhook(Channel):
         self._peer = Peer(options, surroundings)
 
     async def send(self, notice: Notice) -> Delivered:
-        """Post it; any 2xx is acceptance."""
+        """Post it; any 2xx is acceptance, unless its body says no."""
         url, secrets = address(self._options.url, self._options.url_file)
         body = encode(document(notice, self._options.alerts_max))
         message_id = idempotency_key(notice.key)
