@@ -1,9 +1,10 @@
 """What alerts outlive a restart by.
 
-After an evaluation in which an alert changed, all alerts are saved: a file of JSON, replaced atomically, two tenths
-of a second for fifty thousand. Nobody is told of a change before it is saved, so it is done at once. The file is the
-truth about `for` and about what is firing; the series ALERTS_FOR_STATE, which Prometheus restores from, are written
-too, for those who read them. A file that cannot be read is set aside, never in the way of a start.
+After an evaluation in which an alert changed, all alerts are saved: a file of JSON, replaced atomically, on a full disk
+too (`paired_file.py`), two tenths of a second for fifty thousand. Nobody is told of a change before it is saved, so it
+is done at once. The file is the truth about `for` and about what is firing; the series ALERTS_FOR_STATE, which
+Prometheus restores from, are written too, for those who read them. A file that cannot be read is set aside, never in
+the way of a start.
 
 An alert is a row: its labels and those of the expression, as pairs; state; four times in milliseconds; value.
 Version 1, with objects for labels, is still read.
@@ -19,8 +20,9 @@ from typing import Any, Protocol
 import orjson
 
 from watchbill.errors import StorageError, Unreadable
-from watchbill.files import FileMissing, read_bounded, write_atomic
+from watchbill.files import FileMissing, read_bounded
 from watchbill_collector.rules.alerts import Alert, AlertState, Labels, moved
+from watchbill_collector.rules.paired_file import PairedFile
 
 STATE_BYTES_MAX = 256 * 1024 * 1024
 VERSION, VERSION_OLDEST = 2, 1
@@ -72,6 +74,7 @@ class FileAlertState:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = PairedFile(path)
         self.unreadable = ""
 
     def load(self) -> Saved | None:
@@ -90,7 +93,7 @@ class FileAlertState:
 
     def save(self, saved: Saved) -> None:
         """As the protocol."""
-        write_atomic(self._path, _encoded(saved))
+        self._file.replace(_encoded(saved))
 
 
 def rule_key(group: str, identity: tuple[object, ...], number: int) -> str:
