@@ -14,13 +14,16 @@ from watchbill.errors import Refused
 from watchbill_collector.api.backup_list import WantedJobs, listed
 from watchbill_collector.api.backup_port import (
     WORDS,
+    BackupChange,
     BackupEntry,
     BackupHistory,
     BackupJob,
     backup_id,
     entry_of,
+    event_of,
 )
 from watchbill_collector.api.backup_twin import BackupsTwin
+from watchbill_collector.api.events import subject_of
 from watchbill_collector.api.ports import Caller, Grant, NoSuch, Role
 from watchbill_collector.api.services import ServiceHost, ServiceStatus
 
@@ -418,6 +421,13 @@ def test_a_record_is_shown_by_the_collectors_time_and_without_times_that_no_cale
     assert shown.at == shown.finished == datetime.fromtimestamp(960, UTC)
     assert (shown.duration_s, shown.point, shown.snapshots) == (500.0, None, 3)
     assert (shown.oldest_snapshot, shown.newest_snapshot) == (datetime.fromtimestamp(160, UTC), None)
+
+
+def test_a_change_of_a_word_is_seen_by_who_sees_its_host() -> None:
+    change = BackupChange("0" * 16, "nightly", "web1", THEN, "OK", "STALE", "too old")
+    document = event_of(change)
+    assert subject_of(document) == {"instance": "web1"}
+    assert {"before": "OK", "after": "STALE", "name": "nightly"}.items() <= document.items()
 
 
 async def test_the_twin_forgets_a_pause_and_an_exemption_when_their_time_is_over() -> None:

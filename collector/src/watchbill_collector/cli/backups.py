@@ -68,10 +68,10 @@ def backups(
 
 
 def _list(session: Session, fields: dict[str, Any], limit: int, exit_code: bool) -> int:
-    everything = session.as_json or exit_code
-    document = _asked(session, fields, PAGE if everything else limit, everything=everything)
+    most = PAGE if session.as_json or exit_code else limit
+    document = _asked(session, fields, most, everything=session.as_json)
     jobs = document["backups"]
-    code, sentence = _nagios(jobs, document["words"])
+    code, sentence = _nagios(document)
     if session.as_json:
         session.screen.json(document)
         return code if exit_code else OK
@@ -103,17 +103,27 @@ def _asked(session: Session, fields: dict[str, Any], limit: int, *, everything: 
     return whole
 
 
-def _nagios(jobs: list[dict[str, Any]], words: dict[str, int]) -> tuple[int, str]:
-    """The state of the worst, and its sentence. What is paused or retired calls nobody."""
+def _nagios(document: dict[str, Any]) -> tuple[int, str]:
+    """The state of the worst, and its sentence. What is paused or retired calls nobody.
+
+    The worst come first, so that one page says enough; what stands behind thousands of them is in the counts.
+    """
     found: dict[int, list[str]] = {}
-    for job in jobs:
+    for job in document["backups"]:
         if job["word"] not in ASIDE:
             found.setdefault(_code(job), []).append(f"{clean(job['host'])}/{clean(job['name'])}")
+    words: dict[str, int] = document["words"]
+    for word in words:
+        if word in CODES:
+            found.setdefault(CODES[word], [])
     code = next((code for code in WORST_FIRST if code in found), OK)
     counts = ", ".join(f"{count} {word}" for word, count in words.items()) or "no backups"
-    names = "" if code == OK else ": " + ", ".join(found[code][:NAMED_MAX])
-    more = len(found.get(code, ())) - NAMED_MAX
-    return code, f"{SENTENCES[code]}: {counts}{names}" + (f" and {more} more" if names and more > 0 else "")
+    if code == OK:
+        return code, f"OK: {counts}"
+    names, more = found[code][:NAMED_MAX], len(found[code]) - NAMED_MAX
+    behind = " and more" if document["truncated"] else f" and {more} more"
+    listed = f": {', '.join(names)}{behind if more > 0 else ''}" if names else ""
+    return code, f"{SENTENCES[code]}: {counts}{listed}"
 
 
 def _code(job: dict[str, Any]) -> int:
