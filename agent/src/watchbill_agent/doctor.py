@@ -19,6 +19,7 @@ from watchbill.config import Homes
 from watchbill.errors import ConfigError, Refused, Unreachable, WatchbillError
 from watchbill.files import Lock
 from watchbill.identity import AgentIdentity, IdentityFile, parse_endpoint
+from watchbill_agent.backups.present import load_jobs
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.question import SOCKET_NAME, ask
 from watchbill_agent.true_time import TrueTime
@@ -30,6 +31,10 @@ CONNECT_TIMEOUT_S = 5.0
 SKEW_S_MAX = 5.0
 EXPIRES_SOON_S = 24 * 3600
 FREE_BYTES_MIN = 16 * 1024 * 1024
+BACKUPS_SHOWN_MAX = 20
+"""Repositories that are told one by one."""
+_SEEN = ("", "ok", "running")
+"""Outcomes of a look that nothing has to be done about; "" is none yet."""
 
 
 class Verdict(StrEnum):
@@ -84,6 +89,7 @@ def examine(homes: Homes) -> Iterator[Finding]:
             yield from _collector(config, identity, homes.var / "agent.lock", true_time)
         yield _certificate(identity, _now_ms(homes, true_time))
     yield from _running(homes)
+    yield from _backups(homes)
 
 
 def _state_directory(homes: Homes) -> Finding:
@@ -380,6 +386,36 @@ def _running(homes: Homes) -> Iterator[Finding]:
     if document["queue"]["dropped_records"]:
         words = f"{document['queue']['dropped_records']} records were dropped while the collector was away"
         yield _warning("queue", words, "watchbill-agent gaps")
+
+
+def _backups(homes: Homes) -> Iterator[Finding]:
+    """Whether backups.d can be used, and what the running agent could not see. Nothing on a host without backups."""
+    check = "backups"
+    try:
+        jobs = load_jobs(homes.etc)
+    except ConfigError as exc:
+        shown = "; ".join(str(problem) for problem in exc.problems[:5])
+        yield _failed(check, shown, "correct the file, then: watchbill-agent check-config")
+        return
+    except WatchbillError as exc:
+        yield _failed(check, str(exc), "watchbill-agent check-config")
+        return
+    if not jobs:
+        return
+    yield _ok(check, f"{len(jobs)} in backups.d can be used")
+    try:
+        document: dict[str, Any] = ask(homes.run / SOCKET_NAME, "backups")
+    except WatchbillError:
+        return  # What is wrong with the agent itself has been said.
+    bad = [one for one in document["repositories"] if one["outcome"] not in _SEEN]
+    for one in bad[:BACKUPS_SHOWN_MAX]:
+        where = one["job"] + (f", {one['copy']}" if one["copy"] else "")
+        words = " ".join([f"{where}: {one['outcome']}, {one['reason']}.", *one["errors"][:1]])
+        yield _warning(check, words, f"watchbill-agent backup look {one['job']}")
+    if len(bad) > BACKUPS_SHOWN_MAX:
+        yield _warning(
+            check, f"{len(bad) - BACKUPS_SHOWN_MAX} more like these", "watchbill-agent backup list"
+        )
 
 
 def _not_running(homes: Homes, reason: Unreachable) -> Finding:

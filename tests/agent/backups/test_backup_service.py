@@ -586,6 +586,14 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def alive(pid: str) -> bool:
+    """Whether a process is there and no zombie that nobody buries."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 async def test_a_child_looks_at_a_repository_and_ends(tmp_path: Path) -> None:
     a_dump(tmp_path)
     found = await ask(question(tmp_path), 60)
@@ -620,7 +628,28 @@ async def test_a_child_that_hangs_ends_with_its_tool(tmp_path: Path, monkeypatch
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.to_thread(until, lambda: not Path(f"/proc/{pid}").exists())
+    await asyncio.to_thread(until, lambda: not alive(str(pid)))
+
+
+def test_when_the_agent_is_killed_its_child_and_the_tool_end_with_it(tmp_path: Path) -> None:
+    a_dump(tmp_path)
+    tool = tmp_path / "tool"
+    tool.write_text(f"#!/bin/sh\necho $PPID $$ > {tmp_path}/pids\nexec sleep 60\n")
+    tool.chmod(0o755)
+    asking = {**question(tmp_path, "verify", test=[str(tool), "{file}"]), "check": Check(level=Level.DATA)}
+    (tmp_path / "question").write_bytes(msgspec.json.encode(asking))
+    code = (
+        "import asyncio, msgspec, sys; from watchbill_agent.backups.asked import ask\n"
+        "asyncio.run(ask(msgspec.json.decode(open(sys.argv[1], 'rb').read()), 60))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "question")]) as agent:
+        try:
+            until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
+        finally:
+            agent.kill()
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    until(lambda: not any(alive(pid) for pid in pids))
 
 
 @pytest.mark.parametrize(
@@ -696,6 +725,11 @@ files = {{ paths = ["{paths}/*"] }}
 """
 
 
+def doctor_on_backups(cli: Any, home: Path) -> list[dict[str, str]]:
+    findings = json.loads(cli(home, "doctor", "--json").stdout)["findings"]
+    return [finding for finding in findings if finding["check"] == "backups"]
+
+
 async def test_an_agent_announces_looks_and_takes_up_other_jobs_at_a_reload(
     tmp_path: Path, collector: Any, agents: Any, enrol: Any, cli: Any
 ) -> None:
@@ -723,13 +757,22 @@ async def test_an_agent_announces_looks_and_takes_up_other_jobs_at_a_reload(
         "repository: ok, newest point 2023-11-14 22:13:20Z, 1 snapshot" in cli(home, "backup", "list").stdout
     )
 
+    found = doctor_on_backups(cli, home)
+    assert [(one["verdict"], one["text"]) for one in found] == [("ok", "1 in backups.d can be used")]
+
     (home / "etc/backups.d/a.toml").write_text("[[backup]]\n")
+    (one,) = doctor_on_backups(cli, home)
+    assert (one["verdict"], "backup[0].name: got nothing, wanted text" in one["text"]) == ("failed", True)
     agent.process.send_signal(signal.SIGHUP)
     await agent.until_log("reload refused")
-    (home / "etc/backups.d/a.toml").write_text(JOB.format(name="files", paths=tmp_path / "dumps"))
+    (home / "etc/backups.d/a.toml").write_text(JOB.format(name="files", paths=tmp_path / "gone"))
     agent.process.send_signal(signal.SIGHUP)
     await collector.until(lambda _: len(events(BACKUP_JOBS)) == 2)
     assert list(events(BACKUP_JOBS)[1]["jobs"]) == ["files"]
+    await collector.until(lambda _: len(events(BACKUP_RECORD)) == 2)
+    _, one = doctor_on_backups(cli, home)
+    assert one["text"] == f"files: unknown, repository-missing. {tmp_path}/gone is not there"
+    assert (one["verdict"], one["next"]) == ("warning", "watchbill-agent backup look files")
     began_s = time.monotonic()
     assert await agent.stop() == 0
     assert time.monotonic() - began_s < 30
