@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from watchbill.backups.record import Kind, Level, Outcome, read_record, record_fault
+from watchbill.backups.definition import Definition
+from watchbill.backups.record import Kind, Level, Outcome, Proof, read_record, record_fault
 from watchbill.errors import Permanent, StorageError, Unreadable
 from watchbill_agent.backups import manifest_make, tree
+from watchbill_agent.backups.adapter import Check, Job
+from watchbill_agent.backups.adapters.restic import Options, Restic
+from watchbill_agent.backups.command import HostCommands
 from watchbill_agent.backups.manifest import (
     KEPT_PER_JOB,
     LARGEST_MAX,
@@ -26,7 +30,7 @@ from watchbill_agent.backups.manifest import (
     decode,
     digest_of,
 )
-from watchbill_agent.backups.manifest_check import check, record_of
+from watchbill_agent.backups.manifest_check import check, record_of, unlike
 from watchbill_agent.backups.manifest_make import made, make
 
 LONG_AGO = 1_600_000_000
@@ -234,6 +238,40 @@ def test_the_newest_manifests_of_a_job_are_kept(tmp_path: Path) -> None:
 def test_what_is_no_manifest_is_refused(content: bytes) -> None:
     with pytest.raises(Unreadable, match="manifest"):
         decode(content)
+
+
+@pytest.mark.real("restic")
+def test_a_verification_by_restore_compares_with_the_manifest_of_its_run(
+    tmp_path: Path, source: Path
+) -> None:
+    shelf, password, repository = Shelf(tmp_path), tmp_path / "password", tmp_path / "repository"
+    password.write_text("secret")
+    tool = ("restic", "-q", "-r", str(repository), "--password-file", str(password))
+    home = {**os.environ, "HOME": str(tmp_path)}
+    time.sleep(tree.MARGIN_NS / 1e9 + 0.1)
+    began_ms = time.time_ns() // 1_000_000
+    for words in (("init",), ("backup", str(source))):
+        subprocess.run([*tool, *words], check=True, timeout=60, env=home, capture_output=True)
+    manifest = make("nightly", [str(source)], [], began_ms)
+    kept = shelf.put(manifest, manifest.encode())
+    job = Job(name="nightly", definition=Definition(name="nightly", tool="restic"), manifests=kept.parent)
+    (tmp_path / "room").mkdir()
+    options = Options(repository=str(repository), password_file=password, restore_dir=tmp_path / "room")
+    adapter = Restic(options, job, HostCommands(tmp_path, 120))
+    level = Check(level=Level.RESTORE)
+    good = adapter.verify(level, time.time_ns() // 1_000_000)
+    assert (good.outcome, good.errors) == (Outcome.OK, ())
+    place = next(at for at, one in enumerate(manifest.sample) if one.path.endswith("d1/f10"))
+    sample = list(manifest.sample)
+    sample[place] = replace(sample[place], pieces=(replace(sample[place].pieces[0], sha256="0" * 64),))
+    other = replace(manifest, sample=tuple(sample))
+    kept.write_bytes(other.encode())
+    bad = adapter.verify(level, time.time_ns() // 1_000_000)
+    assert (bad.outcome, bad.reason) == (Outcome.FAILED, "restored-differently")
+    assert "d1/f10: its content is another one" in bad.errors[0]
+    assert bad.proof == Proof(level=Level.RESTORE, ok=False, bad=1)
+    kept.write_bytes(replace(other, made_ms=began_ms).encode())
+    assert unlike(kept.parent, tmp_path, began_ms + 5_000) is None, "a manifest of another run"
 
 
 def test_from_a_wrapped_backup_to_the_proof_of_its_restore(tmp_path: Path, source: Path) -> None:

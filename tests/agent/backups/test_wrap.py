@@ -161,6 +161,15 @@ def test_what_a_command_leaves_behind_does_not_hold_up_its_end(home: Path) -> No
     assert last(home).outcome is Outcome.OK
 
 
+def test_a_full_disk_under_the_log_ends_no_backup(home: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        script = "for n in 1 2 3; do head -c 100000 /dev/zero | tr '\\0' x; done; exit 4"
+        command = [*WRAP, "nightly", *sh(script)]
+        done = subprocess.run(command, stdout=full, env=environment(home), timeout=DEADLINE_S, check=False)
+    assert done.returncode == 4
+    assert last(home).exit_code == 4
+
+
 def test_who_stops_reading_us_stops_reading_the_command(home: Path) -> None:
     with subprocess.Popen(
         [*WRAP, "nightly", "--", "yes"], stdout=subprocess.PIPE, env=environment(home)

@@ -132,7 +132,8 @@ class SourcePaths:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What an adapter knows of the job that it looks for. `copy` is the copy that this repository is, "" where the job
-    names none. `scratch` is a directory of this job's own, for a tool's cache; it is there.
+    names none. `scratch` is a directory of this job's own, for a tool's cache; it is there. `manifests` is where
+    those of its runs are, if there are any: what is restored is compared with them.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Job:
     copy: str = ""
     host: str = ""
     scratch: Path | None = None
+    manifests: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

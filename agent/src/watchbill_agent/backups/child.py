@@ -39,6 +39,7 @@ from watchbill_agent.backups.adapter import (
 from watchbill_agent.backups.command import HostCommands, bound_memory, die_with, quiet_down
 from watchbill_agent.backups.config import JobConfig, Target, read_jobs
 from watchbill_agent.backups.looks import Looked, observed, verified
+from watchbill_agent.backups.manifest import MANIFESTS
 from watchbill_agent.backups.redact import Redactor, known_secrets
 
 MEMORY_BYTES_MAX: Final = 768 * 1024 * 1024
@@ -123,6 +124,7 @@ def _adapter(question: Question, config: JobConfig, target: Target) -> Adapter:
         copy=target.copy,
         host=socket.gethostname(),
         scratch=scratch,
+        manifests=scratch.parent.parent / MANIFESTS / config.name,
     )
     options = Table(target.options, ("backup", config.definition.tool)).read(kind.options_type)
     return kind(options, job, HostCommands(scratch, question.within_s))

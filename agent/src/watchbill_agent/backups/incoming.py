@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -282,6 +281,8 @@ class _Files:
             kept = sorted(os.scandir(self._refused), key=lambda one: one.stat(follow_symlinks=False).st_ctime)
             for entry in kept[:-REFUSED_MAX]:
                 if entry.is_dir(follow_symlinks=False):
+                    import shutil  # Two formats of archives come with it.
+
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     Path(entry.path).unlink()

@@ -167,7 +167,7 @@ class Shelf:
         name = f"{manifest.started_ms:015d}-{digest_of(content)[:16]}.json"
         placed(self._var, names, name, content)
         directory = self._var.joinpath(*names)
-        for old in self._names(directory)[:-KEPT_PER_JOB]:
+        for old in listed(directory)[:-KEPT_PER_JOB]:
             with contextlib.suppress(OSError):
                 (directory / old).unlink()
         return directory / name
@@ -175,20 +175,21 @@ class Shelf:
     def newest(self, job: str) -> Kept:
         """Raises StorageError when there is none, Unreadable."""
         directory = self._var / BACKUPS / MANIFESTS / job
-        names = self._names(directory)
+        names = listed(directory)
         if not names:
             raise StorageError(
                 f"{directory}: no manifest of {job}; watchbill-agent backup wrap --manifest makes one"
             )
         return load(directory / names[-1])
 
-    @staticmethod
-    def _names(directory: Path) -> Sequence[str]:
-        try:
-            names = os.listdir(directory)[:NAMES_MAX]  # noqa: PTH208 - Names are sorted, not paths.
-        except OSError:
-            return []
-        return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
+
+def listed(directory: Path) -> Sequence[str]:
+    """The manifests of a job, oldest first."""
+    try:
+        names = os.listdir(directory)[:NAMES_MAX]  # noqa: PTH208 - Names are sorted, not paths.
+    except OSError:
+        return []
+    return sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
 
 
 def load(path: Path) -> Kept:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Final
 
 from watchbill.backups.record import ERRORS_MAX, Kind, Level, Outcome, Proof, Record, Source, new_id
-from watchbill_agent.backups.manifest import Kept, Manifest, Sampled
+from watchbill.errors import Unreadable
+from watchbill_agent.backups.manifest import Kept, Manifest, Sampled, listed, load
 from watchbill_agent.backups.tree import Reader, Walk
 from watchbill_agent.backups.words import shown
 
 WALK_S: Final = 300.0
 READ_S: Final = 600.0
+SNAPSHOT_MS: Final = 1_000
+"""Tools cut the time of a backup to the second."""
 ERROR_CHARACTERS: Final = 300
 EMPTY: Final = "manifest-empty"
 DIFFERENT: Final = "restored-differently"
@@ -76,6 +79,23 @@ def check(manifest: Manifest, at: Path, strip: str = "", *, partial: bool = Fals
         files=files,
         errors=tuple(shown(error, ERROR_CHARACTERS) for error in errors[:ERRORS_MAX]),
     )
+
+
+def unlike(manifests: Path | None, place: Path, time_ms: int) -> Checked | None:
+    """What is different in a restored backup of `time_ms` from the manifest of its run, which began before it and was
+    done after it; None where nothing is, or no such manifest is there that can be read."""
+    for name in reversed([] if manifests is None else listed(manifests)):
+        assert manifests is not None
+        try:
+            manifest = load(manifests / name).manifest
+        except (Unreadable, OSError):
+            continue
+        if manifest.started_ms - SNAPSHOT_MS <= time_ms <= manifest.made_ms:
+            checked = check(manifest, place)
+            return None if checked.ok or not (checked.bad or checked.missing) else checked
+        if manifest.made_ms < time_ms:
+            break
+    return None
 
 
 def _counted(manifest: Manifest, at: Path) -> tuple[int, int]:

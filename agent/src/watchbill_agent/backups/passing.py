@@ -299,7 +299,8 @@ def _read(source: int) -> bytes:
 
 
 def _write(target: int, data: bytes) -> bool:
-    """All of it; False when it can never be."""
+    """All of it, or what the target takes; False when nobody reads it any more. A full disk under a log is no reason to
+    end the command: it would hardly notice by itself."""
     view = memoryview(data)
     while view:
         try:
@@ -308,6 +309,8 @@ def _write(target: int, data: bytes) -> bool:
             poll = select.poll()
             poll.register(target, select.POLLOUT)
             poll.poll()
-        except OSError:
+        except BrokenPipeError:
             return False
+        except OSError:
+            return True
     return True

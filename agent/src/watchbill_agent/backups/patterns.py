@@ -57,7 +57,10 @@ def compiled(patterns: Mapping[str, Sequence[str]]) -> dict[str, list["re.Patter
     """Ready to search. Raises UnusablePattern, which names the first that is none."""
     found: dict[str, list[re.Pattern[str]]] = {}
     for kind in KINDS:
-        for text in patterns.get(kind, ())[:PATTERNS_MAX]:
+        texts = patterns.get(kind, ())
+        if len(texts) > PATTERNS_MAX:
+            raise UnusablePattern(f"{kind}: got {len(texts)} patterns, wanted at most {PATTERNS_MAX}")
+        for text in texts:
             try:
                 found.setdefault(kind, []).append(re.compile(text, re.MULTILINE))
             except (re.error, RecursionError, OverflowError) as exc:

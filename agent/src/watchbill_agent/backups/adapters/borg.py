@@ -47,6 +47,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
 from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 
 T = TypeVar("T")
@@ -625,7 +626,8 @@ class Borg(Adapter):
 
     def _restore(self, ours: Sequence[Archive], check: Check) -> Verification:
         """The newest archive, whole, into a directory that is removed again."""
-        name = self._named(self._some(ours)[-1])
+        newest = self._some(ours)[-1]
+        name = self._named(newest)
         listed = self._run(
             ("list", "--format", "{type} {size}{NL}", *name), must=False, keep=CONTENTS_BYTES_MAX
         )
@@ -636,6 +638,7 @@ class Borg(Adapter):
             with restore_place(self._options.restore_dir, self._job.name, wanted_bytes) as place:
                 finished = self._run(("extract", *name), must=False, cwd=place)
                 back = count(place)
+                different = unlike(self._job.manifests, place, newest.time_ms)
         except NoPlace as exc:
             raise _Unusable(exc.reason, (str(exc),)) from exc
         if not finished.ok and not is_warning(finished.exit_code or 0):
@@ -645,6 +648,9 @@ class Borg(Adapter):
             said = f"{back.files} files of {back.bytes} bytes came back, wanted {wanted_files} of {wanted_bytes} bytes"
             proof = Proof(level=check.level, ok=False, bad=max(1, wanted_files - back.files))
             return self._proved(proof, [said, *words(finished.stderr)], RESTORE_DIFFERS)
+        if different is not None:
+            bad = different.bad + different.missing
+            return self._proved(Proof(level=check.level, ok=False, bad=bad), different.errors, DIFFERENT)
         return self._proved(Proof(level=check.level, ok=True))
 
     def _some(self, ours: Sequence[Archive]) -> Sequence[Archive]:

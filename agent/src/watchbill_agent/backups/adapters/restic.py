@@ -41,6 +41,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
 from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 
 T = TypeVar("T")
@@ -568,6 +569,7 @@ class Restic(Adapter):
             with restore_place(self._options.restore_dir, self._job.name, stats.total_size) as place:
                 finished = self._run(("restore", newest.id, "--target", str(place), "--verify"), must=False)
                 back = count(place)
+                different = unlike(self._job.manifests, place, newest.time_ms)
         except NoPlace as exc:
             raise _Unusable(exc.reason, (str(exc),)) from exc
         if not finished.ok:
@@ -577,6 +579,9 @@ class Restic(Adapter):
         if back.bytes_once < stats.total_size or back.files < self._job.source.min_files:
             said = f"{back.files} files of {back.bytes_once} bytes came back, wanted {stats.total_size} bytes"
             return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), [said], RESTORE_DIFFERS)
+        if different is not None:
+            bad = different.bad + different.missing
+            return self._proved(Proof(level=Level.RESTORE, ok=False, bad=bad), different.errors, DIFFERENT)
         return self._proved(Proof(level=Level.RESTORE, ok=True))
 
     def _only_damage(self, finished: Finished, now_ms: int) -> None:
