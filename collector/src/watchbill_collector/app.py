@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +27,6 @@ from watchbill.files import make_directory
 from watchbill.identity import RefusalReason
 from watchbill.leaving import DECOMMISSION
 from watchbill.logs import fields
-from watchbill.protocol.frames import AuditHead
 from watchbill.v1 import link_pb2 as pb
 from watchbill_collector import memory
 from watchbill_collector.config import CollectorConfig, load_config
@@ -49,7 +48,6 @@ from watchbill_collector.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from watchbill.leaving import Leaving
-    from watchbill_collector.audit import Head as OwnHead
     from watchbill_collector.hosts import HostChange
     from watchbill_collector.rules import AlertChange
     from watchbill_collector.services.mqtt import MqttService
@@ -60,10 +58,6 @@ DRAIN_S = 15.0
 STALLED_S = 120.0
 """How long a part may make no progress before the outside watchdog is not pinged."""
 TIDY_S = 60.0
-WITNESSES_S = 2.0
-"""How often what agents showed of the audit is compared with it."""
-ALERT_EVENTS_MAX = 200
-"""Alerts that change in one evaluation and are told one by one; of more, followers are told to read all again."""
 
 
 # ---------------------------------------------------------------- running
@@ -206,10 +200,13 @@ class _Collector:
         from watchbill_collector.promql.engine import Engine, Options
         from watchbill_collector.promql.precedence import Precedence
         from watchbill_collector.rules import FileAlertState, Rulebook, RuleThread, Surroundings
+        from watchbill_collector.services.alert_events import AlertEvents
         from watchbill_collector.services.registry import RegistryAdmission, StoreCritSink
+        from watchbill_collector.services.witnessing import Witnessing
 
         config, clock = self._config, self._clock
         self._bus = EventBus(secrets.token_hex(8))
+        self._alert_events = AlertEvents(self._bus, self._on_loop)
         self._precedence = Precedence()
         self._engine = Engine(Options(lookback_ms=config.query.lookback.ms))
         self._head = Head(self._table)
@@ -223,10 +220,9 @@ class _Collector:
             appended=self._head.append,
             options=IngestOptions(sessions_max=config.grpc.agents_max),
         )
-        self._head_told: tuple[OwnHead | None, AuditHead | None] = (None, None)
-        self._testimonies: dict[str, Sequence[AuditHead]] = {}
-        self._ingest.audit_head = self._told_head
-        self._ingest.witness = self._shown
+        self._witnessing = Witnessing(self._store, self._auditing)
+        self._ingest.audit_head = self._witnessing.head
+        self._ingest.witness = self._witnessing.shown
         self._ingest.left = self._host_left
         self._ingest.restore([*self._history.marks(), *crit.marks()])
         self._stack.callback(self._registry.subscribe(self._host_changed))
@@ -573,6 +569,8 @@ class _Collector:
     # ------------------------------------------------------------ loops
 
     def _spawn_loops(self) -> None:
+        from watchbill_collector.services.witnessing import COMPARED_EVERY_S
+
         self._house.spawn("begin judging", self._begin_judging())
         now_ms = self._clock.wall_ms()
         self._house.spawn(
@@ -586,23 +584,7 @@ class _Collector:
         )
         upkeep.spawn()
         upkeep.every("tidy", TIDY_S, self._tidy)
-        upkeep.every("witnesses", WITNESSES_S, self._hear_witnesses)
-
-    def _told_head(self) -> AuditHead | None:
-        """The newest row of the audit, made once for all who are told."""
-        head = self._store.audit_head
-        if head is not self._head_told[0]:
-            self._head_told = (head, None if head is None else AuditHead(head.seq, head.hash))
-        return self._head_told[1]
-
-    def _shown(self, agent_id: str, heads: Sequence[AuditHead]) -> None:
-        """An agent shows what it was told of the audit; compared soon, all together, off the loop."""
-        self._testimonies[agent_id] = heads
-
-    async def _hear_witnesses(self) -> None:
-        said, self._testimonies = self._testimonies, {}
-        if said:
-            await asyncio.to_thread(self._auditing.heard_all, said)
+        upkeep.every("witnesses", COMPARED_EVERY_S, self._witnessing.compare)
 
     async def _tidy(self) -> None:
         """Once a minute: certificates that end, tokens that ended, sessions whose certificate has expired; signing the
@@ -663,27 +645,8 @@ class _Collector:
         )
 
     def _alerts_changed(self, changes: "Sequence[AlertChange]") -> None:
-        documents = [
-            {
-                "alert": change.rule,
-                "state": change.state.value,
-                "labels": change.labels,
-                "at_ms": change.at_ms,
-            }
-            for change in changes[: ALERT_EVENTS_MAX + 1]
-        ]
-        self._on_loop(self._publish_alerts, documents)
+        self._alert_events.changed(changes)
         self._dispatching.dispatcher.wake()
-
-    def _publish_alerts(self, documents: Sequence[Mapping[str, object]]) -> None:
-        """An event for every change; beyond the bound one that says to read all alerts again."""
-        from watchbill_collector.api.events import RESYNC
-
-        if len(documents) > ALERT_EVENTS_MAX:
-            self._bus.publish(RESYNC, {})
-            return
-        for document in documents:
-            self._bus.publish("alert", document)
 
     async def _audited_reload(self) -> None:
         """A reload, and a row that says what it changed or why it was refused."""
