@@ -563,6 +563,16 @@ def test_two_repositories_never_share_a_scratch_directory() -> None:
     assert not any("/" in name for name in names)
 
 
+async def test_what_tools_kept_for_repositories_that_are_gone_is_removed(tmp_path: Path) -> None:
+    scratch = tmp_path / "backups/scratch"
+    for name in ("db@", "gone@", "db@nas"):
+        (scratch / name / "cache").mkdir(parents=True)
+    house = House(tmp_path, a_job("db"))
+    await house.backups.look_turn()
+    assert [path.name for path in scratch.iterdir()] == ["db@"]
+    assert (scratch / "db@" / "cache").is_dir()
+
+
 # ---------------------------------------------------------------- the real child
 
 

@@ -13,8 +13,10 @@ import asyncio
 import json
 import logging
 import math
+import os
 import random
 import re
+import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,6 +241,7 @@ class Backups:
         self._announced = self.jobs is jobs
         self._verifications_changed.set()
         await self._remember()
+        await asyncio.to_thread(tidy, self._scratch, {scratch_name(key) for key in self._repositories})
         return True
 
     async def _define(self, job: JobConfig, digest: str) -> None:
@@ -277,12 +280,16 @@ class Backups:
         else:
             one.due_s = min(one.due_s, self.clock.monotonic_s() + AGAIN_S)
 
+    @property
+    def _scratch(self) -> Path:
+        return self.var / VAR_DIRECTORY / SCRATCH
+
     def _question(self, one: Repository, do: str) -> dict[str, Any]:
         return {
             "do": do,
             "job": one.job,
             "target": one.target,
-            "scratch": str(self.var / VAR_DIRECTORY / SCRATCH / scratch_name(one.key)),
+            "scratch": str(self._scratch / scratch_name(one.key)),
         }
 
     def _records(self, one: Repository, answer: Answer, kind: Kind, began_ms: int) -> tuple[Record, ...]:
@@ -406,6 +413,17 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 def scratch_name(key: str) -> str:
     """A directory's name for a repository: job and copy, as they are."""
     return _UNSAFE.sub("@", key)
+
+
+def tidy(scratch: Path, wanted: set[str]) -> None:
+    """Remove what tools kept for repositories that are gone: a cache may be large. What cannot be removed stays."""
+    try:
+        names = [entry.name for entry in os.scandir(scratch)]
+    except OSError:
+        return
+    for name in names:
+        if name not in wanted:
+            shutil.rmtree(scratch / name, ignore_errors=True)
 
 
 def _first(record: Record) -> str:
