@@ -198,12 +198,12 @@ class Evidence:
 
     def good_sizes(self, count: int) -> list[int]:
         """The newest sizes of good runs, oldest first."""
-        told = [
-            run.bytes_stored if run.bytes_source is None else run.bytes_source
+        kept = [
+            size
             for run in self.runs
             if run.outcome is _OK
+            and (size := run.bytes_stored if run.bytes_source is None else run.bytes_source) is not None
         ]
-        kept = [size for size in told if size is not None]
         if len(kept) >= count or self.sizes is None:
             return kept[-count:]
         return self.sizes.newest(count - len(kept)) + kept

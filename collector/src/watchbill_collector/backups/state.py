@@ -20,8 +20,14 @@ from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import ADVICE, moment
 from watchbill_collector.backups.words import (
     BAD,
+    COPIES,
+    FRESH,
+    LEDGER,
     QUIET,
+    RUN,
+    SIZE,
     UNKNOWN,
+    VERIFY,
     WARN,
     Facet,
     FacetName,
@@ -31,7 +37,6 @@ from watchbill_collector.backups.words import (
     severity_of,
 )
 
-RUN, FRESH, SIZE, VERIFY, COPIES, LEDGER = FacetName
 _BAD: Final = (
     (LEDGER, Word.SUSPECT),
     (FRESH, Word.STALE),
@@ -96,20 +101,21 @@ def judge(
         because = f": {standing.paused_why}" if standing.paused_why else ""
         word, advice = Word.PAUSED, ""
         why = f"until {moment(standing.paused_until_ms)} by {standing.paused_by or 'somebody'}{because}"
-    wrong = facet.level is BAD or facet.level is WARN
+    wrong = (facet.level is BAD or facet.level is WARN) and word not in QUIET
+    # By position, as runs are made: by name it takes five times as long.
     return State(
-        word=word,
-        facets=facets,
-        why=why,
-        advice=advice,
-        next_ms=0 if sight.next_ms == NEVER_MS or standing.retired else sight.next_ms,
-        point_ms=points.newest_ms,
-        verified_point_ms=verified_point(evidence, points) if evidence.copies else 0,
-        last_run=evidence.runs[-1] if evidence.runs else None,
-        snapshots=points.snapshots,
-        severity=severity_of(definition, name) if wrong and word not in QUIET else "",
-        wants_ms=0 if sight.wants_ms == NEVER_MS else sight.wants_ms,
-        silent=sight.silent,
+        word,
+        facets,
+        why,
+        advice,
+        0 if sight.next_ms == NEVER_MS or standing.retired else sight.next_ms,
+        points.newest_ms,
+        verified_point(evidence, points) if evidence.copies else 0,
+        evidence.runs[-1] if evidence.runs else None,
+        points.snapshots,
+        severity_of(definition, name) if wrong else "",
+        0 if sight.wants_ms == NEVER_MS else sight.wants_ms,
+        sight.silent,
     )
 
 

@@ -66,6 +66,9 @@ class FacetName(StrEnum):
     LEDGER = "ledger"
 
 
+RUN, FRESH, SIZE, VERIFY, COPIES, LEDGER = FacetName
+
+
 class Facet(msgspec.Struct, frozen=True, gc=False):
     """`reason` is a word in the manner of `over-max-duration`, documented in docs/backups.md; `text` says it to a
     person. Times in it are moments, never ages, so that it stays true while nothing changes.
@@ -177,12 +180,12 @@ def worst(levels: Iterable[Level]) -> Level:
 def severity_of(definition: Definition, facet: FacetName) -> Severity:
     """How bad the job calls it when this facet is bad."""
     severity = definition.severity
-    if facet is FacetName.FRESH:
+    if facet is FRESH:
         return severity.rpo
-    if facet is FacetName.RUN:
+    if facet is RUN:
         return severity.failed
-    if facet is FacetName.SIZE:
+    if facet is SIZE:
         return severity.anomaly
-    if facet is FacetName.VERIFY:
+    if facet is VERIFY:
         return severity.verify
-    return severity.copies if facet is FacetName.COPIES else severity.ledger
+    return severity.copies if facet is COPIES else severity.ledger
