@@ -47,7 +47,9 @@ def run(*, quick: bool) -> Report:
     histories = [_runs(slot) for slot in range(SLOTS)]
     before_mb = _rss_mb()
     book, now_ms = BackupBook(T0), T0 + DAYS * DAY_MS
+    loops = [_loop_ms()]
     _from_nothing(book, keys, histories, now_ms, report)
+    loops.append(_loop_ms())
     report.add("memory of a job", (_rss_mb() - before_mb) * 1000 / jobs, "kB")
     # As after a start of the collector: what was read back is not looked through for cycles again and again.
     gc.collect()
@@ -55,6 +57,8 @@ def run(*, quick: bool) -> Report:
     now_ms = _changed(book, keys, now_ms, report)
     _crossing(book, keys, now_ms, report)
     _observed(report)
+    loops.append(_loop_ms())
+    report.add("to compare: a million additions in a loop, median", _median(loops), "ms CPU")
     wrap_cost.measure(report, ALLOWED)
     report.notes.append(
         f"{jobs * DAYS:,} records of runs; {jobs // JOBS_PER_HOST:,} hosts of {JOBS_PER_HOST} jobs each"
@@ -228,6 +232,14 @@ def _run(start_ms: int, number: int, size: int) -> Record:
 
 def _median(some: list[float]) -> float:
     return sorted(some)[len(some) // 2]
+
+
+def _loop_ms() -> float:
+    """How fast this machine is while it measures: 28 ms where the figures of docs/decisions.md were taken."""
+    began, total = time.thread_time(), 0
+    for number in range(1_000_000):
+        total += number
+    return (time.thread_time() - began) * 1000
 
 
 def _rss_mb() -> float:
