@@ -159,6 +159,17 @@ YEAR_MS = 366 * 24 * HOUR_MS
 UP_MS = 10 * HOUR_MS
 
 
+def shifted(boots: tuple[str, ...], boottime_ms: int, wall_ms: int, clock_now_ms: int = 0) -> int:
+    """Of an event of the last of these boots that was seen, empty for one that nobody knows, in the boot "now"."""
+    agent = Agent(AGENT, 0)
+    for boot in boots[:-1]:
+        agent.offset(boot, NOW_MS - 50 * HOUR_MS, HOUR_MS, NOW_MS - 50 * HOUR_MS)
+    agent.events_boot = boots[-1]
+    booted_ms = agent.offset("now", NOW_MS + clock_now_ms, UP_MS, NOW_MS)
+    return agent.shift(boottime_ms, wall_ms, ("now", booted_ms), NOW_MS)
+
+
+@pytest.mark.parametrize("boot", ["now", ""])
 @pytest.mark.parametrize(
     ("clock_then_ms", "clock_now_ms", "shift_ms"),
     [
@@ -167,20 +178,38 @@ UP_MS = 10 * HOUR_MS
         (5_000, 5_000, -5_000),
         (YEAR_MS, YEAR_MS, -YEAR_MS),
         (YEAR_MS, 0, -YEAR_MS),
+        (-YEAR_MS, -YEAR_MS, YEAR_MS),
     ],
-    ids=["right", "believed", "ahead", "a year ahead", "a year ahead and set since"],
+    ids=["right", "believed", "ahead", "a year ahead", "a year ahead and set since", "a year behind"],
 )
 def test_what_an_event_says_is_shifted_by_what_its_clock_was_wrong(
-    clock_then_ms: int, clock_now_ms: int, shift_ms: int
+    boot: str, clock_then_ms: int, clock_now_ms: int, shift_ms: int
 ) -> None:
-    agent = Agent(AGENT, 0)
-    booted_ms = agent.offset("boot", NOW_MS + clock_now_ms, UP_MS, NOW_MS)
     hour_ago = (UP_MS - HOUR_MS, NOW_MS - HOUR_MS + clock_then_ms)
-    assert agent.shift(*hour_ago, booted_ms, NOW_MS) == shift_ms
+    assert shifted((boot,), *hour_ago, clock_now_ms) == shift_ms
 
 
+def test_a_clock_that_was_behind_and_set_since_is_told_by_the_boot_alone() -> None:
+    hour_ago = (UP_MS - HOUR_MS, NOW_MS - HOUR_MS - YEAR_MS)
+    assert shifted(("now",), *hour_ago) == YEAR_MS
+    assert shifted(("",), *hour_ago) == 0, "it might be of an earlier boot, a year ago"
+
+
+@pytest.mark.parametrize("boot", ["before", ""])
 @pytest.mark.parametrize("boottime_ms", [HOUR_MS, 100 * HOUR_MS])
-def test_an_event_of_an_earlier_boot_is_taken_by_its_wall_clock(boottime_ms: int) -> None:
-    agent = Agent(AGENT, 0)
-    booted_ms = agent.offset("boot", NOW_MS, UP_MS, NOW_MS)
-    assert agent.shift(boottime_ms, NOW_MS - UP_MS - HOUR_MS, booted_ms, NOW_MS) == 0
+def test_an_event_of_a_boot_that_was_not_seen_is_taken_by_its_wall_clock(boot: str, boottime_ms: int) -> None:
+    assert shifted((boot,), boottime_ms, NOW_MS - UP_MS - HOUR_MS) == 0
+
+
+def test_an_event_of_an_earlier_boot_that_was_seen_is_taken_by_its_own_clock() -> None:
+    assert shifted(("before", "before"), 2 * HOUR_MS, NOW_MS - YEAR_MS) == YEAR_MS - 49 * HOUR_MS
+
+
+async def test_which_boot_events_are_of_is_said_by_the_start_of_their_agent(house: House) -> None:
+    session = house.greet(kept=0)
+    for seq, payload in enumerate(
+        [b'{"boot":"b1"}', b'{"boot":"b2"}', b"{", b'{"boot":"%s"}' % (b"x" * 99)], 1
+    ):
+        event = encode_event(os.urandom(16), "agent.started", 1, 1, payload)
+        house.hear(session, encode_batch(Stream.CRIT, [number(seq, event)]))
+        assert house.ingest.agent(AGENT).events_boot == ["b1", "b2", "", ""][seq - 1]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from watchbill_collector.ingest.completeness import Coverage
     from watchbill_collector.ingest.session import Session
 
+BOOT_CHARACTERS_MAX = 64
 BOOTS_KEPT = 4
 """Boots whose clock offset is kept: the present one, and those that a backlog may still speak of."""
 
@@ -105,6 +107,7 @@ class Agent:
         "clock_ms",
         "connections",
         "coverage",
+        "events_boot",
         "hellos",
         "instance",
         "interval_ms",
@@ -128,6 +131,8 @@ class Agent:
         self.labels: Mapping[str, str] = {}
         self.lost_ms = 0
         self.coverage: Coverage | None = None
+        self.events_boot = ""
+        """The boot that critical events are of, as the agent said when it started; empty while nobody heard it."""
         self.agent_version = ""
         self.interval_ms = 0
         self.transport = ""
@@ -261,17 +266,25 @@ class Agent:
         corrected_ms = wall_ms - round(self.skew_s * 1000)
         return corrected_ms if corrected_ms <= booted_ms else wall_ms
 
-    def shift(self, boottime_ms: int, wall_ms: int, booted_ms: int, now_ms: int) -> int:
+    def shift(self, boottime_ms: int, wall_ms: int, session: tuple[str, int], now_ms: int) -> int:
         """What to add to times by the wall clock that an event was kept under, in ms; 0 where that clock agrees.
+        `session` names the present boot, and when it began.
 
-        An event says both clocks of its moment, but not its boot. One that lies before `booted_ms`, the beginning of
-        the present boot, by a wall clock that is wrong as it is now, is of an earlier boot; so is one that would lie in
-        the future. Others are of this one, and its own clock tells, whatever the wall clock showed.
+        An event says both clocks of its moment. What was kept under the clock as it is now is as wrong as that is.
+        Within the present boot the clock that nobody sets tells, whatever the wall clock showed; in an earlier one too,
+        if this process saw it. Else the wall clock is taken for as wrong as it is now.
         """
-        skew_ms = round(self.skew_s * 1000)
-        true_ms = boottime_ms + booted_ms
-        if wall_ms - skew_ms <= booted_ms or true_ms > now_ms + CLOCK_AGREES_MS:
-            true_ms = wall_ms - skew_ms
+        boot_id, booted_ms = session
+        by_wall_ms, by_boot_ms = wall_ms - round(self.skew_s * 1000), boottime_ms + booted_ms
+        if abs(wall_ms - boottime_ms - self.clock_ms) <= CLOCK_AGREES_MS:
+            true_ms = by_wall_ms
+        elif self.events_boot and self.events_boot != boot_id:
+            offset_ms = self.offset_of_boot(self.events_boot)
+            true_ms = by_wall_ms if offset_ms is None else boottime_ms + offset_ms
+        elif self.events_boot or (booted_ms < by_wall_ms and by_boot_ms <= now_ms + CLOCK_AGREES_MS):
+            true_ms = by_boot_ms
+        else:  # Nobody knows its boot. It lies before this one, or would lie in the future.
+            true_ms = by_wall_ms
         shift_ms = true_ms - wall_ms
         return shift_ms if abs(shift_ms) > CLOCK_AGREES_MS else 0
 
@@ -285,3 +298,16 @@ def stale_groups(groups: Sequence[SeriesIds]) -> list[SeriesIds]:
     if not groups:
         return []
     return [np.unique(np.concatenate(groups))]
+
+
+class _Started(msgspec.Struct):
+    boot: str = ""
+
+
+def boot_of(payload: bytes) -> str:
+    """The boot that an agent says it started in; empty where it does not."""
+    try:
+        boot = msgspec.json.decode(payload, type=_Started).boot
+    except (msgspec.DecodeError, ValueError):
+        return ""
+    return boot if len(boot) <= BOOT_CHARACTERS_MAX else ""

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from watchbill.codec import decode_hello, encode_down
 from watchbill.errors import Unreadable
-from watchbill.events import KIND_WANTED, is_kind
+from watchbill.events import AGENT_STARTED, KIND_WANTED, is_kind
 from watchbill.leaving import Farewell
 from watchbill.limits import (
     AGE_MS_MAX,
@@ -57,7 +57,7 @@ from watchbill.protocol.frames import (
 )
 from watchbill.protocol.server import AckPolicy, Verdict, Watermark, ack_of
 from watchbill.v1 import link_pb2 as pb
-from watchbill_collector.ingest.agents import Agent
+from watchbill_collector.ingest.agents import Agent, boot_of
 from watchbill_collector.ingest.delivered import Delivered
 from watchbill_collector.ingest.dictionaries import HostSeries
 from watchbill_collector.ingest.liveness import Pulse
@@ -427,7 +427,10 @@ class Session:
                 "event", f"an event has an id of 16 bytes, a kind of {KIND_WANTED}, and at most 64 KiB"
             )
         content = self._ingest.read_event(self.agent.agent_id, event.kind, event.event_id, event.payload)
-        shift_ms = self.agent.shift(event.boottime_ms, event.wall_ms, self.offset_ms, self._ingest.now_ms)
+        if event.kind == AGENT_STARTED:
+            self.agent.events_boot = boot_of(event.payload)
+        present = (self.boot_id, self.offset_ms)
+        shift_ms = self.agent.shift(event.boottime_ms, event.wall_ms, present, self._ingest.now_ms)
         found = CritEvent(
             seq,
             event.event_id,
