@@ -525,10 +525,27 @@ def test_of_more_than_fit_the_newest_are_listed_and_all_are_counted() -> None:
     assert all(len(record.to_json()) < EVENT_BYTES_MAX for record in records)
 
 
-def test_hostile_ids_still_fit_an_event() -> None:
-    odd = tuple(Snapshot(id=f"{number}" + '\\"\x01\udcff' * 60, time_ms=number) for number in range(2000))
-    records = observed(LOOKED, Observation(outcome=Outcome.OK, snapshots=odd))
-    assert all(len(record.to_json()) < EVENT_BYTES_MAX for record in records)
+async def test_what_is_hostile_in_every_text_still_fits_an_event(tmp_path: Path) -> None:
+    odd = '\\"\x01\U0001f4a9\udcff' * 200
+    found = Observation(
+        outcome=Outcome.PARTIAL,
+        reason=odd,
+        errors=(odd,) * 20,
+        snapshots=tuple(Snapshot(id=f"{number}{odd}", time_ms=number) for number in range(2000)),
+        repo_id=odd,
+        tool_version=odd,
+        log_from=odd,
+        log_to=odd,
+        raw_digest=odd,
+    )
+    house = House(tmp_path, a_job("db"))
+    house.say = lambda _: answer(found)
+    await house.go(600)
+    records = house.events.records()
+    assert len(records) == 20
+    assert house.backups.counts.refused == 0
+    assert records[-1].snapshots is not None
+    assert records[-1].snapshots.listed[-1][1] == 1999
 
 
 def test_the_newest_point_is_no_snapshot_from_the_future() -> None:

@@ -5,6 +5,7 @@ that is too long for all of them the newest are told, and all are counted.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -26,6 +27,8 @@ from watchbill_agent.backups.adapter import Observation, Snapshot, Verification,
 
 LISTED_BYTES_MAX: Final = 44 * 1024
 """Of the snapshots in one record: with all else in it an event has 64 KiB."""
+TIME_BYTES: Final = 24
+"""Of a snapshot's time, and what stands around it."""
 FUTURE_MS: Final = 5 * 60_000
 """A snapshot that is later than this by our clock is no newest point; the collector calls it what it is."""
 ID_CHARACTERS_MAX: Final = TEXT_CHARACTERS_MAX
@@ -143,9 +146,8 @@ def _divided(newest_first: Sequence[Snapshot]) -> list[list[tuple[str, int]]]:
     size = 0
     for each in newest_first:
         name = each.id.encode("utf-8", "backslashreplace").decode()[:ID_CHARACTERS_MAX]
-        # Its JSON: an id that needs escapes is longer there.
-        needs = 6 * len(name) if not name.isascii() or not name.isprintable() or "\\" in name else len(name)
-        needs += 24
+        # As an event has it: what is not ASCII is longer there.
+        needs = len(json.dumps(name)) + TIME_BYTES
         if len(parts[-1]) >= SNAPSHOTS_PER_RECORD_MAX or size + needs > LISTED_BYTES_MAX:
             if len(parts) >= PARTS_MAX:
                 break
@@ -157,4 +159,5 @@ def _divided(newest_first: Sequence[Snapshot]) -> list[list[tuple[str, int]]]:
 
 
 def _text(value: str) -> str:
-    return value[:TEXT_CHARACTERS_MAX]
+    """Bounded also in an event, where a character that is not ASCII takes up to twelve bytes."""
+    return value.encode("ascii", "backslashreplace").decode()[:TEXT_CHARACTERS_MAX]

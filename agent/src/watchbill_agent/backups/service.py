@@ -43,6 +43,7 @@ from watchbill_agent.backups import memory
 from watchbill_agent.backups.adapter import Check, Reason, error_lines
 from watchbill_agent.backups.asked import Answer, ask
 from watchbill_agent.backups.config import JobConfig, Target
+from watchbill_agent.backups.drop import fitted
 from watchbill_agent.backups.present import VAR_DIRECTORY, Counts
 from watchbill_agent.backups.verifying import Progress, age_of, next_check, proved, unproved
 from watchbill_agent.spool import Receipt, SpoolFull
@@ -341,8 +342,8 @@ class Backups:
     async def _keep(self, records: Sequence[Record]) -> bool:
         for record in records:
             try:
-                payload = json.loads(record.to_json())
-                await self.events.keep(BACKUP_RECORD, payload, bytes.fromhex(record.record_id))
+                document = fitted(json.loads(record.to_json()))
+                await self.events.keep(BACKUP_RECORD, document, bytes.fromhex(record.record_id))
             except (SpoolFull, UsageError) as exc:
                 self.counts.refused += 1
                 log.error(
