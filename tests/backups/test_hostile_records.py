@@ -11,7 +11,7 @@ from watchbill.backups.schedule import Schedule
 from watchbill_collector.backups import BackupBook, JobKey, Word
 from watchbill_collector.backups.evidence import COPIES_KEPT, RUNS_KEPT
 
-from .histories import DUE, T0, D, H, job
+from .histories import DUE, T0, D, H, History, job
 
 KEY = JobKey("agent", "nightly")
 TIMES = st.one_of(
@@ -123,3 +123,25 @@ def test_a_word_is_the_same_whatever_a_hosts_other_jobs_say():
     book.watermark(KEY.agent_id, DUE + H)
     words = {change.after.word for change in book.look(DUE + H)}
     assert words == {Word.MISSED}
+
+
+def test_what_a_host_says_moves_no_cursor_and_has_an_end():
+    rude = "\x1b[2J\r\n\u202e" + "x" * 400
+    history = History(job(observed=True, observe_every_s=3600.0))
+    history.ran(DUE, outcome=Outcome.FAILED, errors=(rude,))
+    failed = history.state(DUE + H)
+    history.saw(DUE + H, DUE)
+    listed = (("\x1b[2J" + "y" * 250, DUE), ("\x07", DUE + 1))
+    history.tell(
+        Kind.OBSERVE, DUE + 2 * H, snapshots=replace(SOME, count=2, ids_digest="a", parts=1, listed=listed)
+    )
+    history.tell(Kind.OBSERVE, DUE + 3 * H, snapshots=SOME)
+    gone = history.state(DUE + 4 * H)
+    assert (failed.word, gone.word) == (Word.FAILED, Word.SUSPECT)
+    for state in (failed, gone):
+        for text in (state.why, *(facet.text for facet in state.facets.values())):
+            assert text.isprintable()
+            assert len(text) < 600
+
+
+SOME = Snapshots(count=0)

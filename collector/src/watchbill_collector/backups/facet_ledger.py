@@ -12,7 +12,7 @@ from watchbill_collector.backups.facet_fresh import heard
 from watchbill_collector.backups.ledger import Ledger, Vanishing
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Passed, Sight
-from watchbill_collector.backups.texts import moment, said, span
+from watchbill_collector.backups.texts import moment, plain, said, span
 from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
 
 SLACK: Final = 0.05
@@ -58,7 +58,7 @@ def _of_copy(sight: Sight, name: str, copy: CopySeen) -> Facet:
         )
     gone = _unexpected(sight, book) if book is not None else None
     if book is not None and gone is not None:
-        named = ", ".join(gone.ids)
+        named = plain(", ".join(gone.ids))
         text = (
             f"{of}{gone.count} vanished, missed {moment(gone.at_ms)}; the youngest of {moment(gone.youngest_ms)}, "
             f"{_promise(_retention(sight, gone))}; {gone.left} left: {named}"

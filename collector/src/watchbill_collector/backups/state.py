@@ -17,7 +17,7 @@ from watchbill_collector.backups.facet_size import sizes
 from watchbill_collector.backups.facet_verify import verified_point, verify
 from watchbill_collector.backups.points import points_of
 from watchbill_collector.backups.sight import Sight
-from watchbill_collector.backups.texts import ADVICE, moment
+from watchbill_collector.backups.texts import ADVICE, moment, plain
 from watchbill_collector.backups.words import (
     BAD,
     COPIES,
@@ -98,9 +98,11 @@ def judge(
         word, why, advice = Word.RETIRED, "its host is retired; its backups stay under their retention", ""
     elif standing.paused(now_ms):
         sight.later(standing.paused_until_ms)
-        because = f": {standing.paused_why}" if standing.paused_why else ""
+        because = f": {plain(standing.paused_why)}" if standing.paused_why else ""
         word, advice = Word.PAUSED, ""
-        why = f"until {moment(standing.paused_until_ms)} by {standing.paused_by or 'somebody'}{because}"
+        why = (
+            f"until {moment(standing.paused_until_ms)} by {plain(standing.paused_by) or 'somebody'}{because}"
+        )
     wrong = (facet.level is BAD or facet.level is WARN) and word not in QUIET
     # By position, as runs are made: by name it takes five times as long.
     return State(

@@ -9,6 +9,8 @@ CALENDAR_MINUTES: Final = 4_223_371_679
 """The last minute of the year 9999."""
 MINUTES_REMEMBERED: Final = 16_384
 """Most jobs of a site begin in the same few minutes."""
+FOREIGN_CHARACTERS_MAX: Final = 300
+"""Of what a host or a tool says, in a sentence of ours."""
 _MINUTE_MS: Final = 60_000
 _LENGTH: Final = len("2026-11-29 02:15")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -49,7 +51,14 @@ def size(count: float) -> str:
 def said(reason: str, error: str) -> str:
     """What a host said went wrong: ` (repository-locked: unable to create lock)`; "" for nothing."""
     words = ": ".join(word for word in (reason, error) if word)
-    return f" ({words})" if words else ""
+    return f" ({plain(words)})" if words else ""
+
+
+def plain(text: str) -> str:
+    """What a host sent, as a terminal may show it: nothing in it moves a cursor, and it has an end."""
+    if len(text) > FOREIGN_CHARACTERS_MAX:
+        text = text[:FOREIGN_CHARACTERS_MAX] + "..."
+    return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)
 
 
 ADVICE: Final[Mapping[str, str]] = {
