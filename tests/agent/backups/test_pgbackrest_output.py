@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,6 +138,20 @@ def test_a_partial_segment_is_no_segment(tmp_path: Path) -> None:
         b"}", f'}},"{wal(5)}.partial-{0:040x}.gz":{{"type":"file","time":1}}'.encode(), 1
     )
     assert look(tmp_path, json.dumps(INFO).encode(), log).outcome is Outcome.PARTIAL
+
+
+def test_only_a_file_is_a_segment(tmp_path: Path) -> None:
+    log = listing(2, 3, 4, 5).replace(b'"type": "file"', b'"type": "path"')
+    seen = look(tmp_path, json.dumps(INFO).encode(), log)
+    assert (seen.outcome, seen.reason) == (Outcome.FAILED, pgbackrest.WAL_MISSING)
+
+
+def test_log_that_was_stored_by_a_slow_clock_makes_no_backup_older(tmp_path: Path) -> None:
+    log = re.sub(rb'"time": \d+', b'"time": 1', listing(2, 3, 4, 5))
+    seen = look(tmp_path, json.dumps(INFO).encode(), log)
+    assert (seen.outcome, seen.point_ms) == (Outcome.OK, (2 * 86_400 + 60) * 1000), (
+        "the end of the backup itself"
+    )
 
 
 def test_an_offline_backup_needs_no_log(tmp_path: Path) -> None:
