@@ -99,7 +99,7 @@ def test_check_config_prints_every_problem_or_ok(cli, tmp_path):
         '[samplers.filesystem]\nmount_points_exclud = "x"\n'
         "[samplers.nothing]\n"
         "[samplers.netdev]\ndevice_exclude = '('\n"
-        "[heartbeat]\nlisten = '127.0.0.1:1'\n"
+        "[heartbeat]\nlisten = '127.0.0.1'\n"
         "[labels]\ninstance = 'x'\n'a.b' = 'y'\nempty = ''\n"
     )
     done = cli(tmp_path, "check-config")
@@ -111,7 +111,7 @@ def test_check_config_prints_every_problem_or_ok(cli, tmp_path):
         "agent.d/10.toml:4: samplers.filesystem.mount_points_exclud: got an unknown key",
         "agent.d/10.toml:5: samplers.nothing: got an unknown sampler",
         'agent.d/10.toml:7: samplers.netdev.device_exclude: got "(", which is no regular expression',
-        'agent.d/10.toml:9: heartbeat.listen: got "127.0.0.1:1", wanted no value: heartbeats are not',
+        'agent.d/10.toml:9: heartbeat.listen: got "127.0.0.1", wanted an address with its port',
         'agent.d/10.toml:11: labels.instance: got "x", wanted no such label: set instance itself',
         'agent.d/10.toml:12: labels."a.b": got "a.b", wanted a label name',
         'agent.d/10.toml:13: labels.empty: got "", wanted 1 to 1024 bytes',

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from watchbill import __version__
 from watchbill.clock import Clock, SystemClock
 from watchbill.codec import encode_ticks, require_fast_protobuf
-from watchbill.config import Homes
+from watchbill.config import Address, Homes
 from watchbill.daemon import Daemon, Stamp
 from watchbill.errors import ConfigError, Problem, StorageError, UsageError
 from watchbill.events import AGENT_STARTED, AGENT_STOPPED, SPOOL_FORKED
@@ -51,6 +51,7 @@ from watchbill_agent.sampling import Sampling, prepare
 from watchbill_agent.scheduler import Slept
 from watchbill_agent.selfstats import Facts, SelfStats, started_s
 from watchbill_agent.sender import About, Sender
+from watchbill_agent.served import Served
 from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemoryKeeper, MemorySpool, Sizes
 from watchbill_agent.spool.format import sixteen
 from watchbill_agent.status import StatusSocket
@@ -60,6 +61,7 @@ from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
 
 if TYPE_CHECKING:
     from watchbill_agent.backups.config import JobConfig
+    from watchbill_agent.backups.pings import Pings
     from watchbill_agent.backups.service import Backups
     from watchbill_agent.backups.units import UnitWatch
 
@@ -116,13 +118,14 @@ class Agent:
         self._limit = limit
         self._link: Link | None = None
         self.budget: Budget | None = None
-        self._page: MetricsPage | None = None
+        self.served = Served(self._make_page, self._make_pings)
         self._house: Daemon | None = None
         self._after = ""
         self.backups: Backups | None = None
         self._units: UnitWatch | None = None
         self.incoming: Incoming | None = None
         self._looking: asyncio.Task[object] | None = None
+        self._job_names: frozenset[str] = frozenset()
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
         try:
@@ -210,7 +213,7 @@ class Agent:
             await self._start_incoming(house)
             if self._jobs is not None:
                 self._start_backups(house, self._jobs)
-            self._page = await self._start_page(self.config)
+            self.served = await self.served.opened(self.config)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
             lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, UNKNOWN_MS, self.spool.retired))
@@ -228,8 +231,7 @@ class Agent:
             await self._drain(house)
         finally:
             await socket_.stop()
-            if self._page is not None:
-                await self._page.stop()
+            await self.served.close()
             self.sampling.close()
             self.spool.close()
             self._lock.release()
@@ -280,6 +282,7 @@ class Agent:
 
     def _start_backups(self, house: Daemon, jobs: "Sequence[JobConfig]") -> None:
         """Jobs come and go with reloads. A host that has none, and never told of any, imports nothing of it."""
+        self._job_names = frozenset(job.name for job in jobs)
         if self.backups is not None:
             self.backups.adopt(jobs)
         elif self.identity is not None and (jobs or was_told(self.homes.var)):
@@ -518,18 +521,15 @@ class Agent:
                     [self._needs_restart(f"spool.{key}", "nothing" if now is None else str(now))]
                 )
         prepared = prepare(config, self.clock, self.sampling.prepared)
-        page = self._page
-        if config.prometheus.listen != self.config.prometheus.listen:
-            try:
-                page = await self._start_page(config)
-            except BaseException:
-                prepared.close_others(self.sampling.prepared)
-                raise
+        try:
+            served = await self.served.opened(config)
+        except BaseException:
+            prepared.close_others(self.sampling.prepared)
+            raise
         # From here on nothing fails.
         before, self.config = self.config, config
-        if page is not self._page and self._page is not None:
-            await self._page.stop()
-        self._page = page
+        await self.served.close(but=served)
+        self.served = served
         self.sampling.adopt(prepared)
         self._start_backups(self._house, jobs)
         self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
@@ -548,13 +548,14 @@ class Agent:
 
     # ------------------------------------------------------------ what it says of itself
 
-    async def _start_page(self, config: AgentConfig) -> MetricsPage | None:
-        if config.prometheus.listen is None:
-            return None
-        page = MetricsPage(config.prometheus.listen, self._render, self.clock)
-        await page.start()
-        log.info("metrics page is served", extra=fields(host=config.prometheus.listen.host, port=page.port))
-        return page
+    def _make_page(self, address: Address) -> MetricsPage:
+        return MetricsPage(address, self._render, self.clock)
+
+    def _make_pings(self, address: Address) -> "Pings":
+        from watchbill_agent.backups.pings import Pings
+
+        assert self.incoming is not None, "the door for records is opened before that for pings"
+        return Pings(address, lambda: self._job_names, self.incoming.keep, self.clock)
 
     def _render(self) -> bytes:
         return exposition.render(self.sampling.read_anew()).encode("utf-8", "replace")
@@ -639,6 +640,8 @@ class Agent:
             backup_reports=0 if self.incoming is None else self.incoming.kept,
             backup_reports_refused=0 if self.incoming is None else self.incoming.refused,
             backup_reports_waiting=0 if self.incoming is None else self.incoming.waiting,
+            pings=0 if (door := self.served.pings) is None else door.taken,
+            pings_refused=0 if door is None else door.turned_away,
             reloads=0 if house is None else house.reloads,
             reloads_refused=0 if house is None else house.reloads_refused,
             last_reload_ok=house is None or not house.reload_error,

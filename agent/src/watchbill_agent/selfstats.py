@@ -60,6 +60,8 @@ class Facts:
     backup_reports: int = 0
     backup_reports_refused: int = 0
     backup_reports_waiting: int = 0
+    pings: int = 0
+    pings_refused: int = 0
     reloads: int = 0
     reloads_refused: int = 0
     last_reload_ok: bool = True
@@ -133,6 +135,8 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
         "Records of runs that could not be kept, and files in their place that are none.",
     ),
     ("backup_reports_waiting", _GAUGE, "Records of runs that wait as files."),
+    ("pings_total", _COUNTER, "Pings that were taken."),
+    ("pings_refused_total", _COUNTER, "Pings of jobs that there are not, that were none, or too many."),
     ("config_reloads_total", _COUNTER, "Configuration reloads asked for."),
     ("config_reloads_refused_total", _COUNTER, "Reloads refused because the files were wrong."),
     ("config_last_reload_successful", _GAUGE, "1 if the files in use are the files on disk as last read."),
@@ -226,6 +230,8 @@ class SelfStats:
             facts.backup_reports,
             facts.backup_reports_refused,
             facts.backup_reports_waiting,
+            facts.pings,
+            facts.pings_refused,
             facts.reloads,
             facts.reloads_refused,
             float(facts.last_reload_ok),
