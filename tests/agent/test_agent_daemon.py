@@ -38,9 +38,14 @@ async def test_several_ticks_travel_in_one_message_but_the_first_waits_for_none(
 ):
     enrol(tmp_path / "a", collector)
     agents(tmp_path / "a", 'interval = "100ms"\nticks_per_message = 5\n')
-    await collector.until(lambda c: len(c.records()) >= 3)
-    ticks = [1 + len(record.ticks.blocks[0].steps_ms) for record in collector.records()]
-    assert ticks[:3] == [1, 5, 5]
+
+    def ticks():
+        # On a machine that is busy the agent itself may be late, and says so between them.
+        read = [record for record in collector.records() if record.HasField("ticks")]
+        return [1 + len(record.ticks.blocks[0].steps_ms) for record in read]
+
+    await collector.until(lambda _: len(ticks()) >= 3)
+    assert ticks()[:3] == [1, 5, 5]
 
 
 async def test_a_reload_swaps_everything_at_once(tmp_path, collector, agents, enrol, status):
@@ -154,9 +159,9 @@ async def test_what_waits_on_disk_when_the_agent_ends_is_delivered_by_the_next_w
     records = collector.records()
     assert [record.seq for record in records] == list(range(1, len(records) + 1))
     gaps = [record.gap for record in records if record.HasField("gap")]
-    assert [gap.reason for gap in gaps] == [pb_reason("RESTART")], (
-        "it says that nothing ran, and nothing is missing"
-    )
+    # On a machine that is busy the agent itself may be late, and says so.
+    said = [gap.reason for gap in gaps if gap.reason != pb_reason("STALLED")]
+    assert said == [pb_reason("RESTART")], "it says that nothing ran, and nothing is missing"
     assert not gaps[0].count
     assert not collector.hellos[0].retired
     assert queue["kind"] == "disk"
