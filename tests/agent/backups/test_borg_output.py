@@ -72,7 +72,7 @@ def archive_of_2(name: str, time: str = "2026-11-29T03:15:00.761172+01:00") -> d
     }
 
 
-def saying(tmp_path: Path, *, version: str = "1.4.5", **answers: bytes) -> Borg:
+def saying(tmp_path: Path, *, version: str = "1.4.5", archives: str = "*", **answers: bytes) -> Borg:
     """A borg that prints this and nothing else, started as the real one is; what it was asked is in `asked`."""
     for name, answer in answers.items():
         (tmp_path / name.replace("_", "-")).write_bytes(answer)
@@ -86,7 +86,7 @@ def saying(tmp_path: Path, *, version: str = "1.4.5", **answers: bytes) -> Borg:
     )
     program.chmod(0o755)
     job = Job(name="files", definition=Definition(name="files", tool="borg"))
-    options = Options(repository="/r", program=str(program), restore_dir=tmp_path)
+    options = Options(repository="/r", program=str(program), restore_dir=tmp_path, archives=archives)
     return Borg(options, job, HostCommands(tmp_path, 30))
 
 
@@ -101,6 +101,14 @@ def test_ten_thousand_archives_are_read(tmp_path: Path) -> None:
     seen = observe(tmp_path, listing(*(archive(f"files-{number}") for number in range(10_000))))
     assert (seen.outcome, len(seen.snapshots), seen.tool_version) == (Outcome.OK, 10_000, "1.4.5")
     assert (seen.repo_id, seen.repo_locked) == (REPOSITORY["id"], False)
+
+
+def test_archives_of_others_do_not_count(tmp_path: Path) -> None:
+    adapter = saying(tmp_path, archives="web1-*", list=listing(archive("web1-1"), archive("db1-1")))
+    assert [bytes.fromhex(each.id) for each in adapter.observe(NOW_MS).snapshots] == [b"web1-1"]
+    others = saying(tmp_path, archives="web2-*").observe(NOW_MS)
+    assert (others.outcome, others.reason, others.snapshots) == (Outcome.OK, "repository-foreign", ())
+    assert "db1-1" in others.errors[0]
 
 
 def test_borg_2_is_asked_in_its_own_words_and_its_times_have_a_zone(tmp_path: Path) -> None:
