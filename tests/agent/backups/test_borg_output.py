@@ -276,6 +276,16 @@ def test_progress_is_no_word_to_a_person() -> None:
     assert said == ["one", "two", "plain"]
 
 
+def test_of_a_traceback_the_error_is_told() -> None:
+    text = (
+        'Traceback (most recent call last):\n  File "archiver.py", line 1, in run\n    func(args)\n    ^^^^\n'
+        "borg.helpers.IntegrityError: Data integrity error: Chunk 89a1\n\nPlatform: Linux vm\nBorg: 2.0.0b23\nPID: 1\n"
+    )
+    assert words(log(text, None)) == ["borg.helpers.IntegrityError: Data integrity error: Chunk 89a1"]
+    assert why_failed(2, log(text, None)) == "repository-damaged"
+    assert words(log("Traceback (most recent call last):\n  File x\nKeyError", None)) == ["KeyError"]
+
+
 # ---------------------------------------------------------------- runs
 
 

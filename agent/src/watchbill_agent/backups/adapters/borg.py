@@ -238,15 +238,24 @@ def messages(output: bytes) -> Iterator[dict[str, Any]]:
 
 
 def words(output: bytes) -> list[str]:
-    """What stderr says to a person: lines of text as they are, JSON lines by their message, progress left out."""
+    """What stderr says to a person: lines of text as they are, JSON lines by their message, of a traceback the error
+    alone, progress not at all."""
     said: list[str] = []
     for line in output.splitlines():
         message = next(messages(line), None)
         if message is None:
             said.append(line.decode("utf-8", "replace"))
         elif message.get("type", "log_message") in ("log_message", "question_prompt"):
-            said.extend(str(message.get("message", "")).splitlines())
+            said.extend(_sense(str(message.get("message", ""))))
     return [line for line in said if line.strip()]
+
+
+def _sense(text: str) -> list[str]:
+    lines = text.splitlines()
+    if not any(line.startswith("Traceback (most recent call last)") for line in lines):
+        return lines
+    end = next((at for at, line in enumerate(lines) if line.startswith("Platform: ")), len(lines))
+    return [line for line in lines[:end] if re.match(r"[A-Za-z_][\w.]*: ", line)] or lines[:end][-1:]
 
 
 _MESSAGES: Final = {
