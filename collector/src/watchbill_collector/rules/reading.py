@@ -155,7 +155,12 @@ class Reading:
             if text is None:
                 continue
             if not _LABEL_NAME.fullmatch(name) or name == METRIC_NAME or len(name) > LABEL_NAME_BYTES_MAX:
-                self.bad(value, at, shown(name), "a label name: letters, digits and _, no digit first")
+                self.bad(
+                    value,
+                    at,
+                    shown(name),
+                    "a label name: letters, digits and _, no digit first; not __name__",
+                )
             elif labels and "{{" not in text and len(text.encode()) > LABEL_VALUE_BYTES_MAX:
                 self.bad(
                     value, f"{at}.{name}", f"{len(text.encode())} bytes", f"at most {LABEL_VALUE_BYTES_MAX}"

@@ -356,7 +356,7 @@ def _call(name: str, operands: Sequence[Value], body: str) -> Value:
         return _lazy(name, operands, body)
     function = FUNCTIONS.get(name)
     if function is None:
-        raise BadTemplate(f"there is no function {name!r} (in {{{{{body}}}}})")
+        raise BadTemplate(f"no function {name!r} (in {{{{{body}}}}})")
     least, most, run = function
     if not least <= len(operands) <= most:
         raise BadTemplate(f"{name!r} cannot take {len(operands)} arguments (in {{{{{body}}}}})")
