@@ -83,6 +83,21 @@ def test_what_is_unexpected_is_named_with_its_place(expr: str, words: str) -> No
     assert str(wrong.value) == words
 
 
+@pytest.mark.parametrize("name", ["or", "fill", "offset", "sum", "by", "a or or"])
+@pytest.mark.parametrize("offset", ["1e999", "inf", "-nan"])
+def test_no_offset_of_any_name_reaches_the_parser_that_it_panics_on(name: str, offset: str) -> None:
+    with pytest.raises(BadQuery, match=r"^1:\d+: parse error"):
+        parse(f"{name} offset {offset}")
+    assert str(parse(f"{name} offset 300")) == f"{name} offset 5m"
+    assert str(parse("offset - 5")) == "offset - 5", "a name itself, where an operand must stand"
+
+
+def test_what_is_written_close_to_a_time_is_not_read_with_it() -> None:
+    with pytest.raises(BadQuery, match='1:5: parse error: unexpected identifier "x1"'):
+        parse("up@5x1")
+    assert str(parse("up @5or up")) == "up @ 5.000 or up"
+
+
 @pytest.mark.real("promtool")
 def test_promtool_finds_it_at_the_same_place(tmp_path: Path) -> None:
     # It counts columns from nought behind a line's end, takes both halves of an operator for one and a

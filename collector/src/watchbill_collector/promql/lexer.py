@@ -209,7 +209,26 @@ class _Rewriter:
         if before is None or not (before.kind in ("word", "duration", "number") or before.text in ")]}"):
             return False
         # In `by (offset)` and `on (a, offset)` it follows a bracket or a comma, and never comes here.
-        return not (before.kind == "word" and before.text.lower() in OPERATOR_WORDS | AGGREGATIONS)
+        if before.kind == "word" and before.text.lower() in OPERATOR_WORDS | AGGREGATIONS:
+            return self._is_name(self._before(self._position - 1))
+        return True
+
+    def _is_name(self, position: int) -> bool:
+        """Whether a word stands where an operand must: operators are names of metrics there."""
+        behind = self._before(position)
+        if behind < 0:
+            return True
+        token = self._tokens[behind]
+        if token.kind == "word" and token.text.lower() in BINARY_WORDS:
+            return not self._is_name(behind)
+        return token.text.lower() == "bool" or (token.kind == "other" and token.text in "([,+-*/%^<>=!")
+
+    def _before(self, position: int) -> int:
+        """The number of the token before one, spaces left out; negative before the first."""
+        position -= 1
+        while position >= 0 and self._tokens[position].kind == "space":
+            position -= 1
+        return position
 
     def _offset(self, token: Token) -> None:
         self._out.append(token.text)
@@ -261,7 +280,7 @@ class _Rewriter:
             seconds = sign * _seconds(token)
             # Prometheus rounds half away from zero.
             time_ms = int(abs(seconds) * 1000 + 0.5) * (1 if seconds >= 0 else -1)
-            self._out.append(f"@ {len(self._at_ms)}")
+            self._out.append(f"@ {len(self._at_ms)} ")  # What follows may be written close to the time.
             self._at_ms.append(time_ms)
             self._position = position
             return True
