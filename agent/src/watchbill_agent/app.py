@@ -15,10 +15,8 @@ import os
 import random
 import socket
 import zlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from watchbill import __version__
 from watchbill.clock import Clock, SystemClock
@@ -35,9 +33,9 @@ from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, RetiredSpool, Stream
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
-from watchbill_agent.backups.drop import ORDER, Drop
-from watchbill_agent.backups.incoming import Incoming
-from watchbill_agent.backups.present import Counts, load_jobs, was_told
+from watchbill_agent.backups.drop import ORDER
+from watchbill_agent.backups.host import HostBackups
+from watchbill_agent.backups.present import load_jobs
 from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
 from watchbill_agent.config import AgentConfig, load_config
@@ -58,12 +56,6 @@ from watchbill_agent.status import StatusSocket
 from watchbill_agent.transports import Transport
 from watchbill_agent.true_time import TrueTime
 from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
-
-if TYPE_CHECKING:
-    from watchbill_agent.backups.config import JobConfig
-    from watchbill_agent.backups.pings import Pings
-    from watchbill_agent.backups.service import Backups
-    from watchbill_agent.backups.units import UnitWatch
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +110,9 @@ class Agent:
         self._limit = limit
         self._link: Link | None = None
         self.budget: Budget | None = None
-        self.served = Served(self._make_page, self._make_pings)
+        self.served = Served(self._make_page, self.backups.pings)
         self._house: Daemon | None = None
         self._after = ""
-        self.backups: Backups | None = None
-        self._units: UnitWatch | None = None
-        self.incoming: Incoming | None = None
-        self._looking: asyncio.Task[object] | None = None
-        self._job_names: frozenset[str] = frozenset()
         make_directory(homes.var)
         self._lock = Lock(homes.var / LOCK_NAME)
         try:
@@ -137,8 +124,10 @@ class Agent:
     def _open(self) -> None:
         """Everything that may turn out to be unusable, before anything runs."""
         homes, config = self.homes, self.config
-        self._jobs = self._load_jobs()
         self.identity = self._load_identity()
+        self.backups = HostBackups(
+            homes, self.clock, None if self.identity is None else self.identity.agent_id
+        )
         self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
         not_before_ms = 0 if self.identity is None else self.identity.not_before_ms
         self.time = TrueTime(config.identity_home(homes), self.clock, not_before_ms, self._time_learned)
@@ -204,15 +193,13 @@ class Agent:
         """The work of the daemon: until a stop was asked for and drained."""
         self._house = house
         answers = {"status": self.status, "gaps": self.gaps, "backups": self.looks}
-        orders = {"leaving": self.departure.told, ORDER: self._told_of_a_backup}
+        orders = {"leaving": self.departure.told, ORDER: self.backups.told}
         socket_ = StatusSocket(self.homes.run / SOCKET_NAME, answers, orders)
         try:
             self.sampling.tick()
             await socket_.start()
             self._start_keeper(house)
-            await self._start_incoming(house)
-            if self._jobs is not None:
-                self._start_backups(house, self._jobs)
+            await self.backups.start(house, self.events, lambda: self.spool.state(Stream.CRIT).acked)
             self.served = await self.served.opened(self.config)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
@@ -225,8 +212,7 @@ class Agent:
             log.info("watching", extra=fields(series=self.sampling.batcher.series, version=__version__))
             await house.stopping.wait()
             loop.cancel()
-            if self._looking is not None:
-                self._looking.cancel()
+            self.backups.stop()
             house.progress.forget("sampling")
             await self._drain(house)
         finally:
@@ -249,58 +235,6 @@ class Agent:
             # A task of its own: a disk that hangs must not hold up the start.
             said = {"version": __version__, "run": self._run_id.hex(), "boot": self.boot_id}
             house.spawn("start event", self.events.tell(AGENT_STARTED, {**said, "after": self._after}))
-
-    async def _told_of_a_backup(self, rest: str) -> dict[str, object]:
-        assert self.incoming is not None, "the socket is opened with the spool's keeper"
-        return await self.incoming.told(rest)
-
-    async def _start_incoming(self, house: Daemon) -> None:
-        events = None if self.identity is None else self.events
-        self.incoming = incoming = Incoming(
-            Drop(self.homes),
-            events,
-            committed=lambda: self.spool.state(Stream.CRIT).acked,
-            taken=self._took_a_record,
-        )
-        await incoming.at_start()
-        house.spawn("backups left as files", incoming.run())
-
-    def _took_a_record(self, record: Mapping[str, object]) -> None:
-        """A run that ended says how its command did; its repository says what became of it."""
-        ended = record["kind"] == "run" and record["outcome"] != "running"
-        if self.backups is not None and ended:
-            self.backups.soon(str(record["job"]))
-
-    def _load_jobs(self) -> "Sequence[JobConfig] | None":
-        """None when nobody could read them: a host whose disk is broken is one to be watched, and to say that it has no
-        backups would be wrong. Raises ConfigError."""
-        try:
-            return load_jobs(self.homes.etc)
-        except StorageError as exc:
-            log.error("the backups of this host are not watched", extra=fields(reason=exc))
-            return None
-
-    def _start_backups(self, house: Daemon, jobs: "Sequence[JobConfig]") -> None:
-        """Jobs come and go with reloads. A host that has none, and never told of any, imports nothing of it."""
-        self._job_names = frozenset(job.name for job in jobs)
-        if self.backups is not None:
-            self.backups.adopt(jobs)
-        elif self.identity is not None and (jobs or was_told(self.homes.var)):
-            from watchbill_agent.backups.service import Backups
-
-            self.backups = Backups(jobs, self.homes.var, self.identity.agent_id, self.events, self.clock)
-            self._looking = house.spawn("backups", self.backups.run())
-        self._watch_units(house, jobs)
-
-    def _watch_units(self, house: Daemon, jobs: "Sequence[JobConfig]") -> None:
-        if self._units is None and self.identity is not None and any(job.unit for job in jobs):
-            from watchbill_agent.backups.units import UnitWatch
-
-            assert self.incoming is not None, "jobs are started after the door for records"
-            self._units = UnitWatch(self.incoming.keep, self.clock)
-            house.spawn("units of backups", self._units.run())
-        if self._units is not None:
-            self._units.adopt_jobs(jobs)
 
     async def _sample_for_ever(self, stamp: Stamp) -> None:
         while True:
@@ -531,7 +465,7 @@ class Agent:
         await self.served.close(but=served)
         self.served = served
         self.sampling.adopt(prepared)
-        self._start_backups(self._house, jobs)
+        self.backups.adopt(self._house, jobs)
         self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
         if _link_key(before) != _link_key(config):
             self._restart_link(self._house)
@@ -551,12 +485,6 @@ class Agent:
     def _make_page(self, address: Address) -> MetricsPage:
         return MetricsPage(address, self._render, self.clock)
 
-    def _make_pings(self, address: Address) -> "Pings":
-        from watchbill_agent.backups.pings import Pings
-
-        assert self.incoming is not None, "the door for records is opened before that for pings"
-        return Pings(address, lambda: self._job_names, self.incoming.keep, self.clock)
-
     def _render(self) -> bytes:
         return exposition.render(self.sampling.read_anew()).encode("utf-8", "replace")
 
@@ -570,7 +498,7 @@ class Agent:
 
     def looks(self) -> dict[str, object]:
         """The document behind `watchbill-agent backup list`."""
-        return {"repositories": [] if self.backups is None else self.backups.seen()}
+        return {"repositories": self.backups.seen()}
 
     @property
     def house(self) -> Daemon | None:
@@ -593,7 +521,7 @@ class Agent:
         sampling, queue, identity = self.sampling, self.spool.facts(), self.identity
         link = None if self._link is None else self._link.sender.facts
         house = self._house
-        backups = Counts() if self.backups is None else self.backups.counts
+        backups, reports = self.backups.counts, self.backups.incoming
         return Facts(
             series=sampling.batcher.series,
             series_refused=sampling.batcher.refused,
@@ -637,9 +565,9 @@ class Agent:
             backup_looks_stuck=backups.stuck,
             backup_records=backups.records,
             backup_records_refused=backups.refused,
-            backup_reports=0 if self.incoming is None else self.incoming.kept,
-            backup_reports_refused=0 if self.incoming is None else self.incoming.refused,
-            backup_reports_waiting=0 if self.incoming is None else self.incoming.waiting,
+            backup_reports=0 if reports is None else reports.kept,
+            backup_reports_refused=0 if reports is None else reports.refused,
+            backup_reports_waiting=0 if reports is None else reports.waiting,
             pings=0 if (door := self.served.pings) is None else door.taken,
             pings_refused=0 if door is None else door.turned_away,
             reloads=0 if house is None else house.reloads,
