@@ -110,7 +110,6 @@ class Agent:
         self._limit = limit
         self._link: Link | None = None
         self.budget: Budget | None = None
-        self.served = Served(self._make_page, self.backups.pings)
         self._house: Daemon | None = None
         self._after = ""
         make_directory(homes.var)
@@ -128,6 +127,7 @@ class Agent:
         self.backups = HostBackups(
             homes, self.clock, None if self.identity is None else self.identity.agent_id
         )
+        self.served = Served(self._make_page, self.backups.pings)
         self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
         not_before_ms = 0 if self.identity is None else self.identity.not_before_ms
         self.time = TrueTime(config.identity_home(homes), self.clock, not_before_ms, self._time_learned)
