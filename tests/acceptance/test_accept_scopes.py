@@ -179,6 +179,33 @@ ASKED: dict[str, list[Ask]] = {
     ],
     f"{OURS}/enrolments/{{name}}": [Ask("DELETE", f"{OURS}/enrolments/ENROLMENT_")],
     f"{OURS}/gaps": [Ask("GET", f"{OURS}/gaps"), Ask("GET", f"{OURS}/gaps?host={WHO}1")],
+    f"{OURS}/backups": [
+        Ask("GET", f"{OURS}/backups"),
+        Ask("GET", f"{OURS}/backups?host={WHO}1"),
+        Ask("GET", f"{OURS}/backups?words={WHO}"),
+    ],
+    f"{OURS}/backups/uncovered": [Ask("GET", f"{OURS}/backups/uncovered")],
+    f"{OURS}/backups/exemptions": [
+        Ask("GET", f"{OURS}/backups/exemptions"),
+        Ask(
+            "POST",
+            f"{OURS}/backups/exemptions",
+            {"kind": "host", "name": f"{WHO}1", "owner": "me", "reason": "none", "duration_s": 600},
+        ),
+    ],
+    f"{OURS}/backups/exemptions/{{name}}": [Ask("DELETE", f"{OURS}/backups/exemptions/EXEMPTION_")],
+    f"{OURS}/backups/{{name:path}}": [
+        Ask("GET", f"{OURS}/backups/{WHO}-job"),
+        Ask("GET", f"{OURS}/backups/BACKUP_"),
+    ],
+    f"{OURS}/backups/{{name:path}}/review": [
+        Ask("POST", f"{OURS}/backups/{WHO}-job/review", {"note": "looked"}),
+        Ask("POST", f"{OURS}/backups/BACKUP_/review", {"note": "looked"}),
+    ],
+    f"{OURS}/backups/{{name:path}}/pause": [
+        Ask("POST", f"{OURS}/backups/BACKUP_/pause", {"duration_s": 600, "reason": "mine"}),
+        Ask("DELETE", f"{OURS}/backups/BACKUP_/pause"),
+    ],
     f"{OURS}/rules/check": [Ask("POST", f"{OURS}/rules/check", {"text": RULES})],
     f"{OURS}/status": [Ask("GET", f"{OURS}/status")],
     f"{OURS}/events": [],  # Followed beside all the others.
@@ -210,7 +237,7 @@ ASKED: dict[str, list[Ask]] = {
     "/{file:path}": [Ask("GET", f"/{WHO}")],
 } | {
     f"{OURS}/{thing}{rest}": [Ask("GET", f"{OURS}/{thing}{rest and '/x'}")]
-    for thing in ("incidents", "backups", "runbooks", "runs")
+    for thing in ("incidents", "runbooks", "runs")
     for rest in ("", "/{rest:path}")
 }
 
@@ -254,6 +281,20 @@ def town(shared_house: Any, until: Any) -> dict[str, Any]:
     }
     silence = collector.ask("POST", f"{OURS}/silences", json.dumps(order).encode()).json["silence"]["id"]
     enrolment = collector.issue(f"{MARK}2", labels={"team": "b"})["enrolment"]["id"]
+    done = agents[1].command(
+        "backup", "report", f"{MARK}-job", "--outcome", "failed", "--error", f"{MARK} error"
+    )
+    assert done.code == 0
+    until(lambda: collector.get("/backups")["backups"], "the foreign backup is known")
+    (backup,) = collector.get("/backups")["backups"]
+    order = {
+        "kind": "host",
+        "name": f"{MARK}1",
+        "owner": f"{MARK}-owner",
+        "reason": f"{MARK} reason",
+        "duration_s": 600,
+    }
+    exemption = collector.ask("POST", f"{OURS}/backups/exemptions", json.dumps(order).encode()).json
     (alert,) = [one for one in collector.alerts("Loaded") if one["labels"]["instance"] == f"{MARK}1"]
     until(
         lambda: "instance" in json.dumps(rule(collector, "Broken")["lastError"]), "a rule's error names hosts"
@@ -263,6 +304,8 @@ def town(shared_house: Any, until: Any) -> dict[str, Any]:
         "ENROLMENT_": enrolment,
         "ALERT_": alert["fingerprint"],
         "AGENT_": agents[1].agent_id,
+        "BACKUP_": backup["id"],
+        "EXEMPTION_": exemption["id"],
     }
     tokens = {}
     for role in ROLE_NAMES:
@@ -312,6 +355,8 @@ def test_no_route_tells_of_another_teams_things(town: dict[str, Any], role: str)
         "SILENCE_": "000000000000",
         "ENROLMENT_": "000000000000",
         "ALERT_": "0" * 16,
+        "BACKUP_": "1" * 16,
+        "EXEMPTION_": "2" * 12,
         "AGENT_": "0" * 8 + town["names"]["AGENT_"][8:],
     }
     for route in ROUTES:

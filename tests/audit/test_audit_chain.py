@@ -189,6 +189,8 @@ def test_what_an_older_version_recorded_is_moved_into_the_chain(tmp_path: Path) 
         "ALTER TABLE enrolments DROP COLUMN certificate_lifetime_ms;"
         "ALTER TABLE enrolments DROP COLUMN expired_grace_ms;"
         "ALTER TABLE presence DROP COLUMN beat_interval_ms; DROP TRIGGER crit_records_no_update;"
+        "DROP TABLE backup_definitions; DROP TABLE backup_jobs; DROP TABLE backup_records; DROP TABLE backup_hosts;"
+        "DROP TABLE backup_changes; DROP TABLE backup_pauses; DROP TABLE backup_reviews; DROP TABLE backup_exemptions;"
         "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT, at_ms INT, boottime_ms INT,"
         " actor TEXT, source TEXT, verb TEXT, object TEXT, outcome TEXT, detail TEXT, prev_hash BLOB, hash BLOB);"
         "INSERT INTO events VALUES (3,'main',1,1,'init','','user.add','admin','ok','{}',NULL,NULL);"
