@@ -32,6 +32,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.tool_answers import Unusable
 from watchbill_agent.backups.wal import Segment, Shelf, Stored, follow, in_words, numbering_of, span
 
 BACKUPS_MAX: Final = 20_000
@@ -270,15 +271,6 @@ def read_backup_run(exit_code: int, text: str) -> RunFacts:
 # ---------------------------------------------------------------- the adapter
 
 
-class _Silent(Exception):
-    """Barman did not say what was asked: the reason, and the errors for a person."""
-
-    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.errors = errors
-
-
 @dataclass
 class _Judged:
     """What backups and log come to. `best` is the newest backup that can be restored."""
@@ -314,7 +306,7 @@ class Barman(Adapter):
             judged = self._judge(listed, [backup for backup in listed if backup.status == _DONE][:TRIED_MAX])
             if self._options.run_check:
                 judged.faults += [(CHECK_FAILED, text) for text in self._check()]
-        except _Silent as silent:
+        except Unusable as silent:
             return Observation(
                 outcome=Outcome.UNKNOWN,
                 reason=silent.reason,
@@ -331,7 +323,7 @@ class Barman(Adapter):
             self._version = version.partition(" ")[0][:20].strip() if version[:1].isdigit() else ""
             done = [backup for backup in self._list() if backup.status == _DONE]
             if not done:
-                raise _Silent(
+                raise Unusable(
                     Reason.NO_SNAPSHOTS, (f"the server {self._options.server} has no backup that is done",)
                 )
             if check.level is Level.DATA:
@@ -339,7 +331,7 @@ class Barman(Adapter):
             faults = [text for backup in done[:VERIFIED_MAX] for _, text in self._faults_of(backup)]
             if check.level is Level.DATA:
                 faults += [text for backup in done[:VERIFIED_MAX] for text in self._verify_backup(backup)]
-        except _Silent as silent:
+        except Unusable as silent:
             return Verification(
                 outcome=Outcome.UNKNOWN,
                 reason=silent.reason,
@@ -372,7 +364,7 @@ class Barman(Adapter):
     def _ask(self, *arguments: str) -> bytes:
         finished = self._run(*arguments)
         if not finished.ok:
-            raise _Silent(*failure(finished, self._options.program, self._options.config))
+            raise Unusable(*failure(finished, self._options.program, self._options.config))
         return finished.stdout
 
     def _list(self) -> list[_Listed]:
@@ -389,9 +381,9 @@ class Barman(Adapter):
     def _check(self) -> list[str]:
         finished = self._run("-f", "json", "check", self._options.server)
         if said := trouble(finished, self._options.program):
-            raise _Silent(*said)
+            raise Unusable(*said)
         if finished.exit_code not in (0, 1) or not finished.stdout.startswith(b"{"):
-            raise _Silent(*failure(finished, self._options.program, self._options.config))
+            raise Unusable(*failure(finished, self._options.program, self._options.config))
         with _readable():
             return read_check(finished.stdout, self._options.server)
 
@@ -400,27 +392,27 @@ class Barman(Adapter):
         try:
             segments = stored(read_files(os.fsdecode(text)))
         except PermissionError as exc:
-            raise _Silent(Reason.NEEDS_RUNNER, error_lines((), _RUNNER_TEXT, str(exc))) from exc
+            raise Unusable(Reason.NEEDS_RUNNER, error_lines((), _RUNNER_TEXT, str(exc))) from exc
         except OSError as exc:
-            raise _Silent(Reason.REPOSITORY_UNREACHABLE, error_lines((), str(exc))) from exc
+            raise Unusable(Reason.REPOSITORY_UNREACHABLE, error_lines((), str(exc))) from exc
         return shelf_of(segments, shown.base_backup_information)
 
     def _verify_backup(self, backup: _Listed) -> list[str]:
-        """What is wrong with the files of a backup. Raises _Silent where nothing can be said."""
+        """What is wrong with the files of a backup. Raises Unusable where nothing can be said."""
         finished = self._run("verify-backup", self._options.server, backup.backup_id)
         if finished.ok:
             return []
         text = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace")
         if _NO_MANIFEST_FILE.search(text):
             hint = f"if it was made by rsync, run barman generate-manifest {self._options.server} {backup.backup_id}"
-            raise _Silent(
+            raise Unusable(
                 NO_MANIFEST, error_lines(text, f"backup {backup.backup_id} has no manifest: {hint}")
             )
         if "verify backup failure on directory" in text:
             return list(
                 error_lines((), f"backup {backup.backup_id}: its files are not what they were", *_said(text))
             )
-        raise _Silent(*failure(finished, self._options.program, self._options.config))
+        raise Unusable(*failure(finished, self._options.program, self._options.config))
 
     # ---- judging
 
@@ -483,7 +475,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except ValueError as exc:
-        raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+        raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
 
 
 def _said(text: str) -> list[str]:

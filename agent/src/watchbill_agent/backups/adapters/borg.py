@@ -23,7 +23,6 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
@@ -45,10 +44,17 @@ from watchbill_agent.backups.adapter import (
     Snapshot,
     Verification,
     error_lines,
-    trouble,
 )
 from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
 from watchbill_agent.backups.restoring import NoPlace, count, restore_place
+from watchbill_agent.backups.tool_answers import (
+    Unusable,
+    proved,
+    read_document,
+    readable,
+    time_ms,
+    usable,
+)
 
 T = TypeVar("T")
 
@@ -171,28 +177,14 @@ def is_here(host_id: str) -> bool:
     return node == str(uuid.getnode()) and name.partition(".")[0] == socket.gethostname().partition(".")[0]
 
 
-def read_document(document: bytes, kind: type[T]) -> T:
-    """Raises ValueError with what is wrong, also where only half of it came."""
-    try:
-        return msgspec.json.decode(document, type=kind)
-    except msgspec.DecodeError as exc:
-        raise ValueError(f"{len(document)} bytes that are not what borg's documentation says: {exc}") from exc
-
-
 def read_listing(document: bytes) -> Listing:
     """Raises ValueError."""
-    listing = read_document(document, Listing)
+    listing = read_document(document, Listing, "borg")
     for archive in listing.archives:
         archive.time_ms  # noqa: B018 - one that cannot be read is told of now.
         if not _ID.fullmatch(archive.id):
             raise ValueError(f"an archive whose id is {archive.id[:80]!r}")
     return listing
-
-
-def time_ms(text: str) -> int:
-    """A time in ms; without a zone it is UTC, because that is what borg was asked with. Raises ValueError."""
-    read = datetime.fromisoformat(text)
-    return max(1, int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000))
 
 
 def read_version(output: bytes) -> str:
@@ -462,16 +454,6 @@ def _count(stats: Mapping[str, Any], key: str) -> int | None:
 # ---------------------------------------------------------------- the adapter
 
 
-class _Unusable(Exception):
-    """What was to be read could not be; becomes an Observation or a Verification."""
-
-    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.errors = errors
-        self.outcome = Outcome.FAILED if reason == Reason.REPOSITORY_DAMAGED else Outcome.UNKNOWN
-
-
 class Borg(Adapter):
     """Reads a borg repository with the host's own borg, and keeps nobody out of it."""
 
@@ -492,7 +474,7 @@ class Borg(Adapter):
         try:
             self._open()
             return self._look(now_ms)
-        except _Unusable as no:
+        except Unusable as no:
             return Observation(
                 outcome=no.outcome, reason=no.reason, errors=no.errors, tool_version=self._version
             )
@@ -514,9 +496,9 @@ class Borg(Adapter):
             found = verify[check.level](self._ours(before), check)
             if found.outcome is not Outcome.OK and self._changed_since(before):
                 said = "the repository was written meanwhile: what was found proves nothing, it is looked at again"
-                raise _Unusable(REPOSITORY_BUSY, error_lines(found.errors, said))
+                raise Unusable(REPOSITORY_BUSY, error_lines(found.errors, said))
             return found
-        except _Unusable as no:
+        except Unusable as no:
             damaged = no.outcome is Outcome.FAILED
             return Verification(
                 outcome=no.outcome,
@@ -649,7 +631,7 @@ class Borg(Adapter):
                 back = count(place)
                 different = unlike(self._job.manifests, place, newest.time_ms)
         except NoPlace as exc:
-            raise _Unusable(exc.reason, (str(exc),)) from exc
+            raise Unusable(exc.reason, (str(exc),)) from exc
         if not finished.ok and not is_warning(finished.exit_code or 0):
             return self._failed(finished, check.level, 1.0)
         # A warning may be an owner that only root can set: what came back is counted.
@@ -664,14 +646,14 @@ class Borg(Adapter):
 
     def _some(self, ours: Sequence[Archive]) -> Sequence[Archive]:
         if not ours:
-            raise _Unusable(Reason.NO_SNAPSHOTS, ("there is no archive of this job to verify",))
+            raise Unusable(Reason.NO_SNAPSHOTS, ("there is no archive of this job to verify",))
         return ours
 
     def _failed(self, finished: Finished, level: Level, fraction: float) -> Verification:
-        """What a reading that failed proves. Raises _Unusable where it says nothing of the data."""
+        """What a reading that failed proves. Raises Unusable where it says nothing of the data."""
         reason = why_failed(finished.exit_code, finished.stderr)
         if reason not in (Reason.REPOSITORY_DAMAGED, Reason.TOOL_FAILED):
-            raise _Unusable(reason, error_lines(words(finished.stderr)))
+            raise Unusable(reason, error_lines(words(finished.stderr)))
         bad = max(1, sum(1 for each in messages(finished.stderr) if each.get("msgid") in _LOST))
         return self._proved(Proof(level=level, ok=False, fraction=fraction, bad=bad), words(finished.stderr))
 
@@ -681,32 +663,26 @@ class Borg(Adapter):
             return True
         try:
             return self._listing().repository != before.repository
-        except _Unusable:
+        except Unusable:
             return False
 
     def _proved(
         self, proof: Proof, said: Sequence[str] = (), reason: str = Reason.REPOSITORY_DAMAGED
     ) -> Verification:
-        return Verification(
-            outcome=Outcome.OK if proof.ok else Outcome.FAILED,
-            proof=proof,
-            reason="" if proof.ok else reason,
-            errors=error_lines(said),
-            tool_version=self._version,
-        )
+        return proved(proof, said, reason, self._version)
 
     # ------------------------------------------------------------ asking
 
     def _open(self) -> None:
-        """What every command needs. Raises _Unusable."""
+        """What every command needs. Raises Unusable."""
         if self._version:
             return
-        finished = self._usable(self._commands.run((self._options.program, "--version")))
+        finished = usable(self._commands.run((self._options.program, "--version")), self._options.program)
         self._version = read_version(finished.stdout + finished.stderr)
         found = re.match(r"(\d+)\.(\d+)", self._version)
         version = (int(found[1]), int(found[2])) if found else VERSION_OLDEST
         if version < VERSION_OLDEST:
-            raise _Unusable(
+            raise Unusable(
                 Reason.TOOL_TOO_OLD, (f"borg {self._version} prints no JSON, wanted 1.1 or newer",)
             )
         self._second = version[0] >= 2
@@ -716,12 +692,12 @@ class Borg(Adapter):
         options = self._options
         env = {"BORG_REPO": options.repository, "BORG_EXIT_CODES": "modern"}
         if options.passphrase_file is not None:
-            self._readable(options.passphrase_file)
+            readable(options.passphrase_file, 1, PASSWORD_MISSING)
             env["BORG_PASSCOMMAND"] = f"cat {shlex.quote(str(options.passphrase_file))}"
         elif options.passcommand:
             env["BORG_PASSCOMMAND"] = options.passcommand
         if options.key_file is not None:
-            self._readable(options.key_file)
+            readable(options.key_file, 1, PASSWORD_MISSING)
             env["BORG_KEY_FILE"] = str(options.key_file)
         if options.unencrypted:
             env["BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK"] = "yes"
@@ -732,15 +708,6 @@ class Borg(Adapter):
         if self._job.scratch is not None:
             env["BORG_BASE_DIR"] = str(self._job.scratch / "borg")
         return env
-
-    def _readable(self, path: Path) -> None:
-        try:
-            with path.open("rb"):
-                pass
-        except PermissionError as exc:
-            raise _Unusable(Reason.NEEDS_RUNNER, (f"{path}: this agent may not read it",)) from exc
-        except OSError as exc:
-            raise _Unusable(PASSWORD_MISSING, (f"{path}: {exc.strerror}",)) from exc
 
     def _list_words(self) -> tuple[str, ...]:
         return ("repo-list", "--json") if self._second else ("list", "--json")
@@ -764,25 +731,19 @@ class Borg(Adapter):
             return parse(finished.stdout)
         except ValueError as exc:
             said = f"borg {self._version or 'of an unknown version'} printed {exc}"
-            raise _Unusable(Reason.OUTPUT_UNREADABLE, error_lines(words(finished.stderr), said)) from exc
+            raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines(words(finished.stderr), said)) from exc
 
     def _run(
         self, arguments: Sequence[str], *, must: bool = True, keep: int | None = None, cwd: Path | None = None
     ) -> Finished:
-        """One command. `must`: raises _Unusable also where it ended with an error."""
+        """One command. `must`: raises Unusable also where it ended with an error."""
         common = ("--log-json",) if self._second else ("--log-json", "--bypass-lock")
         argv = (self._options.program, *common, *arguments)
         more: dict[str, Any] = {} if keep is None else {"stdout_bytes_max": keep}
-        finished = self._usable(self._commands.run(argv, env=self._env, cwd=cwd, **more))
+        finished = usable(self._commands.run(argv, env=self._env, cwd=cwd, **more), self._options.program)
         if must and not finished.ok:
             reason = why_failed(finished.exit_code, finished.stderr)
-            raise _Unusable(reason, error_lines(words(finished.stderr), *_ADVICE.get(reason, ())))
-        return finished
-
-    def _usable(self, finished: Finished) -> Finished:
-        no = trouble(finished, self._options.program)
-        if no is not None:
-            raise _Unusable(*no)
+            raise Unusable(reason, error_lines(words(finished.stderr), *_ADVICE.get(reason, ())))
         return finished
 
     def _place(self) -> Path | None:

@@ -31,6 +31,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.tool_answers import Unusable
 from watchbill_agent.backups.wal import (
     Numbering,
     Segment,
@@ -520,15 +521,6 @@ def read_backup_run(exit_code: int, text: str) -> RunFacts:
 # ---------------------------------------------------------------- the adapter
 
 
-class _Silent(Exception):
-    """pgBackRest did not say what was asked: the reason, and the errors for a person."""
-
-    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.errors = errors
-
-
 class _TooLarge(Exception):
     """There is more of the archive than one look lists."""
 
@@ -552,7 +544,7 @@ class PgBackRest(Adapter):
         try:
             stanza = self._info()
             judged = self._judge(stanza)
-        except _Silent as silent:
+        except Unusable as silent:
             return Observation(
                 outcome=Outcome.UNKNOWN,
                 reason=silent.reason,
@@ -567,10 +559,10 @@ class PgBackRest(Adapter):
         try:
             stanza = self._info()
             if not stanza.backup:
-                raise _Silent(Reason.NO_SNAPSHOTS, (f"the stanza {stanza.name} has no backups yet",))
+                raise Unusable(Reason.NO_SNAPSHOTS, (f"the stanza {stanza.name} has no backups yet",))
             judged = self._judge(stanza)
             report = self._verify_all() if check.level is Level.DATA else VerifyReport(0, ())
-        except _Silent as silent:
+        except Unusable as silent:
             return Verification(
                 outcome=Outcome.UNKNOWN,
                 reason=silent.reason,
@@ -601,20 +593,20 @@ class PgBackRest(Adapter):
     def _ask(self, *arguments: str) -> bytes:
         finished = self._run(*arguments)
         if not finished.ok:
-            raise _Silent(*failure(finished, self._options.program))
+            raise Unusable(*failure(finished, self._options.program))
         return finished.stdout
 
     def _info(self) -> _Stanza:
         text = self._ask("version").decode("ascii", "replace")
         found = _VERSION.match(text)
         if not found:
-            raise _Silent(
+            raise Unusable(
                 Reason.OUTPUT_UNREADABLE, error_lines(text, "`version` printed no version of pgBackRest")
             )
         self._version = found[1]
         if (int(found[2]), int(found[3])) < OLDEST:
             wanted = ".".join(map(str, OLDEST))
-            raise _Silent(Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version}, wanted {wanted} or newer",))
+            raise Unusable(Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version}, wanted {wanted} or newer",))
         document = self._ask(
             f"--stanza={self._options.stanza}", *self._repo(self._options.repo), "info", _JSON
         )
@@ -622,7 +614,7 @@ class PgBackRest(Adapter):
         try:
             return read_info(document, self._options.stanza)
         except ValueError as exc:
-            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+            raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
 
     def _repo(self, number: int) -> tuple[str, ...]:
         return (f"--repo={number}",) if number else ()
@@ -634,7 +626,7 @@ class PgBackRest(Adapter):
         try:
             return read_listing(self._ask(*self._repo(repo), "repo-ls", _JSON, path))
         except ValueError as exc:
-            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+            raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
 
     def _verify_all(self) -> VerifyReport:
         argv = (
@@ -645,17 +637,19 @@ class PgBackRest(Adapter):
         )
         finished = self._run(*argv, "--verbose", stderr="info")
         if said := trouble(finished, self._options.program):
-            raise _Silent(*said)
+            raise Unusable(*said)
         if finished.exit_code == _OPTION_INVALID:
-            raise _Silent(Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version} has no `verify` with a report",))
+            raise Unusable(
+                Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version} has no `verify` with a report",)
+            )
         try:
             return read_verify(
                 finished.stdout.decode("utf-8", "replace"), finished.stderr.decode("utf-8", "replace")
             )
         except ValueError as exc:
             if not finished.ok:
-                raise _Silent(*failure(finished, self._options.program)) from exc
-            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+                raise Unusable(*failure(finished, self._options.program)) from exc
+            raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
 
     # ---- judging
 

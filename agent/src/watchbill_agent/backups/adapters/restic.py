@@ -18,7 +18,6 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -39,10 +38,17 @@ from watchbill_agent.backups.adapter import (
     Snapshot,
     Verification,
     error_lines,
-    trouble,
 )
 from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
 from watchbill_agent.backups.restoring import NoPlace, count, restore_place
+from watchbill_agent.backups.tool_answers import (
+    Unusable,
+    proved,
+    read_document,
+    readable,
+    time_ms,
+    usable,
+)
 
 T = TypeVar("T")
 
@@ -167,19 +173,9 @@ class Stats:
     total_size: int
 
 
-def read_document(document: bytes, kind: type[T]) -> T:
-    """Raises ValueError with what is wrong, also where only half of it came."""
-    try:
-        return msgspec.json.decode(document, type=kind)
-    except msgspec.DecodeError as exc:
-        raise ValueError(
-            f"{len(document)} bytes that are not what restic's documentation says: {exc}"
-        ) from exc
-
-
 def read_snapshots(document: bytes) -> list[Listed]:
     """All snapshots; an empty repository is `null` in some versions and `[]` in others. Raises ValueError."""
-    listed = read_document(document, list[Listed] | None) or []  # type: ignore[arg-type]
+    listed = read_document(document, list[Listed] | None, "restic") or []  # type: ignore[arg-type]
     for each in listed:
         each.time_ms  # noqa: B018 - one that cannot be read is told of now.
         if not _ID.fullmatch(each.id):
@@ -189,15 +185,9 @@ def read_snapshots(document: bytes) -> list[Listed]:
 
 def read_lock(document: bytes) -> Lock:
     """Raises ValueError."""
-    lock = read_document(document, Lock)
+    lock = read_document(document, Lock, "restic")
     time_ms(lock.time)
     return lock
-
-
-def time_ms(text: str) -> int:
-    """An RFC 3339 time in ms, at least 1: year 1 is what Go calls no time. Raises ValueError."""
-    read = datetime.fromisoformat(text)
-    return max(1, int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000))
 
 
 def read_version(output: bytes) -> str:
@@ -357,17 +347,6 @@ def _text(summary: Mapping[str, Any], key: str) -> str:
 # ---------------------------------------------------------------- the adapter
 
 
-class _Unusable(Exception):
-    """What was to be read could not be; becomes an Observation or a Verification."""
-
-    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.errors = errors
-        damaged = reason == Reason.REPOSITORY_DAMAGED
-        self.outcome = Outcome.FAILED if damaged else Outcome.UNKNOWN
-
-
 class Restic(Adapter):
     """Reads a restic repository with the host's own restic, and locks nothing."""
 
@@ -387,7 +366,7 @@ class Restic(Adapter):
         """Look once."""
         try:
             return self._look(now_ms)
-        except _Unusable as no:
+        except Unusable as no:
             return Observation(
                 outcome=no.outcome, reason=no.reason, errors=no.errors, tool_version=self._version
             )
@@ -404,7 +383,7 @@ class Restic(Adapter):
             if check.level is Level.RESTORE:
                 return self._restore(now_ms)
             return self._check(check, now_ms)
-        except _Unusable as no:
+        except Unusable as no:
             damaged = no.outcome is Outcome.FAILED
             return Verification(
                 outcome=no.outcome,
@@ -530,7 +509,7 @@ class Restic(Adapter):
         finished = self._run(("stats", "--json", *arguments), must=False)
         if not finished.ok:
             return None, words(finished.stderr)
-        return self._parsed(finished, lambda document: read_document(document, Stats)), []
+        return self._parsed(finished, lambda document: read_document(document, Stats, "restic")), []
 
     # ------------------------------------------------------------ verifying
 
@@ -548,7 +527,7 @@ class Restic(Adapter):
         if whole:
             return self._proved(Proof(level=check.level, ok=True, fraction=fraction))
         if finished.ok:
-            raise _Unusable(
+            raise Unusable(
                 Reason.OUTPUT_UNREADABLE, ("restic check ended well and did not say that it found no errors",)
             )
         self._only_damage(finished, now_ms)
@@ -560,7 +539,7 @@ class Restic(Adapter):
         """The newest snapshot, whole, into a directory that is removed again."""
         ours = [each for each in self._listed() if self._counts(each)]
         if not ours:
-            raise _Unusable(Reason.NO_SNAPSHOTS, ("there is no snapshot of this job to restore",))
+            raise Unusable(Reason.NO_SNAPSHOTS, ("there is no snapshot of this job to restore",))
         newest = max(ours, key=lambda each: each.time_ms)
         stats, errors = self._stats("--mode", "restore-size", newest.id)
         if stats is None:
@@ -571,7 +550,7 @@ class Restic(Adapter):
                 back = count(place)
                 different = unlike(self._job.manifests, place, newest.time_ms)
         except NoPlace as exc:
-            raise _Unusable(exc.reason, (str(exc),)) from exc
+            raise Unusable(exc.reason, (str(exc),)) from exc
         if not finished.ok:
             self._only_damage(finished, now_ms)
             return self._proved(Proof(level=Level.RESTORE, ok=False, bad=1), words(finished.stderr))
@@ -585,53 +564,49 @@ class Restic(Adapter):
         return self._proved(Proof(level=Level.RESTORE, ok=True))
 
     def _only_damage(self, finished: Finished, now_ms: int) -> None:
-        """Raises _Unusable where a verification that failed says nothing of the data."""
+        """Raises Unusable where a verification that failed says nothing of the data."""
         reason = why_failed(finished.exit_code, finished.stderr)
         if reason not in (Reason.REPOSITORY_DAMAGED, Reason.TOOL_FAILED):
-            raise _Unusable(reason, error_lines(words(finished.stderr)))
+            raise Unusable(reason, error_lines(words(finished.stderr)))
         if any(lock.alive(now_ms) for lock in self._locks()):
             said = "the repository was being written meanwhile: what was found proves nothing, it is looked at again"
-            raise _Unusable(REPOSITORY_BUSY, error_lines(words(finished.stderr), said))
+            raise Unusable(REPOSITORY_BUSY, error_lines(words(finished.stderr), said))
 
     def _nobody_alone(self, now_ms: int) -> None:
-        """Raises _Unusable while somebody has the repository for himself: a prune that moves what is to be read."""
+        """Raises Unusable while somebody has the repository for himself: a prune that moves what is to be read."""
         for lock in self._locks():
             if lock.exclusive and lock.alive(now_ms):
-                raise _Unusable(Reason.REPOSITORY_LOCKED, (str(lock),))
+                raise Unusable(Reason.REPOSITORY_LOCKED, (str(lock),))
 
     def _proved(
         self, proof: Proof, said: Sequence[str] = (), reason: str = Reason.REPOSITORY_DAMAGED
     ) -> Verification:
-        return Verification(
-            outcome=Outcome.OK if proof.ok else Outcome.FAILED,
-            proof=proof,
-            reason="" if proof.ok else reason,
-            errors=error_lines(said),
-            tool_version=self._version,
-        )
+        return proved(proof, said, reason, self._version)
 
     # ------------------------------------------------------------ asking
 
     def _open(self) -> None:
-        """What every command needs. Raises _Unusable."""
+        """What every command needs. Raises Unusable."""
         if not self._version:
             finished = self._commands.run((self._options.program, "version"))
-            self._version = read_version(self._usable(finished).stdout)
+            self._version = read_version(usable(finished, self._options.program).stdout)
             self._env = self._environment()
 
     def _environment(self) -> dict[str, str]:
         options = self._options
         env: dict[str, str] = {}
         if options.environment_file is not None:
-            found = read_environment(readable(options.environment_file))
+            found = read_environment(
+                readable(options.environment_file, ENVIRONMENT_BYTES_MAX, PASSWORD_MISSING)
+            )
             env.update((name, value) for name, value in found.items() if not name.startswith(_OURS))
         if options.repository_file is not None:
-            readable(options.repository_file)
+            readable(options.repository_file, ENVIRONMENT_BYTES_MAX, PASSWORD_MISSING)
             env["RESTIC_REPOSITORY_FILE"] = str(options.repository_file)
         else:
             env["RESTIC_REPOSITORY"] = options.repository
         if options.password_file is not None:
-            readable(options.password_file)
+            readable(options.password_file, ENVIRONMENT_BYTES_MAX, PASSWORD_MISSING)
             env["RESTIC_PASSWORD_FILE"] = str(options.password_file)
         else:
             env["RESTIC_PASSWORD_COMMAND"] = options.password_command
@@ -643,28 +618,22 @@ class Restic(Adapter):
         return self._parsed(self._run(("snapshots", "--json", *self._filters())), read_snapshots)
 
     def _read(self, arguments: Sequence[str], kind: type[T]) -> T:
-        return self._parsed(self._run(arguments), lambda document: read_document(document, kind))
+        return self._parsed(self._run(arguments), lambda document: read_document(document, kind, "restic"))
 
     def _parsed(self, finished: Finished, parse: Callable[[bytes], T]) -> T:
         try:
             return parse(finished.stdout)
         except ValueError as exc:
             said = f"restic {self._version or 'of an unknown version'} printed {exc}"
-            raise _Unusable(Reason.OUTPUT_UNREADABLE, error_lines(words(finished.stderr), said)) from exc
+            raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines(words(finished.stderr), said)) from exc
 
     def _run(self, arguments: Sequence[str], *, must: bool = True) -> Finished:
-        """One command. `must`: raises _Unusable also where it ended with an error."""
+        """One command. `must`: raises Unusable also where it ended with an error."""
         argv = (self._options.program, *arguments, "--no-lock", *self._cache())
-        finished = self._usable(self._commands.run(argv, env=self._env))
+        finished = usable(self._commands.run(argv, env=self._env), self._options.program)
         if must and not finished.ok:
             reason = why_failed(finished.exit_code, finished.stderr)
-            raise _Unusable(reason, error_lines(words(finished.stderr), *self._advice(reason)))
-        return finished
-
-    def _usable(self, finished: Finished) -> Finished:
-        no = trouble(finished, self._options.program)
-        if no is not None:
-            raise _Unusable(*no)
+            raise Unusable(reason, error_lines(words(finished.stderr), *self._advice(reason)))
         return finished
 
     def _cache(self) -> tuple[str, ...]:
@@ -682,17 +651,6 @@ class Restic(Adapter):
             Reason.REPOSITORY_LOCKED: "this version of restic locks for reading, and somebody has it for himself",
         }.get(reason)  # type: ignore[call-overload]
         return (advice,) if advice else ()
-
-
-def readable(path: Path) -> bytes:
-    """The beginning of a file that a command needs. Raises _Unusable."""
-    try:
-        with path.open("rb") as file:
-            return file.read(ENVIRONMENT_BYTES_MAX)
-    except PermissionError as exc:
-        raise _Unusable(Reason.NEEDS_RUNNER, (f"{path}: this agent may not read it",)) from exc
-    except OSError as exc:
-        raise _Unusable(PASSWORD_MISSING, (f"{path}: {exc.strerror}",)) from exc
 
 
 def read_environment(text: bytes) -> dict[str, str]:

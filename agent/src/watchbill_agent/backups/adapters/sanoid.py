@@ -28,6 +28,7 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.tool_answers import Unusable
 
 DATASETS_MAX: Final = 64
 FUTURE_MS: Final = 5 * 60_000
@@ -191,15 +192,6 @@ def failure(finished: Finished, program: str) -> tuple[str, tuple[str, ...]]:
 # ---------------------------------------------------------------- the adapter
 
 
-class _Silent(Exception):
-    """A tool did not say what was asked: the reason, and the errors for a person."""
-
-    def __init__(self, reason: str, errors: tuple[str, ...]) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.errors = errors
-
-
 @dataclass
 class _Looked:
     """What is found out of all datasets. `fatal`: of one of them nothing can be restored."""
@@ -232,7 +224,7 @@ class Sanoid(Adapter):
         try:
             for dataset in self._options.datasets:
                 self._look_at(dataset, looked)
-        except _Silent as silent:
+        except Unusable as silent:
             return Observation(outcome=Outcome.UNKNOWN, reason=silent.reason, errors=silent.errors)
         point_ms = _common_point(looked, now_ms)
         if self._options.monitor:
@@ -256,7 +248,7 @@ class Sanoid(Adapter):
             for pool in sorted({dataset.partition("/")[0] for dataset in self._options.datasets}):
                 text = self._ask(self._options.zpool, "status", pool).decode("utf-8", "replace")
                 if not _POOL_STATE.search(text):
-                    raise _Silent(
+                    raise Unusable(
                         Reason.OUTPUT_UNREADABLE, error_lines(text, "`zpool status` names no state")
                     )
                 faults += [f"{pool}: {fault}" for fault in pool_faults(text)]
@@ -264,7 +256,7 @@ class Sanoid(Adapter):
                     scan = read_scan(text)
                     faults += [f"{pool}: {fault}" for fault in self._scrub_faults(pool, scan, now_ms)]
                     scrubbed_ms.append(scan.ended_ms)
-        except _Silent as silent:
+        except Unusable as silent:
             return Verification(outcome=Outcome.UNKNOWN, reason=silent.reason, errors=silent.errors)
         return Verification(
             outcome=Outcome.FAILED if faults else Outcome.OK,
@@ -289,7 +281,7 @@ class Sanoid(Adapter):
     def _ask(self, *argv: str) -> bytes:
         finished = self._commands.run(argv)
         if not finished.ok:
-            raise _Silent(*failure(finished, argv[0]))
+            raise Unusable(*failure(finished, argv[0]))
         return finished.stdout
 
     def _look_at(self, dataset: str, looked: _Looked) -> None:
@@ -299,13 +291,13 @@ class Sanoid(Adapter):
                 self._options.zfs, "list", "-Hp", *depth, "-t", "snapshot", "-o", "name,creation", dataset
             )
             found = read_snapshots(text.decode("utf-8", "replace"), self._options.prefix)
-        except _Silent as silent:
+        except Unusable as silent:
             if silent.reason != DATASET_MISSING:
                 raise
             looked.add(DATASET_MISSING, f"there is no dataset {dataset}: is its pool imported?", fatal=True)
             return
         except ValueError as exc:
-            raise _Silent(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
+            raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
         if not found:
             looked.add(Reason.NO_SNAPSHOTS, f"{dataset} has no snapshots{self._which()}", fatal=True)
         looked.snapshots += found
@@ -341,20 +333,20 @@ class Sanoid(Adapter):
                     break
 
     def _scrub_faults(self, pool: str, scan: Scan, now_ms: int) -> list[str]:
-        """What a scrub found. Raises _Silent when none proves anything."""
+        """What a scrub found. Raises Unusable when none proves anything."""
         if scan.running:
-            raise _Silent(
+            raise Unusable(
                 SCRUB_RUNNING, (f"{pool} is being scrubbed: what it finds is read when it has ended",)
             )
         if not scan.ended_ms:
-            raise _Silent(
+            raise Unusable(
                 SCRUB_NEVER, (f"no scrub of {pool} is known: run zpool scrub {pool}, and regularly",)
             )
         limit_s = self._job.definition.verify.data_s or SCRUB_AGE_S_MAX
         age_s = (now_ms - scan.ended_ms) / 1000
         if age_s > limit_s:
             text = f"the last scrub of {pool} is {age_s / 86_400:.0f} days old, wanted {limit_s / 86_400:.0f}"
-            raise _Silent(SCRUB_OLD, (f"{text}: run zpool scrub {pool}, and regularly",))
+            raise Unusable(SCRUB_OLD, (f"{text}: run zpool scrub {pool}, and regularly",))
         return [f"the last scrub found {scan.errors} errors"] if scan.errors else []
 
 
