@@ -67,7 +67,8 @@ def agent_of(collector: Any, name: str, toml: str = EDGE) -> Any:
 
 
 def broker_pid(collector: Any) -> int:
-    return int((collector.state / "broker" / "mosquitto.pid").read_text())
+    """The broker's process; 0 while mosquitto has made its file and not yet written into it."""
+    return int((collector.state / "broker" / "mosquitto.pid").read_text() or 0)
 
 
 def identity(agent: Any) -> dict[str, Any]:
@@ -106,9 +107,9 @@ def test_a_host_is_enrolled_and_reports_through_the_broker_alone(site: Any, brie
 def test_a_broker_that_is_killed_costs_nothing(site: Any, until: Any) -> None:
     agent = agent_of(site, "edge2")
     for _ in range(2):
-        pid = broker_pid(site)
+        pid = until(lambda: broker_pid(site), "the broker has said who it is")
         os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid: broker_pid(site) != pid, "the broker is started again")
+        until(lambda pid=pid: broker_pid(site) not in {0, pid}, "the broker is started again")
         starts = site.metric("watchbill_collector_mqtt_broker_starts_total")
         until(lambda: site.host("edge2")["state"] == "up", "edge2 is up again")
         assert starts >= 2
@@ -176,13 +177,13 @@ def test_who_has_no_certificate_or_anothers_topic_is_refused_by_the_broker(site:
 
 def test_a_collector_that_is_killed_takes_its_broker_along(house: Any, free_ports: Any, until: Any) -> None:
     collector = embedded(house, free_ports)
-    pid = broker_pid(collector)
+    pid = until(lambda: broker_pid(collector), "the broker has said who it is")
     os.kill(collector.running.pid, signal.SIGKILL)
     collector.running.popen.wait()
     until(lambda: not Path(f"/proc/{pid}").exists(), "the broker ended")
     before = len(collector.said)
     collector.launch()
-    second = broker_pid(collector)
+    second = until(lambda: broker_pid(collector), "the next broker has said who it is")
     assert collector.stop() == 0
     assert not Path(f"/proc/{second}").exists()
     assert not re.search("WARNING|ERROR", collector.said[before:]), "an end in order is nothing to warn of"

@@ -84,7 +84,7 @@ def test_a_broker_killed_again_and_again_loses_nothing(
     pid_file = collector.state / "broker" / "mosquitto.pid"
     for _ in range(rounds):
         time.sleep(chance.uniform(0.2, 2.5))
-        pid = int(pid_file.read_text())
+        pid = until(lambda: int(pid_file.read_text() or 0), "the broker has said who it is")
         os.kill(pid, signal.SIGKILL)
         until(lambda pid=pid: int(pid_file.read_text() or pid) != pid, "the broker is started again")
     _settled(collector, ("edge1",), until)
