@@ -1,27 +1,25 @@
-"""What a running collector does from time to time, whatever comes: merging and trimming history, its own metrics,
-memory, and a look at the clock.
+"""What looks at the clock from time to time, whatever comes: merging and trimming history, certificates and tokens that
+end, the collector's own metrics, memory, and whether somebody set the clock.
 
 Each is a loop of its own that tells the watchdog that it goes on; what fails is said, and tried again at its next turn.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING
 
-from watchbill import daemon
-from watchbill.clock import SteadyClock
 from watchbill.errors import StorageError
+from watchbill.identity import RefusalReason
 from watchbill.logs import fields
 from watchbill.protocol.frames import Stream
 from watchbill_collector import clockwatch, memory
-
-if TYPE_CHECKING:
-    from watchbill_collector.history import History
-    from watchbill_collector.ingest.ingest import Ingest
-    from watchbill_collector.services.condition import OwnSamples
-    from watchbill_collector.services.registry import StoreCritSink
+from watchbill_collector.parts.doors import Doors
+from watchbill_collector.parts.front import Front
+from watchbill_collector.parts.ground import Ground, Part
+from watchbill_collector.parts.intake import Intake
+from watchbill_collector.parts.past import Past
+from watchbill_collector.parts.state import State
+from watchbill_collector.services.departures import retire_decommissioned
 
 log = logging.getLogger("watchbill.collector")
 
@@ -29,56 +27,59 @@ OWN_SAMPLES_S = 15.0
 """How often the collector's own metrics go into its history."""
 MERGE_S = 2.0
 """How often history is asked whether there is something to merge."""
+TIDY_S = 60.0
+"""How often certificates, tokens and the audit are looked at."""
 RETAIN_S = 300.0
 MARKS_S = 3600.0
 """How often watermarks that nobody will ask for again are removed: history writes out what waits before it."""
-STALLED_TURNS = 20
-"""A loop that missed so many of its turns, and for STALLED_MIN_S, stands still."""
-STALLED_MIN_S = 60.0
 
 
-class Upkeep:
-    """See the module. `historian` is the thread in which history is merged and trimmed."""
+class Upkeep(Part):
+    """See the module."""
 
     def __init__(
-        self,
-        house: daemon.Daemon,
-        clock: SteadyClock,
-        history: "History",
-        historian: Executor,
-        ingest: "Ingest",
-        crit: "StoreCritSink",
-        own: "OwnSamples",
+        self, ground: Ground, state: State, past: Past, intake: Intake, doors: Doors, front: Front
     ) -> None:
-        self._house = house
-        self._clock = clock
+        self._ground = ground
+        self._state = state
+        self._doors = doors
+        self._house = ground.house
+        self._clock = ground.clock
         self._clock_watch = clockwatch.ClockWatch()
-        self._history = history
-        self._historian = historian
-        self._ingest = ingest
-        self._crit = crit
-        self._own = own
-        self._giving_back = memory.GivingBack(clock.monotonic_s())
+        self._history = past.history
+        self._historian = past.historian
+        self._ingest = intake.ingest
+        self._crit = intake.crit
+        self._own = front.own
+        self._giving_back = memory.GivingBack(self._clock.monotonic_s())
 
-    def spawn(self) -> None:
+    def begin(self) -> None:
         """Begin all of it."""
-        self.every("own metrics", OWN_SAMPLES_S, self._sample_own)
-        self.every("merge", MERGE_S, self._merge)
-        self.every("retain", RETAIN_S, self._retain)
-        self.every("memory", memory.GIVE_BACK_LOOK_S, self._give_memory_back)
-        self.every("marks", MARKS_S, self._forget_marks)
-        self.every("clock", clockwatch.LOOK_EVERY_S, self._watch_clock)
+        every = self._ground.every
+        every("own metrics", OWN_SAMPLES_S, self._sample_own)
+        every("merge", MERGE_S, self._merge)
+        every("retain", RETAIN_S, self._retain)
+        every("memory", memory.GIVE_BACK_LOOK_S, self._give_memory_back)
+        every("marks", MARKS_S, self._forget_marks)
+        every("clock", clockwatch.LOOK_EVERY_S, self._watch_clock)
+        every("tidy", TIDY_S, self._tidy)
 
-    def every(self, name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin a loop: `work` so many seconds after it was last done."""
-        self._house.spawn(name, self._repeat(name, seconds, work))
-
-    async def _repeat(self, name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        stamp = self._house.progress.watch(name, max(STALLED_MIN_S, STALLED_TURNS * seconds))
-        while True:
-            await asyncio.sleep(seconds)
-            await work()
-            stamp.made()
+    async def _tidy(self) -> None:
+        """Certificates that end, sessions whose certificate has expired, hosts that left for good, tokens that ended;
+        signing the audit.
+        """
+        state, ingest = self._state, self._ingest
+        if state.renew_server_certificate() and self._doors.mqtt is not None:
+            self._doors.mqtt.certificate_renewed()
+        for host in state.registry.hosts():
+            expired = state.registry.standing(host.agent_id) is RefusalReason.EXPIRED
+            if expired and ingest.connected(host.agent_id):
+                ingest.revoke(host.agent_id)
+        state.auditing.tidy()
+        await asyncio.to_thread(state.auditing.sign)
+        await retire_decommissioned(state.registry)
+        with contextlib.suppress(StorageError):
+            await self._doors.enrolment.tidy()
 
     async def _give_memory_back(self) -> None:
         if self._giving_back.due(self._clock.monotonic_s(), self._ingest.counters.message_bytes):
