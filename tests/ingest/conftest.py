@@ -39,8 +39,9 @@ from watchbill.codec import (
 from watchbill.identity import AgentIdentity
 from watchbill.protocol.frames import Ack, Down, Hello, Stream, StreamState
 from watchbill_collector.ingest.grpc_server import GrpcServer
-from watchbill_collector.ingest.ingest import Ingest, IngestOptions
+from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.ingest.ports import Host, MemoryAdmission, MemoryCritSink, MemorySink
+from watchbill_collector.ingest.settings import IngestOptions
 from watchbill_collector.series import SeriesTable
 
 SITE = "main"

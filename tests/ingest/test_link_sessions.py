@@ -32,8 +32,8 @@ from watchbill_agent.spool import Draft, MemorySpool
 from watchbill_agent.transports import LinkDown, LinkRefused
 from watchbill_agent.transports.over_grpc import GrpcTransport
 from watchbill_collector.ingest import commit
-from watchbill_collector.ingest.ingest import IngestOptions
 from watchbill_collector.ingest.ports import Host, Standing
+from watchbill_collector.ingest.settings import IngestOptions
 from watchbill_collector.series import is_stale
 
 Site = Any

@@ -46,9 +46,10 @@ from watchbill_agent.transports.in_memory import FarEnd, InMemoryTransport
 from watchbill_agent.transports.over_grpc import GrpcTransport
 from watchbill_agent.transports.over_mqtt import MqttOptions, MqttTransport
 from watchbill_collector.ingest.grpc_server import GrpcServer
-from watchbill_collector.ingest.ingest import Ingest, IngestOptions
+from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.ingest.mqtt_server import MqttPort
 from watchbill_collector.ingest.ports import Host, MemoryAdmission, MemoryCritSink, MemorySink
+from watchbill_collector.ingest.settings import IngestOptions
 from watchbill_collector.pki import Authority
 from watchbill_collector.pki.authority import private_pem, public_der
 from watchbill_collector.series import SeriesTable

@@ -1,58 +1,50 @@
 """Ingest as a whole: agents, their sessions, the group commit, `up`, and the one timer that all of them
 share.
 
-`grpc_server` opens a session per connection and feeds it; this object admits, greets, and looks after the
-rest. It runs in the event loop's thread and never blocks.
+`grpc_server` opens a session per connection and feeds it; this object greets, and looks after the rest. It runs in the
+event loop's thread and never blocks. `gate` says who may come in, `settings` what agents are asked, `gaps` makes the
+rows of what is missing.
 """
 
 import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from watchbill.clock import Clock
 from watchbill.leaving import POWEROFF, REBOOT, Leaving, taken
 from watchbill.limits import (
-    ACK_INTERVAL_MS,
-    ACK_RECORDS_MAX,
     BATCH_RECORDS_MAX,
-    BEAT_INTERVAL_MS_MAX,
     BEAT_INTERVAL_MS_SLOWEST,
-    BEAT_METRICS_MAX,
-    CREDIT_BYTES_DEFAULT,
     MESSAGE_BYTES_MAX,
-    RECONNECT_SPREAD_MS_MAX,
-    SEND_GRID_BUSY_AGENTS,
-    SEND_GRID_BUSY_MS,
-    SEND_GRID_MS,
     SERIES_PER_AGENT_MAX,
-    SESSIONS_MAX,
     SESSIONS_PER_AGENT_MAX,
     SILENCE_MAX_MS,
 )
 from watchbill.protocol.frames import (
     AuditHead,
     EndReason,
-    GapReason,
     Hello,
     Settings,
     Stream,
     StreamMark,
     Welcome,
 )
-from watchbill.protocol.server import Closed, Watermark, fault_of, greet
-from watchbill_collector.ingest.agents import Agent, AgentFacts, Bucket, stale_groups
+from watchbill.protocol.server import Watermark, greet
+from watchbill_collector.ingest.agents import Agent, AgentFacts, stale_groups
 from watchbill_collector.ingest.commit import Covered, GroupCommit
 from watchbill_collector.ingest.completeness import Completeness, Coverage
 from watchbill_collector.ingest.counters import IngestCounters
 from watchbill_collector.ingest.delivered import through_ms
 from watchbill_collector.ingest.dictionaries import Dictionaries, good_labels
-from watchbill_collector.ingest.liveness import Liveness, grace_s, return_grace_s, stale_values
+from watchbill_collector.ingest.gaps import closed_row, reboot_row
+from watchbill_collector.ingest.gate import JOB_LABEL, Gate
+from watchbill_collector.ingest.liveness import Liveness, return_grace_s, stale_values
 from watchbill_collector.ingest.ports import Admission, CritSink, GapRow, Host, Mark, Sink, Standing
 from watchbill_collector.ingest.session import Outlet, Session
+from watchbill_collector.ingest.settings import AgentSettings, IngestOptions, spread_ms
 from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
 
 log = logging.getLogger("watchbill.ingest")
@@ -61,37 +53,7 @@ LOOK_EVERY_S = 1.0
 LOOK_SHARES = 5
 """Sessions are looked at in turn, a share of them each time: all of them every second cost 5 % of a quiet collector."""
 HELLO_WITHIN_S = 15.0
-HELLOS_PER_SECOND = 200.0
-HELLOS_BURST = 400.0
-AGENTS_PER_SPREAD_SECOND = 200
-"""The reconnect spread that agents are given is one second for this many of them."""
 INSTANCE_LABEL = "instance"
-JOB_LABEL = "job"
-
-
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
-    """What the collector asks of its agents, and its bounds."""
-
-    sessions_max: int = SESSIONS_MAX
-    beat_interval_ms: int = BEAT_INTERVAL_MS_MAX
-    ack_interval_ms: int = ACK_INTERVAL_MS
-    ack_records: int = ACK_RECORDS_MAX
-    send_grid_ms: int = SEND_GRID_MS
-    send_grid_busy_ms: int = SEND_GRID_BUSY_MS
-
-
-def spread_ms(agents: int) -> int:
-    """Over how long so many agents should spread their next connections."""
-    return min(RECONNECT_SPREAD_MS_MAX, agents * 1000 // AGENTS_PER_SPREAD_SECOND)
-
-
-_REFUSALS = {
-    Standing.REVOKED: EndReason.REVOKED,
-    Standing.RETIRED: EndReason.REVOKED,
-    Standing.FORGOTTEN: EndReason.REVOKED,
-    Standing.PENDING: EndReason.UNKNOWN_AGENT,
-}
 
 
 class Ingest:
@@ -136,12 +98,9 @@ class Ingest:
         self._sessions: set[Session] = set()
         self._hurried: set[Session] = set()
         self._turn: list[list[Session]] = []
-        self._hellos = Bucket(HELLOS_PER_SECOND, HELLOS_BURST, clock.monotonic_s())
-        self._settings = Settings()
-        self._beat_metrics: tuple[str, ...] = ()
-        self._evaluation = (0, 0)
+        self._gate = Gate(self.options.beat_interval_ms, clock.monotonic_s(), self.options.sessions_max)
+        self._settings = AgentSettings(self.options)
         self._timer: asyncio.TimerHandle | None = None
-        self._closing = False
         self.audit_head: Callable[[], AuditHead | None] = lambda: None
         """The newest row of the audit, told with acknowledgements. Asked for each of them: it must cost nothing."""
         self.witness: Callable[[str, Sequence[AuditHead]], None] = lambda *_: None
@@ -153,7 +112,6 @@ class Ingest:
         """Told of every host that said goodbye. Must not block."""
         self._surplus: dict[tuple[str, bytes, int], Mark] = {}
         self._waiting: dict[str, dict[Session, tuple[Hello, Host]]] = {}
-        self._renew_settings()
         self.counters.watch(self._gauges, self._skews)
 
     # ------------------------------------------------------------ life
@@ -190,7 +148,7 @@ class Ingest:
 
     async def close(self) -> None:
         """End all sessions, commit what was accepted, acknowledge it, stop."""
-        self._closing = True
+        self._gate.closed = True
         if self._timer is not None:
             self._timer.cancel()
         await self.commits.flush()
@@ -287,11 +245,7 @@ class Ingest:
     def rules_read(self, metrics: Iterable[str], period_ms: int, phase_ms: int) -> None:
         """What rules read, and when they look: t with t mod period = phase, in ms of the collector's
         clock."""
-        self._beat_metrics = tuple(sorted(set(metrics)))[:BEAT_METRICS_MAX]
-        self._evaluation = (period_ms, phase_ms % period_ms if period_ms else 0)
-        before = self._settings
-        self._renew_settings()
-        if self._settings != before:
+        if self._settings.rules_read(metrics, period_ms, phase_ms, len(self.liveness)):
             self._say_settings()
 
     def _say_settings(self) -> None:
@@ -338,7 +292,7 @@ class Ingest:
         self.now_ms = self.clock.wall_ms()
         agent = session.agent
         host = self._admission.host(agent.agent_id)
-        refusal = self._refusal(session, hello, host)
+        refusal = self._gate.refusal(session, hello, host, len(self._sessions), self.reconnect_spread_ms())
         if refusal is not None:
             self._refuse(session, host.instance if host is not None else agent.agent_id, *refusal)
             return
@@ -377,7 +331,7 @@ class Ingest:
         offset_ms = agent.offset(hello.boot_id, hello.wall_ms, hello.boottime_ms, self.now_ms)
         greeting = greet(agent.ledger, hello, self.now_ms)
         for closed in greeting.closed:
-            self._record_closed(agent, closed)
+            self.commits.add_gap(closed_row(agent, closed, self.now_ms))
         for watermark in greeting.touched:
             self.commits.touch(watermark, agent)
         named = {hello.spool_id, *(retired.spool_id for retired in hello.retired)}
@@ -424,97 +378,25 @@ class Ingest:
         self.counters.refused(name, reason.name.lower())
         session.end(reason, detail, retry_after_s)
 
-    def _refusal(
-        self, session: Session, hello: Hello, host: Host | None
-    ) -> tuple[EndReason, str, float] | None:
-        """Why a session cannot begin, if it cannot: the reason, words, and seconds until trying again makes
-        sense."""
-        now_s = session.heard_s
-        agent = session.agent
-        if host is None:
-            return EndReason.UNKNOWN_AGENT, _standing_words(host), 60.0
-        if host.standing is not Standing.ACTIVE:
-            return _REFUSALS[host.standing], _standing_words(host), 60.0
-        if self._closing:
-            return EndReason.SHUTDOWN, "the collector stops", 5.0
-        if agent.hellos.level(now_s) < 1:
-            return EndReason.BUSY, "this host connects too often", 60.0
-        agent.hellos.take(1, now_s)
-        fault = fault_of(hello)
-        if fault is not None:
-            return (*fault, 60.0)
-        if not hello.job or good_labels({JOB_LABEL: hello.job})[1] is not None:
-            return EndReason.PROTOCOL, "the job label cannot be used", 60.0
-        other = agent.session
-        if other is not None and other is not session and other.run_id != hello.run_id:
-            patience_s = grace_s(self.options.beat_interval_ms)
-            if now_s - other.heard_s <= patience_s:
-                # A process that was killed leaves a session that ends with its connection, at the latest
-                # after this long; two that both speak are two hosts with one identity.
-                log.warning("%s connects twice at once: two hosts have one identity?", host.instance)
-                return (
-                    EndReason.DUPLICATE_IDENTITY,
-                    "another process with this identity is connected",
-                    patience_s,
-                )
-        if len(self._sessions) > self.options.sessions_max:
-            return EndReason.BUSY, "too many sessions", 30.0
-        if self._hellos.take(1, now_s) < 0:
-            self._hellos.take(-1, now_s)
-            return EndReason.BUSY, "too many agents connect at once", self.reconnect_spread_ms() / 1000
-        return None
-
     def _replace(self, agent: Agent) -> None:
         """A new session takes the place of one that is dead, or of an earlier connection of the same
         process."""
         if agent.session is not None:
             agent.session.end(EndReason.SHUTDOWN, "a newer connection of this agent took over", 0.0)
 
-    def _record_closed(self, agent: Agent, closed: Closed) -> None:
-        self.commits.add_gap(
-            GapRow(
-                agent_id=agent.agent_id,
-                spool_id=closed.spool_id,
-                stream=int(closed.stream),
-                from_seq=closed.first,
-                to_seq=closed.last,
-                count=closed.count,
-                samples=0,
-                first_ms=agent.last_tick_ms,
-                last_ms=self.now_ms,
-                reason=closed.reason,
-                recorded_ms=self.now_ms,
-            )
-        )
-
     def _note_reboot(self, agent: Agent, hello: Hello) -> None:
         """The time that a machine was down, as it had announced: its agent cannot tell, in another boot."""
         leaving = self._admission.leaving(agent.agent_id)
         if leaving is None or leaving.reason not in (REBOOT, POWEROFF):
             return
-        self.commits.add_gap(
-            GapRow(
-                agent_id=agent.agent_id,
-                spool_id=hello.spool_id,
-                stream=int(Stream.BULK),
-                from_seq=0,
-                to_seq=0,
-                count=0,
-                samples=0,
-                first_ms=leaving.left_ms,
-                last_ms=self.now_ms,
-                reason=GapReason.REBOOT,
-                recorded_ms=self.now_ms,
-            )
-        )
+        self.commits.add_gap(reboot_row(agent, hello.spool_id, leaving, self.now_ms))
 
     def knocked(self, session: Session) -> None:
         """A goodbye without a Hello: somebody asks whether this host may come in, and changes nothing."""
         host = self._admission.host(session.agent.agent_id)
-        if host is None or host.standing is not Standing.ACTIVE:
-            reason = EndReason.UNKNOWN_AGENT if host is None else _REFUSALS[host.standing]
-            name = session.agent.agent_id if host is None else host.instance
-            self._refuse(session, name, reason, _standing_words(host), 60.0)
+        refusal = self._gate.standing(host)
+        if refusal is not None:
+            self._refuse(session, session.agent.agent_id if host is None else host.instance, *refusal)
         else:
             session.end(EndReason.SHUTDOWN, "this host may come in", 0.0)
 
@@ -618,11 +500,8 @@ class Ingest:
             self._look_at(session, now_s)
         if self.liveness.look(now_s, self.now_ms):
             self._completeness.say(self.now_ms, self._coverages())
-        if round(now_s) % 10 == 0:
-            grid_ms = self._settings.send_grid_ms
-            self._renew_settings()
-            if self._settings.send_grid_ms != grid_ms:
-                self._say_settings()
+        if round(now_s) % 10 == 0 and self._settings.renew(len(self.liveness)):
+            self._say_settings()
 
     def _next_share(self) -> list[Session]:
         """The sessions whose turn it is."""
@@ -654,28 +533,8 @@ class Ingest:
         """Over how long agents should spread their next connections."""
         return spread_ms(len(self.liveness))
 
-    def _renew_settings(self) -> None:
-        options = self.options
-        self._settings = replace(
-            self._settings,
-            credit_bytes=CREDIT_BYTES_DEFAULT,
-            reconnect_spread_ms=self.reconnect_spread_ms(),
-            beat_interval_ms=options.beat_interval_ms,
-            beat_metrics=self._beat_metrics,
-            send_grid_ms=options.send_grid_busy_ms
-            if len(self.liveness) >= SEND_GRID_BUSY_AGENTS
-            else options.send_grid_ms,
-            evaluation_period_ms=self._evaluation[0],
-            evaluation_phase_ms=self._evaluation[1],
-            ack_interval_ms=options.ack_interval_ms,
-        )
-
     def _settings_of(self, session: Session) -> Settings:
-        """What one session is told: how often it beats and is acknowledged may be its own."""
-        own = (session.beat_interval_ms, session.ack_interval_ms)
-        if own == (self._settings.beat_interval_ms, self._settings.ack_interval_ms):
-            return self._settings
-        return replace(self._settings, beat_interval_ms=own[0], ack_interval_ms=own[1])
+        return self._settings.told(session.beat_interval_ms, session.ack_interval_ms)
 
     def _gauges(self) -> dict[str, float]:
         return {
@@ -689,7 +548,3 @@ class Ingest:
         return [
             (agent.instance, agent.skew_s) for agent in self._agents.values() if agent.session is not None
         ]
-
-
-def _standing_words(host: Host | None) -> str:
-    return "no such host here; enrol it again" if host is None else f"this host is {host.standing.value}"

@@ -35,13 +35,11 @@ from watchbill.limits import (
     EVENT_BYTES_MAX,
     EVENT_ID_BYTES,
     FUTURE_MS_MAX,
-    GAP_PARTS_MAX,
     MESSAGE_BYTES_MAX,
     MESSAGE_CHARGE_BYTES,
     RECORD_BYTES_MAX,
     TICKS_PER_BLOCK_MAX,
 )
-from watchbill.protocol.accounting import GapPart, samples_beyond
 from watchbill.protocol.frames import (
     SEQ_MAX,
     AuditHead,
@@ -49,7 +47,6 @@ from watchbill.protocol.frames import (
     Down,
     End,
     EndReason,
-    GapReason,
     Hello,
     Nack,
     Refusal,
@@ -60,8 +57,9 @@ from watchbill.v1 import link_pb2 as pb
 from watchbill_collector.ingest.agents import Agent, boot_of
 from watchbill_collector.ingest.delivered import Delivered
 from watchbill_collector.ingest.dictionaries import HostSeries
+from watchbill_collector.ingest.gaps import refused_row, reported_row
 from watchbill_collector.ingest.liveness import Pulse
-from watchbill_collector.ingest.ports import CritEvent, GapRow
+from watchbill_collector.ingest.ports import CritEvent
 from watchbill_collector.series import Ticks
 
 if TYPE_CHECKING:
@@ -445,10 +443,6 @@ class Session:
 
     def _gap(self, watermark: Watermark, seq: int, gap: pb.Gap) -> Verdict:
         last = gap.to_seq
-        try:
-            reason = GapReason(gap.reason)
-        except ValueError:
-            reason = GapReason.UNSPECIFIED
         notice = gap.count == 0 and last == seq
         if not seq <= last < SEQ_MAX or (gap.count != last - seq + 1 and not notice):
             raise Unreadable(f"a gap over {seq}..{last} that counts {gap.count}")
@@ -457,22 +451,16 @@ class Session:
         if verdict is Verdict.ACCEPT:
             if not notice:
                 self._lose(watermark)
-            first_ms = gap.first_boottime_ms + self.offset_ms if gap.first_boottime_ms else 0
-            if reason is GapReason.RESTART and not first_ms:
-                first_ms = self.agent.last_tick_ms
             self._ingest.commits.add_gap(
-                GapRow(
-                    agent_id=self.agent.agent_id,
-                    spool_id=watermark.spool_id,
-                    stream=int(watermark.stream),
-                    from_seq=first,
-                    to_seq=last,
-                    count=0 if notice else last - first + 1,
-                    samples=_samples_of(gap, first - seq),
-                    first_ms=_within(first_ms),
-                    last_ms=_within(gap.last_boottime_ms + self.offset_ms if gap.last_boottime_ms else 0),
-                    reason=reason,
-                    recorded_ms=self._ingest.now_ms,
+                reported_row(
+                    self.agent,
+                    watermark,
+                    gap,
+                    seq=seq,
+                    first=first,
+                    notice=notice,
+                    offset_ms=self.offset_ms,
+                    now_ms=self._ingest.now_ms,
                 )
             )
         return verdict
@@ -483,22 +471,7 @@ class Session:
         """The record's number is passed, its place is a gap: the agent must not send it for ever."""
         self.tell(refused.reason, 1, str(refused))
         self._lose(watermark)
-        samples = sum(len(block.values) // 8 for block in record.ticks.blocks)
-        self._ingest.commits.add_gap(
-            GapRow(
-                agent_id=self.agent.agent_id,
-                spool_id=watermark.spool_id,
-                stream=int(watermark.stream),
-                from_seq=seq,
-                to_seq=seq,
-                count=1,
-                samples=samples,
-                first_ms=0,
-                last_ms=0,
-                reason=GapReason.REFUSED,
-                recorded_ms=self._ingest.now_ms,
-            )
-        )
+        self._ingest.commits.add_gap(refused_row(self.agent, watermark, seq, record, self._ingest.now_ms))
 
     def _lose(self, watermark: Watermark) -> None:
         if watermark.stream is Stream.CRIT and self.delivered is not None:
@@ -613,14 +586,6 @@ class Session:
         self.end(EndReason.PROTOCOL, detail)
 
 
-def _samples_of(gap: pb.Gap, held: int) -> int:
-    """The samples missing with a gap of which the first `held` records are here; 0 where nobody can say."""
-    if gap.samples >= SEQ_MAX or len(gap.parts) > GAP_PARTS_MAX:
-        return 0
-    parts = (GapPart(part.records, part.samples) for part in gap.parts)
-    return samples_beyond(parts, gap.samples, held) or 0
-
-
 def _times(first_ms: int, steps: Sequence[int]) -> list[int]:
     """The times of the ticks of a block; as Python's integers, which for a few are cheaper than an array. Raises
     RecordRefused: too many, or two at the same time."""
@@ -629,8 +594,3 @@ def _times(first_ms: int, steps: Sequence[int]) -> list[int]:
     if 0 in steps:
         raise RecordRefused("times", "two ticks of a block have the same time")
     return list(accumulate(steps, initial=first_ms))
-
-
-def _within(time_ms: int) -> int:
-    """A time that a hostile agent may have made up, inside what a signed 64-bit column holds."""
-    return time_ms if 0 <= time_ms < 2**53 else 0

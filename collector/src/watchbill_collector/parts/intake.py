@@ -4,7 +4,8 @@ audit."""
 from watchbill.leaving import DECOMMISSION, Leaving
 from watchbill_collector.head import Head
 from watchbill_collector.hosts import ChangeKind, HostChange
-from watchbill_collector.ingest.ingest import Ingest, IngestOptions
+from watchbill_collector.ingest.ingest import Ingest
+from watchbill_collector.ingest.settings import IngestOptions
 from watchbill_collector.parts.ground import Ground, Part
 from watchbill_collector.parts.host_changes import HostChanges
 from watchbill_collector.parts.past import Past
