@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from watchbill.backups.definition import Definition
 from watchbill.backups.record import Kind, Outcome, Source, new_id
+from watchbill.backups.schedule import Schedule
 from watchbill.config import Duration
 from watchbill.errors import Refused, StorageError
 from watchbill_collector.api.backup_port import backup_id
@@ -68,6 +69,32 @@ async def test_a_run_is_told_once_and_said_as_series(life: Life) -> None:
     assert found["newest_good_timestamp_seconds"] == (life.clock.wall_ms() - 900_000) / 1000
     (entry,) = (await life.answers.history(NIGHTLY_ID, 10)).entries
     assert (entry.outcome, entry.duration_s, entry.source) == ("ok", 600, "report")
+
+
+async def test_a_failed_run_is_one_alert_until_one_ended_well(life: Life) -> None:
+    life.ran(outcome=Outcome.FAILED)
+    await life.heard(60)
+    for run in ("a" * 32, "b" * 32):
+        for _ in range(3):
+            life.ran(run_id=run, outcome=Outcome.RUNNING, finished_ms=0, source=Source.WRAP)
+            await life.heard(60)
+            said = life.series(instance="web01", role="web", backup="nightly", service="shop")
+            assert (said["facet facet=run severity=minor"], said["missed"]) == (2, 0)
+        (job,) = await life.answers.jobs()
+        assert "failed; running since" in job.why
+        life.ran(run_id=run, outcome=Outcome.FAILED if run[0] == "a" else Outcome.OK)
+        await life.heard(60)
+    assert life.told() == [("", "OK"), ("OK", "FAILED"), ("FAILED", "OK")]
+
+
+async def test_the_next_run_of_every_is_told(life: Life) -> None:
+    life.define(replace(NIGHTLY, schedule=Schedule(every_s=6 * H_S)))
+    await life.heard(H_S)
+    run = life.ran()
+    await life.heard(60)
+    due = (await life.answers.history(NIGHTLY_ID, 1)).due
+    assert due is not None
+    assert due.timestamp() == run.started_ms / 1000 + 6 * H_S
 
 
 async def test_a_job_that_ages_past_its_rpo_is_stale_until_it_runs_again(life: Life) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from watchbill.backups.record import Outcome, Source
 from watchbill.backups.schedule import Schedule
-from watchbill_collector.backups import FacetName, Level, Standing, Word
+from watchbill_collector.backups import FacetName, Level, Standing, Word, due_ms_of
 
 from .histories import DUE, MIN, T0, D, H, History, S, job
 
@@ -195,3 +195,160 @@ def test_what_was_due_while_the_one_before_still_ran_was_not_missed():
     history.ran(DUE, DUE + 26 * H)
     assert told(history, DUE + 27 * H) == ("OK", "ok", "ok")
     assert told(history, DUE + 2 * D + H) == ("MISSED", "bad", "missed")
+
+
+# What was bad when a run began stays bad until one ended well.
+
+AGAIN = "cd" * 16
+
+
+def going_on(history: History, start_ms: int, minutes: int = 20, run: str = AGAIN) -> None:
+    for minute in range(minutes):
+        history.goes_on(start_ms, start_ms + minute * MIN, run)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "wanted"),
+    [
+        (Outcome.FAILED, ("FAILED", "bad", "failed")),
+        (Outcome.PARTIAL, ("PARTIAL", "warn", "partial")),
+        (Outcome.OK, ("RUNNING", "warn", "running")),
+        (Outcome.UNKNOWN, ("RUNNING", "warn", "running")),
+    ],
+)
+def test_while_it_is_tried_again_it_is_what_it_was(outcome, wanted):
+    history = History()
+    history.ran(DUE - D, arrived_ms=T0 + S)
+    history.ran(DUE, outcome=outcome)
+    going_on(history, DUE + H)
+    assert told(history, DUE + H + 10 * MIN) == wanted
+    text = history.state(DUE + H + 10 * MIN).facets[FacetName.RUN].text
+    assert text.endswith("running since 2026-06-02 03:15 UTC")
+    history.ran(DUE + H, DUE + H + 20 * MIN, run_id=AGAIN)
+    assert told(history, DUE + H + 21 * MIN) == ("OK", "ok", "ok")
+
+
+def test_one_failure_after_the_other_is_one_alert():
+    history = History()
+    for number in range(4):
+        history.ran(DUE + number * H, outcome=Outcome.FAILED)
+        going_on(history, DUE + number * H + 30 * MIN, 5, f"{number:032x}")
+    for minute in range(11, 240):
+        assert told(history, DUE + minute * MIN)[0] == "FAILED", minute
+
+
+def test_what_was_missed_is_missed_until_a_late_run_ended_well():
+    history = History(job(rpo_s=0.0))
+    history.ran(DUE)
+    assert told(history, DUE + D + 30 * MIN)[0] == "MISSED"
+    going_on(history, DUE + D + 2 * H)
+    assert told(history, DUE + D + 2 * H + MIN) == ("MISSED", "bad", "missed")
+    # Heard only until before it could be missed, nobody may say so.
+    silent = history.state(DUE + D + 2 * H + MIN, heard_ms=DUE + D + 29 * MIN)
+    assert silent.facets[FacetName.RUN].reason != "missed"
+    history.ran(DUE + D + 2 * H, DUE + D + 2 * H + 20 * MIN, run_id=AGAIN)
+    assert told(history, DUE + D + 3 * H)[0] == "OK"
+
+
+def test_what_was_missed_is_missed_while_the_next_one_that_is_due_runs():
+    history = History(job(rpo_s=0.0))
+    history.ran(DUE)
+    going_on(history, DUE + 2 * D + S)
+    assert told(history, DUE + 2 * D + 10 * MIN) == ("MISSED", "bad", "missed")
+    # Also once another one was due: a run of many days.
+    for hour in range(60):
+        history.goes_on(DUE + 2 * D + S, DUE + 2 * D + hour * H, AGAIN)
+    assert told(history, DUE + 4 * D + 11 * H + MIN) == ("MISSED", "bad", "missed")
+
+
+def test_a_run_within_its_grace_was_not_missed():
+    history = History(job(rpo_s=0.0))
+    history.ran(DUE)
+    going_on(history, DUE + D + 29 * MIN)
+    assert told(history, DUE + D + 35 * MIN) == ("RUNNING", "warn", "running")
+
+
+def test_every_that_came_too_late_was_missed():
+    history = History(job(schedule=Schedule(every_s=6 * 3600.0), start_grace_s=600.0))
+    going_on(history, T0 + 6 * H + 10 * MIN)
+    assert told(history, T0 + 6 * H + 11 * MIN) == ("MISSED", "bad", "missed")
+    history.standing = Standing(defined_ms=T0, paused_until_ms=T0 + H)
+    assert told(history, T0 + 6 * H + 11 * MIN)[0] == "RUNNING"
+
+
+def test_a_run_that_was_killed_is_failed_while_it_is_tried_again():
+    history = History()
+    going_on(history, DUE, 3, RUN)
+    assert told(history, DUE + 8 * MIN) == ("FAILED", "bad", "no-end")
+    going_on(history, DUE + 20 * MIN)
+    assert told(history, DUE + 21 * MIN) == ("FAILED", "bad", "no-end")
+    history.ran(DUE + 20 * MIN, DUE + 40 * MIN, run_id=AGAIN)
+    assert told(history, DUE + 41 * MIN)[0] == "OK"
+
+
+def test_what_two_runs_at_once_found_bad_stays_bad():
+    history = History()
+    history.ran(DUE, outcome=Outcome.FAILED)
+    history.goes_on(DUE + H, DUE + H, RUN, source=Source.PING)
+    going_on(history, DUE + 2 * H)
+    assert told(history, DUE + 2 * H + MIN) == ("FAILED", "bad", "failed")
+
+
+def test_a_failed_run_stays_failed_while_its_host_falls_silent_in_the_next():
+    history = History()
+    history.ran(DUE, outcome=Outcome.FAILED)
+    going_on(history, DUE + H, 2)
+    assert told(history, DUE + 2 * H, heard_ms=DUE + H + MIN) == ("FAILED", "bad", "failed")
+
+
+def test_a_snapshot_that_nobody_told_of_makes_good_for_a_failed_run_and_ones_own_does_not():
+    history = History(job(observed=True))
+    history.saw(DUE - H, DUE - D)
+    history.ran(DUE, outcome=Outcome.FAILED)
+    going_on(history, DUE + 2 * H, 60)
+    history.saw(DUE + 2 * H + 30 * MIN, DUE - D, DUE + 2 * H + MIN)
+    assert told(history, DUE + 2 * H + 31 * MIN) == ("FAILED", "bad", "failed")
+    history.saw(DUE + 2 * H + 40 * MIN, DUE - D, DUE + H, DUE + 2 * H + MIN)
+    assert told(history, DUE + 2 * H + 41 * MIN) == ("RUNNING", "warn", "running")
+
+
+def test_of_a_repository_alone_what_was_missed_stays_missed_while_a_late_run_is_seen():
+    history = History(job(rpo_s=0.0, observed=True, observe_every_s=3600.0, start_grace_s=1800.0))
+    history.saw(DUE + H, DUE)
+    history.saw(DUE + D + H, DUE)
+    history.saw(DUE + D + 2 * H, DUE)
+    assert told(history, DUE + D + 2 * H + MIN) == ("MISSED", "bad", "missed")
+    history.saw(DUE + D + 3 * H, DUE, outcome=Outcome.RUNNING)
+    assert told(history, DUE + D + 3 * H + MIN) == ("MISSED", "bad", "missed")
+    in_time = History(history.definition)
+    in_time.saw(DUE + H, DUE)
+    for hour in (1, 2, 3):
+        in_time.saw(DUE + D + hour * H, DUE, outcome=Outcome.RUNNING)
+    assert told(in_time, DUE + D + 3 * H + MIN) == ("RUNNING", "warn", "running")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "runs", "wanted"),
+    [
+        (Schedule(every_s=6 * 3600.0), [], T0 + 6 * H),
+        (Schedule(every_s=6 * 3600.0), [DUE], DUE + 6 * H),
+        (Schedule(every_s=6 * 3600.0), [DUE, DUE - H], DUE + 6 * H),
+        (Schedule(cron="15 2 * * *"), [DUE], DUE + D),
+        (Schedule(), [DUE], 0),
+    ],
+)
+def test_when_it_is_to_run_next(schedule, runs, wanted):
+    history = History(job(schedule=schedule))
+    for start_ms in runs:
+        history.ran(start_ms)
+    now = DUE + 9 * H
+    assert due_ms_of(history.definition, history.evidence(now), history.standing, now) == wanted
+
+
+def test_every_counts_from_a_snapshot_and_from_the_end_of_a_pause_too():
+    history = History(job(schedule=Schedule(every_s=6 * 3600.0), observed=True))
+    history.saw(DUE + 2 * H, DUE + H)
+    evidence = history.evidence(DUE + 3 * H)
+    assert due_ms_of(history.definition, evidence, history.standing, DUE + 3 * H) == DUE + 7 * H
+    paused = Standing(defined_ms=T0, paused_until_ms=DUE + 4 * H)
+    assert due_ms_of(history.definition, evidence, paused, DUE + 3 * H) == DUE + 10 * H

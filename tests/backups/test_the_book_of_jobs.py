@@ -13,6 +13,7 @@ from watchbill_collector.backups import BackupBook, Evidence, FacetName, JobKey,
 from watchbill_collector.backups.book import JOBS_PER_AGENT_MAX, RETENTION_TRUSTED_AFTER_MS
 from watchbill_collector.backups.evidence import PROOFS_KEPT, RUNS_KEPT, SIZES_KEPT
 from watchbill_collector.backups.sight import SILENT_MS
+from watchbill_collector.backups.words import BAD, UNKNOWN
 
 from .histories import DUE, MIN, T0, D, H, History, S, job
 
@@ -389,3 +390,21 @@ def test_between_two_moments_that_were_announced_nothing_changes(history, hour):
     for moment in (now + (until - now) // 4, until - 1):
         later = judge(history.definition, evidence, end, moment, history.standing)
         assert later.says() == state.says()
+
+
+@settings(max_examples=80, deadline=None)
+@given(HISTORIES, HOURS)
+def test_a_run_that_begins_mends_nothing(history, hour):
+    """Whatever was bad before stays bad, in the same word, while it goes on. At a moment at which nothing arrives."""
+    now = T0 + hour * H + 30 * MIN + 30 * S
+    before = history.state(now)
+    facet = before.facets[FacetName.RUN]
+    history.goes_on(now + S, now + S, "f" * 32, arrived_ms=now + S)
+    state = history.state(now + S)
+    after = state.facets[FacetName.RUN]
+    if facet.level is BAD or facet.reason == "partial":
+        assert after.level is facet.level
+        # A job whose runs are told is known to be stale without a look at its repository.
+        assert state.word in (before.word, Word.STALE)
+    elif facet.level is not UNKNOWN:
+        assert after.reason == "running"

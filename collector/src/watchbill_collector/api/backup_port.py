@@ -241,7 +241,7 @@ class BackupHistory:
     """What is known of one job beyond its state.
 
     `entries` are the newest first; of a run there is one, which says how it ended, or how it stands. `due` is when it
-    is to run next, where that goes by the clock.
+    is to run next, which is in the past while `every` waits for a run that does not begin; None without a schedule.
     """
 
     definition: Definition

@@ -3,6 +3,7 @@ I/O."""
 
 from watchbill_collector.backups.book import BackupBook
 from watchbill_collector.backups.evidence import Evidence
+from watchbill_collector.backups.facet_run import due_ms_of
 from watchbill_collector.backups.runs import Run
 from watchbill_collector.backups.state import judge
 from watchbill_collector.backups.words import (
@@ -29,6 +30,7 @@ __all__ = [
     "Standing",
     "State",
     "Word",
+    "due_ms_of",
     "judge",
     "severity_of",
 ]

@@ -38,7 +38,8 @@ _OK: Final = Outcome.OK
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """A repository that could be read, from `began_ms` to `at_ms`. `point_ms`: the newest point that can be restored,
     by its word; `made_ms`: when its newest snapshot was made, which logs that are stored since make the point newer
-    than. `locked_since_ms`: every look since then found it locked; 0 when this one did not."""
+    than. `locked_since_ms`, `running_since_ms`: every look since then found it locked, or a backup going on; 0 when
+    this one did not."""
 
     at_ms: int
     began_ms: int
@@ -53,6 +54,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     error: str
     locked_since_ms: int
     repo_id: str
+    running_since_ms: int = 0
 
     @property
     def size(self) -> int | None:
@@ -292,6 +294,9 @@ class Evidence:
             error=error,
             locked_since_ms=(before.locked_since_ms if before else 0) or at_ms if record.repo_locked else 0,
             repo_id=record.repo_id or (before.repo_id if before else ""),
+            running_since_ms=((before.running_since_ms if before else 0) or at_ms)
+            if record.outcome is Outcome.RUNNING
+            else 0,
         )
         copy.seen = seen
         if made_ms and seen.size is not None and seen.outcome is not Outcome.FAILED:

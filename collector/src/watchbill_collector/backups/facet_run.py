@@ -1,15 +1,22 @@
-"""Whether the job ran when it was due, and how its last run went."""
+"""Whether the job ran when it was due, and how its last run went.
 
+What was bad stays bad until a run ended well: that somebody tries again mends nothing yet. So while a run goes on the
+job is still failed, missed or not whole if it was so when that run began, and who was told of it is told once.
+"""
+
+from collections.abc import Sequence
 from typing import Final
 
+from watchbill.backups.definition import Definition
 from watchbill.backups.record import Outcome, Source
-from watchbill_collector.backups.due import NEVER_MS
+from watchbill_collector.backups.due import NEVER_MS, Around
+from watchbill_collector.backups.evidence import RUNS_KEPT, Evidence
 from watchbill_collector.backups.facet_fresh import heard
-from watchbill_collector.backups.points import Points
+from watchbill_collector.backups.points import Points, points_of
 from watchbill_collector.backups.runs import Run
 from watchbill_collector.backups.sight import Passed, Sight
 from watchbill_collector.backups.texts import moment, said, span
-from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet
+from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet, Standing
 
 LATE_AFTER_MS: Final = 60_000
 """A run that has not begun so long after it was due is late. Until then the one before is spoken of."""
@@ -32,7 +39,7 @@ def run(sight: Sight, points: Points) -> Facet:
         if last.running:
             going = _going(sight, last)
             if going.reason != "no-end":
-                return going
+                return _still(sight, going, points.made_ms)
             ended = going
         else:
             ended = _ended(sight, last)
@@ -42,7 +49,8 @@ def run(sight: Sight, points: Points) -> Facet:
     if last is None:
         busy = next((c.seen for c in sight.evidence.copies.values() if c.seen and c.seen.running), None)
         if busy is not None and sight.later(busy.at_ms + sight.patience_ms):
-            return Facet(WARN, "running", f"running when the repository was read, {moment(busy.at_ms)}")
+            going = Facet(WARN, "running", f"running when the repository was read, {moment(busy.at_ms)}")
+            return _both(_missed_before(sight, made_ms, 0, busy.running_since_ms, by_looking=True), going)
     return _when_due(
         sight, max(last.began_ms if last else 0, made_ms), last.finished_ms if last else 0, ended
     )
@@ -76,6 +84,57 @@ def _going(sight: Sight, last: Run) -> Facet:
         if over is Passed.SILENT:
             return Facet(UNKNOWN, "silent", f"{since}; its host was heard through {heard(sight)}")
     return Facet(WARN, "running", since)
+
+
+def _still(sight: Sight, going: Facet, made_ms: int) -> Facet:
+    """A run that goes on, with what was bad when it began. `made_ms`: the newest snapshot of a repository."""
+    if going.level is BAD:
+        return going
+    runs = sight.evidence.runs
+    return _both(_bad_before(sight, runs[:-1], runs[-1].began_ms, made_ms), going)
+
+
+def _bad_before(sight: Sight, runs: Sequence[Run], until_ms: int, made_ms: int) -> Facet | None:
+    """What was bad after these runs when the next one began."""
+    for place in range(len(runs) - 1, -1, -1):
+        run = runs[place]
+        seen_ms = _seen_before(sight, made_ms, until_ms)
+        missed = _missed_before(sight, max(run.began_ms, seen_ms), run.finished_ms, until_ms)
+        if missed is not None:
+            return missed
+        if run.running and _lost_ms(sight, run) > until_ms:
+            # It still went on when the next one began: what was bad before it still was.
+            until_ms = run.began_ms
+            continue
+        if seen_ms > max(run.finished_ms, run.at_ms):
+            return None  # One that nobody told of ended well since.
+        if run.running:
+            return Facet(BAD, "no-end", f"the run of {moment(run.began_ms)} never ended")
+        ended = _ended(sight, run)
+        return ended if ended.level is BAD or ended.reason == "partial" else None
+    if len(runs) >= RUNS_KEPT - 1:
+        return None  # There were runs before these, and nobody knows any more how they went.
+    seen_ms = _seen_before(sight, made_ms, until_ms)
+    return _missed_before(sight, seen_ms, 0, until_ms, by_looking=sight.definition.observed)
+
+
+def _seen_before(sight: Sight, made_ms: int, until_ms: int) -> int:
+    """The newest snapshot of those that were made before a run began: the others may be its own."""
+    if made_ms < until_ms:
+        return made_ms
+    ledgers = (copy.ledger for copy in sight.evidence.copies.values())
+    return max((one.newest_not_after(until_ms - 1) for one in ledgers if one is not None), default=0)
+
+
+def _lost_ms(sight: Sight, run: Run) -> int:
+    """When it is certain of a run that did not tell its end that it went wrong."""
+    limit_s = sight.definition.max_duration_s
+    over_ms = run.began_ms + (round(limit_s * 1000) if limit_s else ASSUMED_RUN_MS)
+    return min(over_ms, run.at_ms + HEARTBEAT_LOST_MS) if run.source is Source.WRAP else over_ms
+
+
+def _both(bad: Facet | None, going: Facet) -> Facet:
+    return going if bad is None else Facet(bad.level, bad.reason, f"{bad.text}; {going.text}")
 
 
 def _ended(sight: Sight, last: Run) -> Facet:
@@ -114,7 +173,7 @@ def _when_due(sight: Sight, began_ms: int, ended_ms: int, ended: Facet) -> Facet
     around = sight.dues.around(sight.now_ms)
     if around.next_ms != NEVER_MS:
         sight.later(around.next_ms + LATE_AFTER_MS)
-    early_ms = min(EARLY_MS_MAX, (around.next_ms - around.due_ms) // 10)
+    early_ms = _early_ms(around)
     if around.due_ms <= asked_from_ms or began_ms >= around.due_ms - early_ms or ended_ms >= around.due_ms:
         return ended
     if around.before_ms > asked_from_ms and max(began_ms + early_ms, ended_ms) < around.before_ms:
@@ -126,26 +185,91 @@ def _when_due(sight: Sight, began_ms: int, ended_ms: int, ended: Facet) -> Facet
     return _not_begun(sight, around.due_ms, ended)
 
 
+def _missed_before(
+    sight: Sight, began_ms: int, ended_ms: int, until_ms: int, *, by_looking: bool = False
+) -> Facet | None:
+    """What was missed between one run and the beginning of the next one."""
+    schedule, standing = sight.definition.schedule, sight.standing
+    asked_from_ms = max(standing.asked_from_ms, standing.paused_until_ms)
+    if schedule.every_s:
+        dues = [max(began_ms, asked_from_ms) + round(schedule.every_s * 1000)]
+    elif schedule.by_the_clock:
+        around = sight.dues.around(sight.now_ms)
+        if not around.due_ms <= until_ms < around.next_ms:
+            # By hand, and rarely: the due times that are remembered go on with the clock.
+            due_ms = schedule.latest(until_ms)
+            before_ms = schedule.latest(due_ms - 1) if due_ms else 0
+            around = Around(before_ms, due_ms, schedule.next(until_ms) or NEVER_MS)
+        early_ms = _early_ms(around)
+        dues = [
+            due_ms
+            for due_ms in (around.before_ms, around.due_ms)
+            if due_ms > asked_from_ms and max(began_ms + early_ms, ended_ms) < due_ms
+        ]
+    else:
+        return None
+    for due_ms in reversed(dues):
+        missed_ms = _missed_ms(sight, due_ms, by_looking=by_looking)
+        if by_looking and _read_ms(sight) < missed_ms:
+            continue
+        if missed_ms <= until_ms and sight.passed(missed_ms) is Passed.YES:
+            return _missed(due_ms, missed_ms)
+    return None
+
+
+def _early_ms(around: Around) -> int:
+    return min(EARLY_MS_MAX, (around.next_ms - around.due_ms) // 10)
+
+
+def _missed_ms(sight: Sight, due_ms: int, *, by_looking: bool) -> int:
+    """When what was due then is missed, if nothing began until then. `by_looking`: no run was told, and a repository
+    shows one when it is over and the repository is read."""
+    definition = sight.definition
+    missed_ms = due_ms + max(round(definition.start_grace_s * 1000), LATE_AFTER_MS)
+    if by_looking:
+        missed_ms += round((definition.max_duration_s + definition.observe_every_s) * 1000)
+    return missed_ms
+
+
+def _read_ms(sight: Sight) -> int:
+    """When a repository was read last."""
+    return max((copy.seen_ms for copy in sight.evidence.copies.values()), default=0)
+
+
+def _missed(due_ms: int, missed_ms: int) -> Facet:
+    return Facet(BAD, "missed", f"due {moment(due_ms)}, and did not begin until {moment(missed_ms)}")
+
+
 def _not_begun(sight: Sight, due_ms: int, ended: Facet) -> Facet:
     """Of a due time that no run is known of."""
-    definition = sight.definition
-    late_ms = due_ms + LATE_AFTER_MS
-    missed_ms = due_ms + max(round(definition.start_grace_s * 1000), LATE_AFTER_MS)
-    by_looking = definition.observed and not sight.evidence.runs
-    if by_looking:
-        # A repository shows a run when it is over and the repository is read.
-        late_ms = missed_ms
-        missed_ms += round((definition.max_duration_s + definition.observe_every_s) * 1000)
+    by_looking = sight.definition.observed and not sight.evidence.runs
+    missed_ms = _missed_ms(sight, due_ms, by_looking=by_looking)
+    late_ms = due_ms + (
+        max(round(sight.definition.start_grace_s * 1000), LATE_AFTER_MS) if by_looking else LATE_AFTER_MS
+    )
     missed, late = sight.passed(missed_ms), sight.passed(late_ms)
     if missed is Passed.YES and by_looking:
-        seen_ms = max((copy.seen.at_ms for copy in sight.evidence.copies.values() if copy.seen), default=0)
-        missed = sight.seen_after(missed_ms, seen_ms)
+        missed = sight.seen_after(missed_ms, _read_ms(sight))
         if missed is Passed.SILENT:
             return Facet(UNKNOWN, "unreadable", f"due {moment(due_ms)}; the repository was not read since")
     if missed is Passed.YES:
-        return Facet(BAD, "missed", f"due {moment(due_ms)}, and did not begin until {moment(missed_ms)}")
+        return _missed(due_ms, missed_ms)
     if Passed.SILENT in (missed, late):
         return Facet(UNKNOWN, "silent", f"due {moment(due_ms)}; its host was heard through {heard(sight)}")
     if late is Passed.NO or ended.level is BAD:
         return ended
     return Facet(WARN, "late", f"due {moment(due_ms)}, not begun yet; missed at {moment(missed_ms)}")
+
+
+def due_ms_of(definition: Definition, evidence: Evidence, standing: Standing, now_ms: int) -> int:
+    """When it is to run next; 0 where it has no schedule. In the past where a run is awaited that has not begun:
+    `every` counts from the beginning of the last run, or from when the job was first heard of."""
+    schedule = definition.schedule
+    if not schedule.every_s:
+        return schedule.next(now_ms)
+    evidence = evidence.about(definition.copies)
+    began_ms = max(
+        evidence.runs[-1].began_ms if evidence.runs else 0, points_of(definition, evidence).made_ms
+    )
+    asked_from_ms = max(standing.asked_from_ms, standing.paused_until_ms)
+    return max(began_ms, asked_from_ms) + round(schedule.every_s * 1000)

@@ -1,7 +1,7 @@
 """How a backup is written down for people: one row, one sheet, its history."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from watchbill_collector.cli.screen import Screen, ago, clean, clock, moment, span
@@ -71,7 +71,7 @@ def show_lines(screen: Screen, document: dict[str, Any]) -> Iterator[str]:
         ("restorable to", _objective(job["point"], job["rpo_s"])),
         ("proven to", _aged(job["verified_point"])),
         ("last run", clean(_run(job["last_run"]))),
-        ("next run", clock(history["due"])),
+        ("next run", _due(history["due"])),
         ("schedule", clean(_schedule(definition["schedule"]), 400)),
         ("tool", clean(job["tool"] or "-")),
         ("size", size(job["size_bytes"])),
@@ -91,6 +91,11 @@ def _by(paused: dict[str, Any]) -> str:
 
 def _signed(reviewed: dict[str, Any]) -> str:
     return f"{clean(reviewed['by'])}: {clean(reviewed['note'], TEXT_MAX)}"
+
+
+def _due(due: str | None) -> str:
+    at = moment(due)
+    return f"{clock(due)}, awaited since then" if at is not None and at <= datetime.now(UTC) else clock(due)
 
 
 def _objective(point: str | None, rpo_s: float) -> str:

@@ -28,7 +28,7 @@ from watchbill_collector.api.backup_port import (
 )
 from watchbill_collector.api.ports import Caller, at
 from watchbill_collector.audit import Entry
-from watchbill_collector.backups import JobKey, Run, State, Word
+from watchbill_collector.backups import JobKey, Run, State, Word, due_ms_of
 from watchbill_collector.services.backup_desk import size_of
 from watchbill_collector.services.backups import Backups
 from watchbill_collector.store import Store, audit, backup_notes
@@ -89,15 +89,16 @@ class BackupAnswers:
         found = read(lambda c: rows.records_of(c, site, key.agent_id, key.job, limit + 1, before_ms))
         changes = read(lambda c: backup_notes.changes(c, site, key.agent_id, key.job, CHANGES_SHOWN))
         reviews = read(lambda c: backup_notes.reviews(c, site, key.agent_id, key.job, REVIEWS_SHOWN))
-        definition, row = self._desk.book.definition(key), self._desk.row(key)
-        if definition is None or row is None:
+        definition, row, book = self._desk.book.definition(key), self._desk.row(key), self._desk.book
+        evidence, standing = book.evidence(key), book.standing(key)
+        if definition is None or row is None or evidence is None or standing is None:
             raise no_backup(job_id)
-        due_ms = definition.schedule.next(self._clock.wall_ms())
+        due_ms = due_ms_of(definition, evidence, standing, self._clock.wall_ms())
         return BackupHistory(
             definition=definition,
             digest=row.digest,
             defined=at(row.changed_ms),
-            due=at(due_ms) if due_ms else None,
+            due=_moment(due_ms),
             entries=_entries(found[:limit]),
             truncated=len(found) > limit,
             changes=[self._backups.change_of(change) for change in changes],
