@@ -27,6 +27,7 @@ from watchbill.backups.record import (
     BACKUP_JOBS,
     BACKUP_RECORD,
     SNAPSHOTS_MAX,
+    TEXT_CHARACTERS_MAX,
     Level,
     Outcome,
     Proof,
@@ -546,6 +547,25 @@ async def test_what_is_hostile_in_every_text_still_fits_an_event(tmp_path: Path)
     assert house.backups.counts.refused == 0
     assert records[-1].snapshots is not None
     assert records[-1].snapshots.listed[-1][1] == 1999
+
+
+@pytest.mark.parametrize("name", ["raw_digest", "tool_version", "reason", "repo_id", "log_from", "log_to"])
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("x" * TEXT_CHARACTERS_MAX, "x" * TEXT_CHARACTERS_MAX),
+        ("x" * (TEXT_CHARACTERS_MAX - 1) + "yz", "x" * (TEXT_CHARACTERS_MAX - 1) + "y"),
+        ("é" * TEXT_CHARACTERS_MAX, r"\xe9" * (TEXT_CHARACTERS_MAX // 4)),
+    ],
+)
+def test_of_a_text_that_is_too_long_the_beginning_is_told(name: str, text: str, kept: str) -> None:
+    """What is longer would have the whole record refused, here and by the collector."""
+    given: dict[str, Any] = {name: text}
+    (record,) = observed(LOOKED, Observation(outcome=Outcome.OK, **given))
+    assert getattr(read_record(record.to_json()), name) == kept
+    if name in ("raw_digest", "tool_version", "reason"):
+        record = verified(LOOKED, Verification(outcome=Outcome.UNKNOWN, **given))
+        assert getattr(read_record(record.to_json()), name) == kept
 
 
 def test_the_newest_point_is_no_snapshot_from_the_future() -> None:

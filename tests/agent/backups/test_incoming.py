@@ -243,3 +243,14 @@ def test_a_record_that_is_too_long_for_an_event_loses_the_beginning_of_its_tail(
     assert long["tail"].endswith(short["tail"])
     assert short["tail"].endswith("z")
     assert fitted(short) == short
+
+
+def test_a_record_that_is_too_long_without_its_tail_loses_its_last_errors() -> None:
+    errors = tuple(f"{number}" + "\U0001f600" * 499 for number in range(10))
+    long = record(tail="z" * 8192, errors=errors, copy="\U0001f600" * 256, repo_id="\U0001f600" * 256)
+    short = fitted(long)
+    assert len(encoded(short)) <= EVENT_BYTES_MAX
+    assert short["tail"] == ""
+    assert 5 < len(short["errors"]) < 10
+    assert errors[: len(short["errors"])] == tuple(short["errors"])
+    assert {**short, "tail": 0, "errors": 0} == {**long, "tail": 0, "errors": 0}, "and nothing else"
