@@ -371,7 +371,7 @@ class _FarOutlet:
     def __init__(self, far: FarEnd) -> None:
         self._far = far
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, within_s: int = 0) -> None:
         self._far.down.put_nowait(message)
 
     def end(self, message: bytes, reason: Any) -> None:

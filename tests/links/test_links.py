@@ -8,10 +8,20 @@ import pytest
 
 from watchbill.codec import BlockValues, encode_beat, encode_bye, encode_ticks, pack
 from watchbill.limits import MESSAGE_BYTES_MAX
-from watchbill.protocol.frames import Ack, End, EndReason, GapReason, Stream, Welcome
+from watchbill.protocol.frames import (
+    VERIFY,
+    Ack,
+    End,
+    EndReason,
+    GapReason,
+    Stream,
+    VerifyBackup,
+    Welcome,
+)
 from watchbill_agent.sender import About, Sender
 from watchbill_agent.spool import Draft, MemorySpool
 from watchbill_agent.transports import LinkDown, LinkRefused
+from watchbill_collector.ingest.ports import Reach
 
 from .conftest import PATIENCE_S, Bench, RawAgent, schema_of, until
 
@@ -281,3 +291,68 @@ async def test_an_acknowledgement_is_the_collectors_word_alone(bench: Bench) -> 
                 heard.append(await agent.hear())
     assert not [frame for frame in heard if isinstance(frame, Ack)]
     assert not bench.samples("m")
+
+
+# ---------------------------------------------------------------- what the collector asks for
+
+
+async def test_a_request_reaches_its_host_and_nobody_else(bench: Bench) -> None:
+    asked, other = await bench.opened(bench.enrol("web01")), await bench.opened(bench.enrol("web02"))
+    for agent in (asked, other):
+        await agent.hello(takes=(VERIFY, "what a newer one knows"))
+    requests = [VerifyBackup(bytes([number] * 16), f"job {number} ü", "data") for number in range(3)]
+    for request in requests:
+        assert bench.ingest.ask(asked.agent_id, request) is Reach.ASKED
+    assert [await asked.hear_kind(VerifyBackup) for _ in requests] == requests
+    await other.link.send(encode_bye("shutdown"))
+    heard = []
+    with contextlib.suppress(LinkDown, LinkRefused):
+        while (frame := await other.hear()) is not None:
+            heard.append(frame)
+    assert [type(frame) for frame in heard] == [End]
+
+
+async def test_a_host_that_is_away_is_not_asked_later(bench: Bench) -> None:
+    agent, request = await bench.opened(bench.enrol("web01")), VerifyBackup(b"r" * 16, "nightly")
+    assert bench.ingest.ask(agent.agent_id, request) is Reach.AWAY, "it has not said hello"
+    assert bench.ingest.ask("nobody", request) is Reach.AWAY
+    await agent.hello(takes=(VERIFY,))
+    await agent.link.close()
+    await until(lambda: bench.ingest.sessions == 0, "the end of the session")
+    assert bench.ingest.ask(agent.agent_id, request) is Reach.AWAY
+    again = await bench.opened(agent.agent_id)
+    again.spool_id, again.run_id = agent.spool_id, agent.run_id
+    await again.hello(takes=(VERIFY,))
+    await again.link.send(encode_bye("shutdown"))
+    assert isinstance(await again.hear(), End), "nothing was kept for it"
+    assert bench.ingest.counters.requests == 0
+
+
+async def test_a_host_that_does_not_know_the_request_is_not_asked(bench: Bench) -> None:
+    agent = await bench.linked()
+    assert bench.ingest.ask(agent.agent_id, VerifyBackup(b"r" * 16, "nightly")) is Reach.TOO_OLD
+    await agent.link.send(encode_bye("shutdown"))
+    assert isinstance(await agent.hear(), End)
+
+
+async def test_an_agent_hands_on_what_it_is_asked_and_goes_on_sending(bench: Bench) -> None:
+    agent_id, schema, heard = bench.enrol("web01"), schema_of("m"), list[VerifyBackup]()
+    spool, clock = MemorySpool(), bench.clock
+    about = About("0.1.0", b"r" * 16, "boot", interval_ms=1000, takes=(VERIFY,))
+    sender = Sender(
+        bench.transport(agent_id), spool, lambda: about, clock, random.Random(1), asked=heard.append
+    )
+    task = asyncio.create_task(sender.run())
+    await until(lambda: bench.ingest.connected(agent_id))
+    request = VerifyBackup(b"r" * 16, "nightly")
+    assert bench.ingest.ask(agent_id, request) is Reach.ASKED
+    await until(lambda: heard == [request], "the request")
+    now_ms = clock.boottime_ms()
+    spool.append(
+        Stream.BULK,
+        Draft(encode_ticks([BlockValues(schema, [now_ms], 0, pack([1.0]))]), 1, now_ms, now_ms, (schema,)),
+    )
+    sender.wake()
+    await until(lambda: spool.state(Stream.BULK).acked == 1, "what is sent is acknowledged")
+    assert await sender.stop("shutdown", PATIENCE_S)
+    await asyncio.wait({task})

@@ -7,22 +7,35 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 
-from watchbill.codec import encode_beat, encode_hello
+from watchbill.codec import encode_beat, encode_bye, encode_hello
 from watchbill.envelope import Envelope, Kind, Reason, Sealer, collector_uri
 from watchbill.identity import AgentUri
+from watchbill.limits import REQUEST_WITHIN_S
 from watchbill.mqtt import BrokerDown, Connection
-from watchbill.protocol.frames import End, EndReason, Hello, Stream, StreamState, Welcome
+from watchbill.protocol.frames import (
+    VERIFY,
+    End,
+    EndReason,
+    Hello,
+    Stream,
+    StreamState,
+    VerifyBackup,
+    Welcome,
+)
 from watchbill.topics import Lane
 from watchbill_agent.transports import LinkDown, LinkRefused
 from watchbill_collector.ingest.mqtt_link import EARLY_MESSAGES_MAX, REFUSED_BURST
 from watchbill_collector.ingest.mqtt_server import MqttPort
+from watchbill_collector.ingest.ports import Reach
 
 from .conftest import SITE, Keys, Mosquitto, MqttBench, RawAgent, schema_of, tls_lines, until
 
@@ -463,3 +476,42 @@ async def test_nothing_of_grpc_comes_with_mqtt_and_nothing_of_mqtt_with_grpc() -
             subprocess.run, argv, capture_output=True, text=True, check=True, timeout=30
         )
         assert done.stdout.strip() == "False", module
+
+
+async def test_a_request_is_dropped_by_the_broker_in_time_never_kept_and_of_no_use_to_others(
+    mqtt: MqttBench,
+) -> None:
+    """At least once, not retained, with an end; sent again by a stranger it is one that came already."""
+    agent = await mqtt.opened(mqtt.enrol("web01"))
+    await agent.hello(takes=(VERIFY,))
+    topic = mqtt.topics.of(agent.agent_id, Lane.DOWN)
+    other = mqtt.enrol("web02")
+    async with aiomqtt.Client(
+        "127.0.0.1",
+        mqtt.mosquitto.port,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        tls_context=ssl.create_default_context(cadata=mqtt.keys.authority.pem.decode()),
+    ) as listener:
+        await listener.subscribe(topic, qos=1)
+        request = VerifyBackup(b"r" * 16, "nightly")
+        assert mqtt.ingest.ask(agent.agent_id, request) is Reach.ASKED
+        async with asyncio.timeout(30):
+            message = await anext(aiter(listener.messages))
+        assert await agent.hear_kind(VerifyBackup) == request
+        assert (message.qos, message.retain) == (1, False)
+        assert message.properties is not None
+        assert 0 < message.properties.MessageExpiryInterval <= REQUEST_WITHIN_S
+        for where in (topic, mqtt.topics.of(other, Lane.DOWN)):
+            await listener.publish(where, message.payload, 1)
+    await agent.link.send(encode_bye("shutdown"))
+    assert isinstance(await agent.hear(), End), "it was heard once"
+    async with aiomqtt.Client(
+        "127.0.0.1",
+        mqtt.mosquitto.port,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        tls_context=ssl.create_default_context(cadata=mqtt.keys.authority.pem.decode()),
+    ) as late:
+        await late.subscribe(topic, qos=1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await anext(aiter(late.messages))

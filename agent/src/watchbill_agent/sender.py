@@ -28,8 +28,18 @@ from watchbill.codec import decode_down, encode_bye, encode_hello
 from watchbill.errors import Unreadable
 from watchbill.leaving import Farewell
 from watchbill.limits import BEAT_INTERVAL_MS_MAX
-from watchbill.protocol.client import Adopt, Client, Ended, Fork, Order, Pause, Phase, Told
-from watchbill.protocol.frames import Ack, AuditHead, Down, Hello, Refusal, Settings, Stream, Welcome
+from watchbill.protocol.client import Adopt, Asked, Client, Ended, Fork, Order, Pause, Phase, Told
+from watchbill.protocol.frames import (
+    Ack,
+    AuditHead,
+    Down,
+    Hello,
+    Refusal,
+    Settings,
+    Stream,
+    VerifyBackup,
+    Welcome,
+)
 from watchbill.protocol.timing import CollectorTime, Pacer
 from watchbill_agent.audit_heads import AuditHeads
 from watchbill_agent.budget import Budget
@@ -64,6 +74,8 @@ class About:
     """How seldom beats may be; 0: as the collector asks, at most every 10 s."""
     keeps_messages: bool = False
     """Messages leave when they are full, also before the rules look: beats carry the newest values."""
+    takes: tuple[str, ...] = ()
+    """Which orders of the collector are carried out here."""
 
 
 REFUSAL_REASONS_MAX = 64
@@ -95,7 +107,8 @@ class Sender:
     it.
 
     What is sent and when is `outgoing.py`'s; `newest`, `flush` and `sync` are told of there. `forked` is told of a
-    fork and of the name before it, in front of the next Hello.
+    fork and of the name before it, in front of the next Hello. `asked` is given what the collector asks for, and must
+    not wait.
     """
 
     def __init__(
@@ -113,6 +126,7 @@ class Sender:
         budget: Budget | None = None,
         sync: Callable[[], Awaitable[bool]] = nothing_to_sync,
         forked: Callable[[bytes, Fork], Awaitable[None]] = nothing_to_tell,
+        asked: Callable[[VerifyBackup], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._spool = spool
@@ -125,6 +139,7 @@ class Sender:
         self._heads = heads
         self._budget = budget
         self._forked = forked
+        self._asked = asked
         self._work = asyncio.Event()
         self._stopping = False
         self._farewell: Farewell | None = None
@@ -282,6 +297,7 @@ class Sender:
             ticks_per_message=about.ticks_per_message,
             beat_interval_ms=about.beat_interval_ms,
             audit=() if self._heads is None else self._heads.every(),
+            takes=about.takes,
         )
         await self.facts.send(link, encode_hello(hello))
         try:
@@ -334,6 +350,8 @@ class Sender:
             )
         elif isinstance(order, Told):
             self._told(order.refusal)
+        elif isinstance(order, Asked):
+            self._asked(order.request)
         elif isinstance(order, Ended):
             end = order.end
             raise SessionOver(

@@ -16,6 +16,7 @@ from enum import IntEnum
 from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError
 
+from watchbill.backups.bounds import JOB_NAME_CHARACTERS_MAX, LEVEL_CHARACTERS_MAX
 from watchbill.errors import Permanent, Unreadable
 from watchbill.limits import (
     AUDIT_HEADS_MAX,
@@ -23,6 +24,9 @@ from watchbill.limits import (
     DICTIONARY_PARTS_MAX,
     HELP_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    REQUEST_ID_BYTES,
+    TAKES_CHARACTERS_MAX,
+    TAKES_MAX,
 )
 from watchbill.protocol.accounting import GapPart
 from watchbill.protocol.frames import (
@@ -42,6 +46,7 @@ from watchbill.protocol.frames import (
     Stream,
     StreamMark,
     StreamState,
+    VerifyBackup,
     Welcome,
 )
 from watchbill.v1 import link_pb2 as pb
@@ -328,6 +333,7 @@ def encode_hello(hello: Hello) -> bytes:
             run_id=hello.run_id,
             beat_interval_ms=hello.beat_interval_ms,
             audit=[pb.AuditHead(seq=head.seq, hash=head.hash) for head in hello.audit],
+            takes=hello.takes,
         )
     ).SerializeToString()
 
@@ -362,6 +368,7 @@ def decode_hello(message: pb.Hello) -> Hello:
         protocol=message.protocol,
         beat_interval_ms=message.beat_interval_ms,
         audit=tuple(AuditHead(head.seq, head.hash) for head in message.audit[:AUDIT_HEADS_MAX]),
+        takes=tuple(order[:TAKES_CHARACTERS_MAX] for order in message.takes[:TAKES_MAX]),
     )
 
 
@@ -452,6 +459,8 @@ def encode_down(frame: Down) -> bytes:
         down = pb.Down(busy=pb.Busy(retry_after_ms=frame.retry_after_ms))
     elif isinstance(frame, Refusal):
         down = pb.Down(refusal=pb.Refusal(reason=frame.reason, count=frame.count, detail=frame.detail))
+    elif isinstance(frame, VerifyBackup):
+        down = pb.Down(verify=pb.VerifyBackup(request_id=frame.request_id, job=frame.job, level=frame.level))
     else:
         down = pb.Down(
             end=pb.End(
@@ -494,6 +503,8 @@ def decode_down(message: bytes) -> Down | None:
         return Busy(down.busy.retry_after_ms)
     if kind == "refusal":
         return Refusal(down.refusal.reason, down.refusal.count, down.refusal.detail)
+    if kind == "verify":
+        return _verify(down.verify)
     if kind == "end":
         try:
             reason = EndReason(down.end.reason)
@@ -501,6 +512,16 @@ def decode_down(message: bytes) -> Down | None:
             reason = EndReason.UNSPECIFIED
         return End(reason, down.end.detail, down.end.retry_after_ms)
     return None
+
+
+def _verify(message: pb.VerifyBackup) -> VerifyBackup:
+    if len(message.request_id) != REQUEST_ID_BYTES:
+        raise Unreadable(f"a request's id: got {len(message.request_id)} bytes, wanted {REQUEST_ID_BYTES}")
+    if not 0 < len(message.job) <= JOB_NAME_CHARACTERS_MAX or not message.job.isprintable():
+        raise Unreadable(f"a request's job: wanted a name of 1 to {JOB_NAME_CHARACTERS_MAX} characters")
+    if len(message.level) > LEVEL_CHARACTERS_MAX or not message.level.isprintable():
+        raise Unreadable(f"a request's level: wanted a word of at most {LEVEL_CHARACTERS_MAX} characters")
+    return VerifyBackup(message.request_id, message.job, message.level)
 
 
 def _pb_marks(marks: Iterable[StreamMark]) -> list[pb.StreamMark]:

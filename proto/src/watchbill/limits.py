@@ -90,3 +90,11 @@ assert 2 * BEAT_INTERVAL_MS_SLOWEST <= SILENCE_MAX_MS, "one lost beat must not e
 
 AUDIT_HEADS_MAX = 64
 """Heads of the collector's audit that an agent keeps, and shows in one Hello."""
+
+TAKES_MAX = 16
+"""Orders that an agent may say it takes, of TAKES_CHARACTERS_MAX each; what is beyond is not looked at."""
+TAKES_CHARACTERS_MAX = 32
+REQUEST_ID_BYTES = 16
+"""Of what the collector asks a host to do."""
+REQUEST_WITHIN_S = 60
+"""A request that a broker could not hand on within this is dropped there: nobody waits for it any more."""

@@ -189,9 +189,13 @@ class _Client(aiomqtt.Client):
         """Where connections come from, in place of what the library does."""
         self._client._create_socket = make  # type: ignore[method-assign]
 
-    def send(self, topic: str, payload: bytes) -> paho.MQTTMessageInfo:
+    def send(self, topic: str, payload: bytes, within_s: int = 0) -> paho.MQTTMessageInfo:
         """Publish without waiting."""
-        return self._client.publish(topic, payload, 1)
+        properties: Any = None
+        if within_s:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = within_s
+        return self._client.publish(topic, payload, 1, properties=properties)
 
     def say_goodbye(self) -> None:
         """Send DISCONNECT; the socket is closed once it is written."""
@@ -368,11 +372,12 @@ class Connection:
         """Publishes that the broker has not confirmed."""
         return len(self._pending)
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Publish; does not wait. Raises what `lost` holds, or BrokerDown when too much waits."""
+    def publish(self, topic: str, payload: bytes, within_s: int = 0) -> None:
+        """Publish; does not wait. A broker that could not hand it on `within_s` drops it; 0: it tries for ever. Raises
+        what `lost` holds, or BrokerDown when too much waits."""
         if self.lost.done():
             raise self.lost.result()
-        info = self._client.send(topic, payload)
+        info = self._client.send(topic, payload, within_s)
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             raise BrokerDown("busy", f"the broker {self._broker} takes nothing: {WAITING_MAX} messages wait")
         if info.rc != paho.MQTT_ERR_SUCCESS:

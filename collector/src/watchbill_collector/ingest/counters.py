@@ -30,6 +30,7 @@ _COUNTERS = {
     "samples_lost": "Samples made by the collector itself that a failed commit took with it.",
     "gaps": "Gap rows recorded.",
     "marks_forgotten": "Watermarks of spools closed long ago, or of forgotten hosts, that were removed.",
+    "requests": "Times that a host was asked to do something.",
     "dictionaries": "Series dictionaries received.",
     "dictionaries_decoded": "Series dictionaries that had to be decoded: the rest were known.",
 }
@@ -68,6 +69,7 @@ class IngestCounters:
         self.samples_lost = 0
         self.gaps = 0
         self.marks_forgotten = 0
+        self.requests = 0
         self.dictionaries = 0
         self.dictionaries_decoded = 0
         self.refusals: dict[tuple[str, str], int] = {}

@@ -52,7 +52,7 @@ class GrpcOutlet:
         self._clerk: asyncio.Task[None] | None = None
         self._closing: EndReason | None = None
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, within_s: int = 0) -> None:  # noqa: ARG002 - Nobody keeps it on the way.
         """Send a message after those before it."""
         if self._closing is not None:
             return

@@ -24,12 +24,14 @@ from watchbill.limits import (
     SILENCE_MAX_MS,
 )
 from watchbill.protocol.frames import (
+    VERIFY,
     AuditHead,
     EndReason,
     Hello,
     Settings,
     Stream,
     StreamMark,
+    VerifyBackup,
     Welcome,
 )
 from watchbill.protocol.server import Watermark, greet
@@ -42,7 +44,7 @@ from watchbill_collector.ingest.dictionaries import Dictionaries, good_labels
 from watchbill_collector.ingest.gaps import closed_row, reboot_row
 from watchbill_collector.ingest.gate import JOB_LABEL, Gate
 from watchbill_collector.ingest.liveness import Liveness, return_grace_s, stale_values
-from watchbill_collector.ingest.ports import Admission, CritSink, GapRow, Host, Mark, Sink, Standing
+from watchbill_collector.ingest.ports import Admission, CritSink, GapRow, Host, Mark, Reach, Sink, Standing
 from watchbill_collector.ingest.session import Outlet, Session
 from watchbill_collector.ingest.settings import AgentSettings, IngestOptions, spread_ms
 from watchbill_collector.series import SeriesIds, SeriesTable, Ticks
@@ -173,6 +175,19 @@ class Ingest:
         """What an agent is called in counters: its instance, or its id before that is known."""
         agent = self._agents.get(agent_id)
         return agent_id if agent is None else agent.instance or agent_id
+
+    def ask(self, agent_id: str, request: VerifyBackup) -> Reach:
+        """Ask a host to do something, if it is connected and knows what is asked for; nothing waits for one that is
+        not."""
+        agent = self._agents.get(agent_id)
+        session = None if agent is None else agent.session
+        if session is None or session.ended or session.bye is not None:
+            return Reach.AWAY
+        if VERIFY not in session.takes:
+            return Reach.TOO_OLD
+        session.ask(request)
+        self.counters.requests += 1
+        return Reach.ASKED
 
     def through_ms(self) -> dict[str, int]:
         """Through when hosts are known, by agent id; see `delivered.py`."""

@@ -149,9 +149,9 @@ class MqttLink:
 
     # ------------------------------------------------------------ what goes
 
-    def send(self, message: bytes) -> None:
-        """Send a message to the agent."""
-        self._mailbox.say(Kind.FRAME, self, self._down.next(), message)
+    def send(self, message: bytes, within_s: int = 0) -> None:
+        """Send a message to the agent; a broker that cannot hand it on `within_s` drops it."""
+        self._mailbox.say(Kind.FRAME, self, self._down.next(), message, within_s)
 
     def end(self, message: bytes, reason: EndReason) -> None:
         """Send a last message and close."""
@@ -298,9 +298,9 @@ class Mailbox:
             self.port.ingest.counters.cut(session.agent.instance or self.agent_id)
             self.port.ingest.gone(session)
 
-    def say(self, kind: Kind, link: MqttLink, counter: int, payload: bytes) -> None:
+    def say(self, kind: Kind, link: MqttLink, counter: int, payload: bytes, within_s: int = 0) -> None:
         """Send an envelope of a link."""
-        self.port.say(self.agent_id, kind, link.link, link.number, counter, payload)
+        self.port.say(self.agent_id, kind, link.link, link.number, counter, payload, within_s)
 
 
 class _Receiver:

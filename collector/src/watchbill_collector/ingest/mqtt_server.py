@@ -238,7 +238,14 @@ class MqttPort:
     # ------------------------------------------------------------ what goes
 
     def say(
-        self, agent_id: str, kind: Kind, link: int, session: int, counter: int, payload: bytes = b""
+        self,
+        agent_id: str,
+        kind: Kind,
+        link: int,
+        session: int,
+        counter: int,
+        payload: bytes = b"",
+        within_s: int = 0,
     ) -> None:
         """Send an envelope to an agent. Without a connection it is lost, as the link is."""
         connection = self._connection
@@ -248,7 +255,7 @@ class MqttPort:
         audience = str(AgentUri(self.topics.site, agent_id))
         envelope = Envelope(kind, self._uri, audience, link, session, counter, self._clock.wall_ms(), payload)
         try:
-            connection.publish(self.topics.of(agent_id, Lane.DOWN), self._sealer.seal(envelope))
+            connection.publish(self.topics.of(agent_id, Lane.DOWN), self._sealer.seal(envelope), within_s)
         except (BrokerDown, BrokerRefused):
             self.facts.not_sent += 1
         else:

@@ -34,6 +34,14 @@ class Sink(Protocol):
         stored."""
 
 
+class Reach(Enum):
+    """Whether a host could be asked for something."""
+
+    ASKED = "asked"
+    AWAY = "away"
+    TOO_OLD = "too old"
+
+
 @dataclass(frozen=True, slots=True)
 class CritEvent:
     """One record of the crit stream. `shift_ms` is what is to be added to times by its host's wall clock; `content` is

@@ -38,6 +38,7 @@ from watchbill.limits import (
     MESSAGE_BYTES_MAX,
     MESSAGE_CHARGE_BYTES,
     RECORD_BYTES_MAX,
+    REQUEST_WITHIN_S,
     TICKS_PER_BLOCK_MAX,
 )
 from watchbill.protocol.frames import (
@@ -51,6 +52,7 @@ from watchbill.protocol.frames import (
     Nack,
     Refusal,
     Stream,
+    VerifyBackup,
 )
 from watchbill.protocol.server import AckPolicy, Verdict, Watermark, ack_of
 from watchbill.v1 import link_pb2 as pb
@@ -82,8 +84,9 @@ NACK_AGAIN_S = 1.0
 class Outlet(Protocol):
     """The way back to the agent. Nothing here waits."""
 
-    def send(self, message: bytes) -> None:
-        """Send a message after those before it."""
+    def send(self, message: bytes, within_s: int = 0) -> None:
+        """Send a message after those before it. `within_s`: whoever keeps it on the way drops it after that long; 0:
+        never."""
 
     def end(self, message: bytes, reason: EndReason) -> None:
         """Send a last message and close."""
@@ -128,6 +131,7 @@ class Session:
         "pulse",
         "run_id",
         "spool_id",
+        "takes",
         "transport",
     )
 
@@ -153,6 +157,7 @@ class Session:
         self.run_id = b""
         self.spool_id = b""
         self.boot_id = ""
+        self.takes: tuple[str, ...] = ()
         self.audit_told = 0
         self.beat_interval_ms = 0
         self.offset_ms = 0
@@ -243,6 +248,7 @@ class Session:
         self.run_id = hello.run_id
         self.spool_id = hello.spool_id
         self.boot_id = hello.boot_id
+        self.takes = hello.takes
         self.offset_ms = offset_ms
         self.pulse = pulse
         self._watermarks = {int(watermark.stream): watermark for watermark in watermarks}
@@ -514,6 +520,11 @@ class Session:
         """Send a frame."""
         if not self.ended:
             self._outlet.send(encode_down(frame))
+
+    def ask(self, request: VerifyBackup) -> None:
+        """Ask the host to do something: now, or not at all."""
+        if not self.ended:
+            self._outlet.send(encode_down(request), REQUEST_WITHIN_S)
 
     def tell(self, reason: str, count: int, detail: str) -> None:
         """Something is refused for good: count it under the sender's name and say so."""

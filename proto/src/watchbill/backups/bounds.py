@@ -9,3 +9,5 @@ TAIL_CHARACTERS_MAX: Final = 8 * 1024
 TEXT_CHARACTERS_MAX: Final = 256
 NUMBER_MAX: Final = 2**53
 """Times, sizes and counts lie within 0 and this, which every reader of JSON can hold."""
+LEVEL_CHARACTERS_MAX: Final = 16
+"""Of the level of a proof that is asked for."""

@@ -44,6 +44,7 @@ from watchbill.protocol.frames import (
     Stream,
     StreamMark,
     StreamState,
+    VerifyBackup,
     Welcome,
 )
 
@@ -148,13 +149,20 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Order: the collector asks this host to do something; whoever does it decides whether."""
+
+    request: VerifyBackup
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Order: the session is over."""
 
     end: End
 
 
-Order = Release | MarkLost | Rewind | Fork | Adopt | Pause | Told | Ended
+Order = Release | MarkLost | Rewind | Fork | Adopt | Pause | Told | Asked | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +265,8 @@ class Client:
             return [Adopt(frame)]
         if isinstance(frame, Refusal):
             return [Told(frame)]
+        if isinstance(frame, VerifyBackup):
+            return [Asked(frame)]
         if isinstance(frame, End):
             self._phase = Phase.OVER
             return [Ended(frame)]

@@ -128,6 +128,7 @@ class Hello:
     protocol: int = PROTOCOL_VERSION
     beat_interval_ms: int = 0
     audit: tuple[AuditHead, ...] = ()
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,5 +213,19 @@ class Refusal:
     detail: str = ""
 
 
-Down = Welcome | Ack | Nack | Settings | Busy | End | Refusal
+VERIFY = "verify"
+"""What an agent that knows `VerifyBackup` says that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyBackup:
+    """A backup is to be verified now. `level` is a word of `watchbill.backups.record.Level`, or of a newer collector's;
+    "": the one that is due first."""
+
+    request_id: bytes
+    job: str
+    level: str = ""
+
+
+Down = Welcome | Ack | Nack | Settings | Busy | End | Refusal | VerifyBackup
 """What the collector says."""

@@ -562,6 +562,7 @@ class Hello(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     BEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    TAKES_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """1"""
     agent_version: _builtins.str
@@ -593,6 +594,10 @@ class Hello(_message.Message):
     def audit(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditHead]:
         """What this agent was told of the collector's audit, some heads, oldest first."""
 
+    @_builtins.property
+    def takes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which orders of the collector this agent knows, by their names: "verify"."""
+
     def __init__(
         self,
         *,
@@ -612,10 +617,11 @@ class Hello(_message.Message):
         run_id: _builtins.bytes = ...,
         audit: _abc.Iterable[Global___AuditHead] | None = ...,
         beat_interval_ms: _builtins.int = ...,
+        takes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit", b"audit", "beat_interval_ms", b"beat_interval_ms", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "instance", b"instance", "interval_ms", b"interval_ms", "job", b"job", "labels", b"labels", "protocol", b"protocol", "retired", b"retired", "run_id", b"run_id", "spool_id", b"spool_id", "streams", b"streams", "ticks_per_message", b"ticks_per_message", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit", b"audit", "beat_interval_ms", b"beat_interval_ms", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "instance", b"instance", "interval_ms", b"interval_ms", "job", b"job", "labels", b"labels", "protocol", b"protocol", "retired", b"retired", "run_id", b"run_id", "spool_id", b"spool_id", "streams", b"streams", "takes", b"takes", "ticks_per_message", b"ticks_per_message", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1105,6 +1111,7 @@ class Down(_message.Message):
     BUSY_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -1119,6 +1126,8 @@ class Down(_message.Message):
     def end(self) -> Global___End: ...
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
+    @_builtins.property
+    def verify(self) -> Global___VerifyBackup: ...
     def __init__(
         self,
         *,
@@ -1129,12 +1138,13 @@ class Down(_message.Message):
         busy: Global___Busy | None = ...,
         end: Global___End | None = ...,
         refusal: Global___Refusal | None = ...,
+        verify: Global___VerifyBackup | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "refusal", b"refusal", "settings", b"settings", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "refusal", b"refusal", "settings", b"settings", "verify", b"verify", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "refusal", b"refusal", "settings", b"settings", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "refusal", b"refusal", "settings", b"settings", "verify", b"verify", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "nack", "settings", "busy", "end", "refusal"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "nack", "settings", "busy", "end", "refusal", "verify"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1389,3 +1399,34 @@ class End(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___End: _TypeAlias = End  # noqa: Y015
+
+@_typing.final
+class VerifyBackup(_message.Message):
+    """Verify a backup of this host now: as far as the host's own files declare it, and as often as the host allows. Sent to
+    agents that say they take "verify"; answered by an event under the same id. The same id again is the same request.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """16 random bytes."""
+    job: _builtins.str
+    level: _builtins.str
+    """structure, data or restore; empty: the one that is due first."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        job: _builtins.str = ...,
+        level: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "level", b"level", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyBackup: _TypeAlias = VerifyBackup  # noqa: Y015
