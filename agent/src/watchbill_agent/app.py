@@ -30,7 +30,7 @@ from watchbill.identity import AgentIdentity, IdentityFile
 from watchbill.limits import SPOOL_BYTES_DEFAULT
 from watchbill.logs import RateLimit, fields
 from watchbill.protocol.client import Fork
-from watchbill.protocol.frames import RUN_ID_BYTES, GapReason, RetiredSpool, Stream
+from watchbill.protocol.frames import RUN_ID_BYTES, VERIFY, GapReason, RetiredSpool, Stream
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
 from watchbill_agent.backups.drop import ORDER
@@ -322,6 +322,7 @@ class Agent:
             budget=self.budget,
             sync=self._keeper.sync,
             forked=self._on_forked,
+            asked=self.backups.asked,
         )
         renewer = Renewer(
             self.config.identity_home(self.homes),
@@ -410,6 +411,7 @@ class Agent:
             ticks_per_message=self.config.ticks,
             beat_interval_ms=self.config.beat_interval_ms,
             keeps_messages=self.config.edge,
+            takes=(VERIFY,),
         )
 
     async def _watch_link(self, house: Daemon) -> None:
@@ -521,7 +523,7 @@ class Agent:
         sampling, queue, identity = self.sampling, self.spool.facts(), self.identity
         link = None if self._link is None else self._link.sender.facts
         house = self._house
-        backups, reports = self.backups.counts, self.backups.incoming
+        backups, reports, requests = self.backups.counts, self.backups.incoming, self.backups.requests
         return Facts(
             series=sampling.batcher.series,
             series_refused=sampling.batcher.refused,
@@ -565,6 +567,9 @@ class Agent:
             backup_looks_stuck=backups.stuck,
             backup_records=backups.records,
             backup_records_refused=backups.refused,
+            backup_requests=requests.taken + requests.dropped,
+            backup_requests_refused=requests.refused,
+            backup_requests_dropped=requests.dropped,
             backup_reports=0 if reports is None else reports.kept,
             backup_reports_refused=0 if reports is None else reports.refused,
             backup_reports_waiting=0 if reports is None else reports.waiting,

@@ -57,6 +57,9 @@ class Facts:
     backup_looks_stuck: int = 0
     backup_records: int = 0
     backup_records_refused: int = 0
+    backup_requests: int = 0
+    backup_requests_refused: int = 0
+    backup_requests_dropped: int = 0
     backup_reports: int = 0
     backup_reports_refused: int = 0
     backup_reports_waiting: int = 0
@@ -128,6 +131,9 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("backup_looks_stuck", _GAUGE, "Looks that could not be ended and are left to themselves."),
     ("backup_records_total", _COUNTER, "Records about backups that these looks made."),
     ("backup_records_refused_total", _COUNTER, "Records about backups that the spool did not take."),
+    ("backup_requests_total", _COUNTER, "Verifications of backups that the collector asked for."),
+    ("backup_requests_refused_total", _COUNTER, "Of these, those that this host did not make."),
+    ("backup_requests_dropped_total", _COUNTER, "Of these, those that were too many to be answered."),
     ("backup_reports_total", _COUNTER, "Records of runs that others handed over."),
     (
         "backup_reports_refused_total",
@@ -227,6 +233,9 @@ class SelfStats:
             facts.backup_looks_stuck,
             facts.backup_records,
             facts.backup_records_refused,
+            facts.backup_requests,
+            facts.backup_requests_refused,
+            facts.backup_requests_dropped,
             facts.backup_reports,
             facts.backup_reports_refused,
             facts.backup_reports_waiting,

@@ -9,14 +9,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from watchbill.backups.requests import UNKNOWN_JOB
 from watchbill.clock import Clock
 from watchbill.config import Address, Homes
 from watchbill.daemon import Daemon
 from watchbill.errors import StorageError
 from watchbill.logs import fields
+from watchbill.protocol.frames import VerifyBackup
 from watchbill_agent.backups.drop import Drop
 from watchbill_agent.backups.incoming import Incoming
 from watchbill_agent.backups.present import Counts, load_jobs, was_told
+from watchbill_agent.backups.requests import Refused, RequestCounts, Requests, Verdict
 from watchbill_agent.events import Events
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class HostBackups:
         self._service: Backups | None = None
         self._looking: asyncio.Task[object] | None = None
         self._units: UnitWatch | None = None
+        self._requests: Requests | None = None
         self.incoming: Incoming | None = None
 
     def _load(self) -> "Sequence[JobConfig] | None":
@@ -63,6 +67,8 @@ class HostBackups:
         self.incoming = Incoming(Drop(self._homes), door, committed=committed, taken=self._took)
         await self.incoming.at_start()
         house.spawn("backups left as files", self.incoming.run())
+        self._requests = Requests(events, self._clock, self._judge)
+        house.spawn("what is asked about backups", self._requests.run())
         if self._jobs is not None:
             self.adopt(house, self._jobs)
 
@@ -108,6 +114,21 @@ class HostBackups:
     def seen(self) -> list[dict[str, object]]:
         """What looks at repositories found."""
         return [] if self._service is None else self._service.seen()
+
+    def asked(self, request: VerifyBackup) -> None:
+        """The collector asks for a verification. Answered by an event, later."""
+        assert self._requests is not None, "there is a link after the start"
+        self._requests.take(request)
+
+    def _judge(self, request: VerifyBackup) -> Verdict:
+        if self._service is None:
+            return Refused(UNKNOWN_JOB, f"no file of this host defines {request.job}")
+        return self._service.judge(request)
+
+    @property
+    def requests(self) -> RequestCounts:
+        """Of what the collector asks."""
+        return RequestCounts() if self._requests is None else self._requests.counts
 
     @property
     def counts(self) -> Counts:

@@ -7,6 +7,7 @@
 3. A look is a child (`asked`). Its records go into the spool for critical records, each with its own id; only when they
    are there does the list of snapshots count as told.
 4. A look that came to nothing is a record, too: unknown, and why.
+5. The collector may ask for one of the verifications that a job declares (`judge`): it comes before what is due.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import random
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -36,16 +37,36 @@ from watchbill.backups.record import (
     new_id,
     read_record,
 )
+from watchbill.backups.requests import (
+    ALREADY_RUNNING,
+    BUSY,
+    NEEDS_RUNNER,
+    NOT_DECLARED,
+    NOT_VERIFIABLE,
+    STUCK,
+    TOO_SOON,
+    UNKNOWN_JOB,
+)
 from watchbill.clock import Clock
 from watchbill.errors import Unreadable, UsageError
 from watchbill.logs import fields
+from watchbill.protocol.frames import VerifyBackup
 from watchbill_agent.backups import memory
 from watchbill_agent.backups.adapter import Check, Reason, error_lines
 from watchbill_agent.backups.asked import Answer, ask
 from watchbill_agent.backups.config import JobConfig, Target
 from watchbill_agent.backups.drop import fitted
 from watchbill_agent.backups.present import VAR_DIRECTORY, Counts
-from watchbill_agent.backups.verifying import Progress, age_of, next_check, proved, unproved
+from watchbill_agent.backups.requests import (
+    EACH_S,
+    SAVED_S,
+    SHARE,
+    Allowance,
+    Begun,
+    Refused,
+    Verdict,
+)
+from watchbill_agent.backups.verifying import Progress, age_of, declares, next_check, proved, unproved
 from watchbill_agent.spool import Receipt, SpoolFull
 
 log = logging.getLogger(__name__)
@@ -93,6 +114,15 @@ class Repository:
         return f"{self.job.name}/{self.target.copy}"
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A verification that was asked for, and is next."""
+
+    key: str
+    check: Check
+    request_id: bytes
+
+
 @dataclass(slots=True)
 class Backups:
     """`jobs` are those of the files; `var` is the agent's state. `uniform` is where jitter comes from."""
@@ -111,8 +141,13 @@ class Backups:
     _verifications_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _remembering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _announced: bool = False
+    _wanted: Wanted | None = None
+    _verifying: Repository | None = None
+    _allowance: Allowance = field(init=False)
+    """Of what is asked for, in seconds."""
 
     def __post_init__(self) -> None:
+        self._allowance = Allowance(SHARE, SAVED_S, self.clock.monotonic_s())
         self._memory = memory.load(self.var, self.agent_id)
         self.adopt(self.jobs)
 
@@ -202,7 +237,10 @@ class Backups:
         return min(wait_s, STUCK_AGAIN_S) if self.counts.stuck else min(wait_s, IDLE_S_MAX)
 
     async def verify_turn(self) -> float:
-        """The verification that is due first; how long there is none."""
+        """The verification that was asked for, else the one that is due first; how long there is none."""
+        if self._wanted is not None and self._announced:
+            await self._verify_wanted()
+            return 0.0
         due = self._verification(self._waiting()) if self._announced else None
         if due is None:
             return IDLE_S_MAX
@@ -368,11 +406,20 @@ class Backups:
                 found.append((due[0], one, due[1]))
         return min(found, key=lambda each: (each[0], each[1].key), default=None)
 
-    async def _verify(self, one: Repository, check: Check) -> None:
+    async def _verify(self, one: Repository, check: Check, request_id: bytes = b"") -> None:
         known = self._memory.repository(one.key)
         began_ms = self.clock.wall_ms()
-        answer = await self.ask({**self._question(one, "verify"), "check": check}, one.job.verify_within_s)
+        self._verifying, began_s = one, self.clock.monotonic_s()
+        try:
+            answer = await self.ask(
+                {**self._question(one, "verify"), "check": check}, one.job.verify_within_s
+            )
+        finally:
+            self._verifying = None
+            if request_id:
+                self._allowance.use(max(EACH_S, self.clock.monotonic_s() - began_s))
         (record, *_) = self._records(one, answer, Kind.VERIFY, began_ms)
+        record = replace(record, run_id=request_id.hex())
         one = self._now(one, answer)
         self.counts.verifications += 1
         age_s = age_of(check.level, one.job.definition.verify)
@@ -387,6 +434,71 @@ class Backups:
             one.unproved.pop(check.level, None)
             known.progress[check.level] = proved(check, record.verify, age_s, now_ms)
         await self._remember()
+
+    # ------------------------------------------------------------ what is asked for
+
+    def judge(self, request: VerifyBackup) -> Verdict:
+        """Whether a verification that the collector asks for is made; then it is the next. Of those that the job's own
+        file declares, of the level that is asked for, the one that is due first."""
+        job = next((each for each in self.jobs if each.name == request.job), None)
+        if job is None:
+            return Refused(UNKNOWN_JOB, f"no file of this host defines {request.job}")
+        busy = self._busy(job.name)
+        if busy is not None:
+            return busy
+        found = self._next_of(job, request.level)
+        if isinstance(found, Refused):
+            return found
+        one, check = found
+        hindered = self._hindered(one)
+        if hindered is not None:
+            return hindered
+        wait_s = self._allowance.wait_s(self.clock.monotonic_s())
+        if wait_s > 0:
+            again = f"again in {math.ceil(wait_s / 60)} minutes"
+            return Refused(TOO_SOON, f"what was asked for lately took the time there is for it: {again}")
+        self._wanted = Wanted(one.key, check, request.request_id)
+        self._verifications_changed.set()
+        return Begun(check.level.value, one.target.copy)
+
+    def _busy(self, name: str) -> Refused | None:
+        wanted = "" if self._wanted is None else self._wanted.key.partition("/")[0]
+        running = wanted if self._verifying is None else self._verifying.job.name
+        if name in (wanted, running):
+            return Refused(ALREADY_RUNNING, f"{name} is being verified")
+        return Refused(BUSY, f"{running} is being verified, and one goes on at a time") if running else None
+
+    def _next_of(self, job: JobConfig, level: str) -> tuple[Repository, Check] | Refused:
+        """The declared verification that is due first, whenever that is."""
+        found: list[tuple[int, Repository, Check]] = []
+        for one in self._repositories.values():
+            if one.job.name != job.name:
+                continue
+            levels = {each for each in one.target.levels if level in ("", each)}
+            progress = self._memory.repositories.get(one.key, _NOTHING).progress
+            due = next_check(levels, job.definition.verify, progress, self.clock.wall_ms())
+            if due is not None:
+                found.append((due[0], one, due[1]))
+        if found:
+            return min(found, key=lambda each: (each[0], each[1].key))[1:]
+        what = f"of the level {level}" if level else "at all"
+        if not declares(level, job.definition.verify):
+            return Refused(NOT_DECLARED, f"its file in backups.d asks for no proof {what}")
+        return Refused(NOT_VERIFIABLE, f"nothing here makes a proof {what}: see its tool, and `verify.run`")
+
+    def _hindered(self, one: Repository) -> Refused | None:
+        if self._is_stuck(one):
+            return Refused(STUCK, "a look at its repository could not be ended")
+        if one.last is not None and one.last.reason == Reason.NEEDS_RUNNER:
+            return Refused(NEEDS_RUNNER, "the agent's user may not read its repository")
+        return None
+
+    async def _verify_wanted(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None
+        one = self._repositories.get(wanted.key)
+        if one is not None:  # Else a reload took it away in between.
+            await self._verify(one, wanted.check, wanted.request_id)
 
     def _say_unproved(self, one: Repository, check: Check, record: Record) -> None:
         if one.unproved.get(check.level) == record.reason:

@@ -71,6 +71,11 @@ def age_of(level: Level, ages: ProofAges) -> float:
     return {Level.STRUCTURE: ages.structure_s, Level.DATA: ages.data_s, Level.RESTORE: ages.restore_s}[level]
 
 
+def declares(level: str, ages: ProofAges) -> bool:
+    """Whether a proof of this level is asked for, or of any ("")."""
+    return any(age_of(each, ages) for each in Level if level in ("", each))
+
+
 def parts_of(level: Level, age_s: float) -> int:
     """In how many parts the data is read."""
     return min(PARTS_MAX, max(1, int(age_s // PART_EVERY_S))) if level is Level.DATA else 1

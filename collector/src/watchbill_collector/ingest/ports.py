@@ -20,6 +20,7 @@ __all__ = [
     "MemoryAdmission",
     "MemoryCritSink",
     "MemorySink",
+    "Reach",
     "Sink",
     "Spool",
     "Standing",
