@@ -84,6 +84,10 @@ def test_a_host_is_enrolled_and_reports_through_the_broker_alone(site: Any, brie
     assert done.code == 0, done
     assert "edge1" in done.out
     assert identity(agent)["mqtt_url"] == f"mqtts://127.0.0.1:{site.ports['mqtt']}"
+    known = json.loads((agent.home / "etc" / "enrolled.json").read_text())
+    assert (known["agent_id"], known["instance"]) == (identity(agent)["agent_id"], "edge1"), (
+        "the runner's own copy"
+    )
     agent.start()
     site.house.until_up(site, "edge1")
     hosts = site.cli("hosts", "--json").json["hosts"]

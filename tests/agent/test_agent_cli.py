@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,6 @@ def test_grpc_is_not_imported_before_the_first_reading_has_been_taken():
     [
         ["checks", "run", "x"],
         ["act", "--bundle", "f", "step", "--approval", "a"],
-        ["actions", "list", "--digest"],
         ["act"],
         ["heartbeat"],
     ],
@@ -72,6 +72,20 @@ def test_what_is_not_built_says_so(cli, arguments):
     done = cli(None, *arguments)
     assert done.returncode == 2
     assert f"{arguments[0]} is not built yet" in done.stderr
+
+
+def test_actions_are_checked_and_listed_with_the_digests_that_approvers_see(cli, tmp_path):
+    files = tmp_path / "etc" / "actions.d"
+    files.mkdir(parents=True)
+    (files / "a.toml").write_text('[[action]]\nname = "look"\nargv = ["/bin/true"]\neffect = "read"\n')
+    done = cli(None, "actions", "check", "--home", str(tmp_path))
+    assert (done.returncode, "1 actions and 0 observations" in done.stdout) == (0, True), done
+    done = cli(None, "actions", "list", "--digest", "--home", str(tmp_path))
+    assert re.match(r"[0-9a-f]{64}  look  ", done.stdout), done
+    (files / "b.toml").write_text('[[action]]\nname = "gone"\nargv = ["/bin/gone"]\neffect = "red"\n')
+    done = cli(None, "actions", "check", "--home", str(tmp_path))
+    assert done.returncode == 2
+    assert 'b.toml:4: action[0].effect: got "red", wanted one of' in done.stdout
 
 
 @pytest.mark.parametrize(

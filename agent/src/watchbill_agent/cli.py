@@ -44,7 +44,6 @@ UNFINISHED_EVERY_S = 0.1
 
 LATER = {
     "checks": "run a check once",
-    "actions": "check and list what this host allows",
     "act": "run a runbook step without the collector",
     "heartbeat": "send a ping to the collector",
 }
@@ -117,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_spool(add("spool", _spool, "inspect, verify or repair the spool on disk"))
     _add_leaving(add("leaving", _leaving, "tell the running agent why it is about to be stopped"))
     _add_backup(commands)
+    _add_actions(commands)
     for name, help_ in LATER.items():
         add_unbuilt(commands, name, f"{help_} (not built yet)", _later)
     return parser
@@ -155,6 +155,17 @@ def _add_backup(commands: "argparse._SubParsersAction[Parser]") -> None:
     add_commands(
         commands.add_parser(
             "backup", parents=[home_option()], help=help_, description=help_.capitalize() + "."
+        )
+    )
+
+
+def _add_actions(commands: "argparse._SubParsersAction[Parser]") -> None:
+    from watchbill_agent.actions.commandline import add_commands
+
+    help_ = "check and list what root lets be run on this host"
+    add_commands(
+        commands.add_parser(
+            "actions", parents=[home_option()], help=help_, description=help_.capitalize() + "."
         )
     )
 
@@ -396,6 +407,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _seal(arguments: argparse.Namespace) -> int:
     from watchbill.files import Lock, make_directory
     from watchbill_agent import lastrun
+    from watchbill_agent.actions import introduction
     from watchbill_agent.config import load_config
     from watchbill_agent.enroll import seal
     from watchbill_agent.spool.tools import forget
@@ -410,6 +422,7 @@ def _seal(arguments: argparse.Namespace) -> int:
     # A running agent would go on with what it has in memory.
     with Lock(homes.var / "agent.lock"):
         forgotten = seal(where)
+        introduction.forget(homes.etc)
         lastrun.forget(homes.var)
         forget(config.spool_home(homes))  # Its records are this host's: an image must not send them.
     print(
@@ -428,6 +441,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     import socket
 
     from watchbill import __version__
+    from watchbill_agent.actions.introduction import Introduction
     from watchbill_agent.config import load_config
     from watchbill_agent.enroll import AwaitsApproval, EnrolRequest, enroll, read_token
 
@@ -439,6 +453,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
     else:
         from_stdin = arguments.token_file == "-"  # noqa: S105 - The usual name for standard input.
         token = read_token(None if from_stdin else Path(arguments.token_file))
+    introduction = Introduction(homes.etc)
     _become_owner(homes)
     request = EnrolRequest(
         token=token,
@@ -451,8 +466,13 @@ def _enroll(arguments: argparse.Namespace) -> int:
         user=config.mqtt.user,
         password_file=str(config.mqtt.password_file or ""),
     )
-    answer = enroll(request)
+    try:
+        answer = enroll(request)
+    except BaseException:
+        introduction.nobody()
+        raise
     if isinstance(answer, AwaitsApproval):
+        introduction.nobody()
         print(f"{answer.instance} waits for an administrator, who compares this fingerprint:")
         print(f"  {answer.fingerprint}")
         print(f"then run the same command again; not before {answer.retry_after_s:.0f} s from now")
@@ -461,6 +481,8 @@ def _enroll(arguments: argparse.Namespace) -> int:
     was = "was enrolled already" if answer.already else "is enrolled"
     print(f"this host {was} as {identity.instance} of site {identity.site}")
     print(f"key fingerprint {answer.fingerprint}")
+    if not introduction.introduce(identity):
+        say(PROGRAM, f"{homes.etc} could not be written, so no runbook can act on this host; as root it can")
     print(f"next: {_how_to_run(arguments)}")
     return OK
 
