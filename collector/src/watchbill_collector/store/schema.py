@@ -3,14 +3,15 @@
 Times are UTC milliseconds. Every row carries its `site`. Text that holds JSON is canonical (sorted keys,
 no spaces). Secrets are never here: tokens, codes and cookies are kept as SHA-256 of 160 random bits or
 more, which needs no slow hash. `audit` is append-only, held by triggers, and a hash chain (`store/audit.py`); a row of
-`crit_records` or of `backup_records` is never changed, held by triggers likewise.
+`crit_records` or of `backup_records` is never changed, held by triggers likewise. Each run's `run_journal` is a chain
+of its own, only added to, and goes with its run as a whole (`store/runs.py`).
 """
 
 from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0009"
+REVISION: Final = "0010"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -435,4 +436,155 @@ BACKUP_EXEMPTIONS = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("site", "kind", "name"),
+)
+
+RUNS = sa.Table(
+    "runs",  # What lists show of each; all of it follows from its journal.
+    METADATA,
+    sa.Column("run_id", sa.String(32), primary_key=True),
+    _site(),
+    sa.Column("runbook", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state_detail", sa.Text, nullable=False),
+    sa.Column("drill", sa.BigInteger, nullable=False),  # 1: a rehearsal.
+    sa.Column("requester", sa.String(128), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("trigger", sa.String(128), nullable=False),
+    sa.Column("parameters", sa.Text, nullable=False),  # JSON.
+    sa.Column("lock_name", sa.String(256), nullable=False),
+    sa.Column("hosts", sa.Text, nullable=False),  # JSON: the agent ids it may touch.
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("started_ms", sa.BigInteger, nullable=False),  # 0: not yet, as of all these moments.
+    sa.Column("ended_ms", sa.BigInteger, nullable=False),
+    sa.Column("recovered_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("rows_written", sa.BigInteger, nullable=False),
+)
+sa.Index("ix_runs_site_state", RUNS.c.site, RUNS.c.state)
+sa.Index("ix_runs_runbook_created_ms", RUNS.c.runbook, RUNS.c.created_ms)
+sa.Index("ix_runs_created_ms", RUNS.c.created_ms)
+
+RUN_JOURNAL = sa.Table(
+    "run_journal",
+    METADATA,
+    sa.Column("run_id", sa.String(32), primary_key=True),
+    sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),
+    _site(),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # JSON.
+    sa.Column("prev_hash", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+
+RUN_VOTES = sa.Table(
+    "run_votes",
+    METADATA,
+    sa.Column("place", _SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String(32), nullable=False),
+    _site(),
+    sa.Column("step", sa.String(128), nullable=False),
+    sa.Column("manifest_digest", sa.String(64), nullable=False),
+    sa.Column("person", sa.String(128), nullable=False, index=True),
+    sa.Column("approve", sa.BigInteger, nullable=False),  # 1: yes, 0: no.
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("signed", sa.LargeBinary, nullable=False),  # Empty: by who was logged in, on the page.
+    sa.Column("voided_ms", sa.BigInteger, nullable=False),  # 0: it holds.
+    sa.Column("voided_why", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_run_votes_run_id_step", RUN_VOTES.c.run_id, RUN_VOTES.c.step)
+
+DRILLS = sa.Table(
+    "drills",
+    METADATA,
+    sa.Column("run_id", sa.String(32), primary_key=True),
+    _site(),
+    sa.Column("runbook", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("due_ms", sa.BigInteger, nullable=False),  # 0: nobody had waited for it.
+    sa.Column("started_ms", sa.BigInteger, nullable=False),
+    sa.Column("ended_ms", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("recovery_ms", sa.BigInteger, nullable=True),  # NULL: its clock never stopped.
+    sa.Column("detail", sa.Text, nullable=False),
+)
+sa.Index("ix_drills_runbook_started_ms", DRILLS.c.runbook, DRILLS.c.started_ms)
+
+RUNBOOK_TEXTS = sa.Table(
+    "runbook_texts",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of the content.
+    _site(),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("author", sa.String(128), nullable=False),  # Empty: a file, whose author nobody told.
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+)
+sa.Index("ix_runbook_texts_name_seen_ms", RUNBOOK_TEXTS.c.name, RUNBOOK_TEXTS.c.seen_ms)
+
+RUNBOOK_ACCEPTANCES = sa.Table(
+    "runbook_acceptances",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("person", sa.String(128), primary_key=True),
+    _site(),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
+RUNBOOK_PREFLIGHTS = sa.Table(
+    "runbook_preflights",
+    METADATA,
+    sa.Column("place", _SERIAL, primary_key=True, autoincrement=True),
+    _site(),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("ready", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),  # JSON: why not.
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_runbook_preflights_name_place", RUNBOOK_PREFLIGHTS.c.name, RUNBOOK_PREFLIGHTS.c.place)
+
+ACTION_INVENTORIES = sa.Table(
+    "action_inventories",
+    METADATA,
+    _agent(primary_key=True),
+    _site(),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),  # JSON through zlib: the whole inventory.
+)
+
+ROSTERS = sa.Table(
+    "rosters",
+    METADATA,
+    sa.Column("serial", sa.BigInteger, primary_key=True, autoincrement=False),
+    _site(),
+    sa.Column("digest", sa.String(64), nullable=False),  # SHA-256 of what was signed.
+    sa.Column("author", sa.String(128), nullable=False),  # Who published it; its signer is in it.
+    sa.Column("published_ms", sa.BigInteger, nullable=False),
+    sa.Column("signed", sa.LargeBinary, nullable=False),
+)
+
+ROSTER_HEARD = sa.Table(
+    "roster_heard",
+    METADATA,
+    _agent(primary_key=True),
+    _site(),
+    sa.Column("serial", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
+AUTOMATION = sa.Table(
+    "automation",
+    METADATA,
+    sa.Column("name", sa.String(128), primary_key=True),
+    _site(),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("person", sa.String(128), nullable=False),
+    sa.Column("value", sa.Text, nullable=False),  # JSON.
 )
