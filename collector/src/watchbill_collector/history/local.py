@@ -41,6 +41,7 @@ from watchbill_collector.history.checkpoint import Checkpointer
 from watchbill_collector.history.database import storing, transaction
 from watchbill_collector.history.days import Days, day_of, hour_of
 from watchbill_collector.history.disk import Disk
+from watchbill_collector.history.expiry import Expiry
 from watchbill_collector.history.lists import MIXED, ListBook, SeriesList
 from watchbill_collector.history.merging import Merger
 from watchbill_collector.history.pieces import between, unite
@@ -165,9 +166,6 @@ class History:
             [opened.newest_ms, *((day + 1) * DAY_MS for days in self._all_days() for day in days.days[-1:])]
         )
         self._readings = (self._raw, self._tiers[Tier.MINUTE])
-        known = self._tail.meta("raw_from")
-        self._raw_from = known if isinstance(known, int) else 0
-        """The first day whose readings are all there still."""
         self._merger = Merger(self._table, self._book, self._raw, self._tiers, self._damaged)
         tail = (self._tail, self._catalogue)
         self._reader = Reader(self._table, self._book, self._waiting, tail, self._damaged)
@@ -178,7 +176,14 @@ class History:
         self._compacted = 0
         self._trimmed_s = self._flush_wait_s = now_s - 3600.0
         self._idle_ms = self._clock.boottime_ms()
-        self._reference = self._first_reference()
+        self._expiry = Expiry(
+            self._options,
+            self._tail,
+            self._raw,
+            self._tiers,
+            believed_ms=min(self._clock.wall_ms(), self._newest_ms or TIME_MS_MAX),
+            boottime_ms=self._clock.boottime_ms(),
+        )
         today = day_of(hour_of(min(self._clock.wall_ms(), TIME_MS_MAX)))
         for days in self._readings:
             days.files(today - 1, today)
@@ -437,7 +442,7 @@ class History:
 
         None are older than `oldest_ms()`: what the minute tier keeps of slow lists beyond that is its own.
         """
-        start_ms = max(start_ms, self._raw_from * DAY_MS)
+        start_ms = max(start_ms, self._expiry.raw_from * DAY_MS)
         return self._reader.select(self._readings, ids, start_ms, end_ms, samples_max)
 
     def select_tier(
@@ -461,7 +466,7 @@ class History:
         kept = [self._tiers[tier]] if tier else self._readings
         begins = [days.days[0] * DAY_MS for days in kept if days.days]
         oldest = min(begins + [hour * HOUR_MS for hour in self._waiting.hours()[:1]], default=None)
-        return oldest if oldest is None or tier else max(oldest, self._raw_from * DAY_MS)
+        return oldest if oldest is None or tier else max(oldest, self._expiry.raw_from * DAY_MS)
 
     def status(self) -> HistoryStatus:
         """What is there, and what is wrong."""
@@ -475,7 +480,7 @@ class History:
             day_files=sum(len(each) for each in days),
             day_bytes=sum(each.size() for each in days),
             oldest_day=min((each.days[0] for each in days if each.days), default=None),
-            retention_doubted=self._reference.doubted_since_ms is not None,
+            retention_doubted=self._expiry.doubted,
             problems=tuple(self._problems),
         )
 
@@ -488,11 +493,6 @@ class History:
 
     # Retention.
 
-    def _first_reference(self) -> retention.Reference:
-        known = self._tail.meta("retention")
-        at = known if isinstance(known, int) else min(self._clock.wall_ms(), self._newest_ms or TIME_MS_MAX)
-        return retention.Reference(at, self._clock.boottime_ms())
-
     def retain(self, now_ms: int) -> list[str]:
         """Unlink what is too old or too much, never because a clock jumped; the names of what went.
 
@@ -500,46 +500,17 @@ class History:
         """
         with self._writing, self._disk.guard():
             boottime = self._clock.boottime_ms()
-            self._reference = self._reference.moved(now_ms, self._newest_ms, boottime)
-            self.counters.retention_held += self._reference.doubted_since_ms is not None
-            gone: list[str] = []
-            raw_ms, minute_ms = self._options.raw_ms, self._options.minute_ms
-            if raw_ms:
-                self._raw_from = max(self._raw_from, retention.first_kept(raw_ms, self._reference.at_ms))
-            # Readings of slow lists are in the minute tier's files, whichever of the two is to be kept longer.
-            keeps = (raw_ms, max(raw_ms, minute_ms) if raw_ms and minute_ms else 0, self._options.hour_ms)
-            for days, keep_ms in zip(self._all_days(), keeps, strict=True):
-                for day in retention.too_old(days.days, keep_ms, self._reference.at_ms):
-                    gone += days.unlink(day)
-            gone += self._shrink()
+            gone = self._expiry.unlink(now_ms, self._newest_ms, boottime)
+            self.counters.retention_held += self._expiry.doubted
             self.counters.files_removed += len(gone)
             self._forget_idle(boottime)
             self._disk.look()
             if self._disk.state == "ok":
                 with self._tail_transaction():
-                    self._tail.set_meta("retention", self._reference.at_ms)
-                    self._tail.set_meta("raw_from", self._raw_from)
+                    self._expiry.note(self._tail)
                     self._tail.trim_gaps()
                 self._disk.set_ballast()
             return gone
-
-    def _shrink(self) -> list[str]:
-        """Keep to the size cap, oldest readings first, then the tiers'."""
-        gone: list[str] = []
-        if self._options.size_bytes_max is None:
-            return gone
-        all_days = self._all_days()
-        total = sum(days.size() for days in all_days)
-        newest = day_of(hour_of(max(self._newest_ms, 1)))
-        for days in all_days:
-            sizes = {day: days.size(day) for day in days.days}
-            rest = total - sum(sizes.values())
-            for day in retention.over_size(sizes, self._options.size_bytes_max - rest, newest):
-                total -= sizes[day]
-                gone += days.unlink(day)
-                if days is self._raw:
-                    self._raw_from = max(self._raw_from, day + 1)
-        return gone
 
     def _forget_idle(self, boottime_ms: int) -> None:
         if boottime_ms - self._idle_ms < IDLE_LOOK_MS:
