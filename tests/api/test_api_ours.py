@@ -9,14 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from watchbill_collector.api.doctor import judge
 from watchbill_collector.api.ours import LATER
-from watchbill_collector.api.ports import (
-    Alert,
-    CertificateStatus,
-    DiskStatus,
-    Gap,
-    PortStatus,
-    StoreStatus,
-)
+from watchbill_collector.api.ports import Alert, Gap
+from watchbill_collector.api.status_port import CertificateStatus, DiskStatus, PortStatus, StoreStatus
 from watchbill_collector.api.table import ROUTES
 
 THEN = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from watchbill_collector.api.ports import Status
+from watchbill_collector.api.status_port import Status
 
 DISK_STOPS_RATIO = 0.10
 """History stops here."""

@@ -19,11 +19,11 @@ from watchbill_collector.api.ports import (
     HostsService,
     QueryService,
     RulesService,
-    StatusService,
     UsersService,
 )
 from watchbill_collector.api.services import NoServices, ServicesService
 from watchbill_collector.api.silences import NoSilences, SilencesService
+from watchbill_collector.api.status_port import StatusService
 from watchbill_collector.api.told_port import NoTelling, TellingService
 from watchbill_collector.api.trial_orders import NoTrials, TrialsService
 from watchbill_collector.scopes import Bindings

@@ -32,10 +32,10 @@ from watchbill_collector.api.ports import (
     LoginCode,
     NoSuch,
     RuleVerdict,
-    Status,
     at,
 )
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
+from watchbill_collector.api.status_port import Status
 
 T = TypeVar("T")
 

@@ -35,9 +35,9 @@ from watchbill_collector.api.ports import (
     RuleProblem,
     RuleVerdict,
     Span,
-    Status,
     at,
 )
+from watchbill_collector.api.status_port import Status
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.errors import BadQuery
 from watchbill_collector.scopes import View

@@ -8,8 +8,9 @@ from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.house import House, HttpOptions, Services
 from watchbill_collector.api.page import load_page
 from watchbill_collector.api.pool import QueryPool
-from watchbill_collector.api.ports import CertificateStatus, PortStatus, at
+from watchbill_collector.api.ports import at
 from watchbill_collector.api.server import HttpServer, TlsFiles
+from watchbill_collector.api.status_port import CertificateStatus, PortStatus
 from watchbill_collector.configured import answered_names
 from watchbill_collector.parts.backup_watch import BackupWatch
 from watchbill_collector.parts.doors import Doors

@@ -12,14 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from watchbill import __version__
 from watchbill.clock import Clock
-from watchbill_collector.api.ports import (
-    CertificateStatus,
-    DiskStatus,
-    PortStatus,
-    Status,
-    StoreStatus,
-    at,
-)
+from watchbill_collector.api.ports import at
+from watchbill_collector.api.status_port import CertificateStatus, DiskStatus, PortStatus, Status, StoreStatus
 from watchbill_collector.history import History
 from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.labels import METRIC_NAME
