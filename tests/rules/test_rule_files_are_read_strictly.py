@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from watchbill_collector.rules import Source, check, document, read
+from watchbill_collector import yamltree
+from watchbill_collector.rules import Source, check, read
 from watchbill_collector.rules.files import load
 
 GROUP = "groups:\n- name: g\n  rules:\n"
@@ -176,8 +177,8 @@ def test_an_alias_bomb_is_counted_as_it_is_walked() -> None:
 
 
 def test_a_file_that_is_too_large_is_not_parsed() -> None:
-    (problem,) = _problems(b"#" * (document.FILE_BYTES_MAX + 1))
-    assert str(document.FILE_BYTES_MAX) in problem
+    (problem,) = _problems(b"#" * (yamltree.FILE_BYTES_MAX + 1))
+    assert str(yamltree.FILE_BYTES_MAX) in problem
 
 
 def test_many_mistakes_are_summed_up() -> None:

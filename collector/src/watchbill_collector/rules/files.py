@@ -14,16 +14,6 @@ from watchbill.files import UnreadableFile, read_bounded
 from watchbill.limits import LABELS_MAX, METRIC_NAME_BYTES_MAX
 from watchbill_collector.promql.plan import Made, Plan
 from watchbill_collector.rules.common import nodes_of
-from watchbill_collector.rules.document import (
-    FILE_BYTES_MAX,
-    BadDocument,
-    Mapping,
-    Scalar,
-    Tree,
-    kind,
-    parse,
-    shown,
-)
 from watchbill_collector.rules.model import (
     INTERVAL_MS_DEFAULT,
     AlertingRule,
@@ -34,8 +24,19 @@ from watchbill_collector.rules.model import (
     RuleSet,
 )
 from watchbill_collector.rules.needs import asks_absence, judges_absence
-from watchbill_collector.rules.reading import Found, Reading
+from watchbill_collector.rules.reading import Reading
 from watchbill_collector.rules.short_form import ShortForm
+from watchbill_collector.yamlreading import Found
+from watchbill_collector.yamltree import (
+    FILE_BYTES_MAX,
+    BadDocument,
+    Mapping,
+    Scalar,
+    Tree,
+    kind,
+    parse,
+    shown,
+)
 
 RULES_MAX = 10_000
 """Rules of all files together."""

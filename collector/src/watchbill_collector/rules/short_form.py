@@ -14,7 +14,6 @@ from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import BadQuery
 from watchbill_collector.promql.parse import parse
 from watchbill_collector.promql.plan import plan
-from watchbill_collector.rules.document import Listing, Scalar, Tree, kind, shown
 from watchbill_collector.rules.model import INTERVAL_MS_DEFAULT, AlertingRule, Group, Place
 from watchbill_collector.rules.needs import asks_absence, judges_absence
 from watchbill_collector.rules.reading import Reading
@@ -28,6 +27,7 @@ from watchbill_collector.rules.thresholds import (
     number_text,
 )
 from watchbill_collector.series import Matcher, MatchOp
+from watchbill_collector.yamltree import Listing, Scalar, Tree, kind, shown
 
 GROUP = "thresholds"
 """The group that the thresholds of a file make, one a file."""

@@ -8,8 +8,8 @@ a single alert such as "HostRebooted".
 from collections.abc import Collection
 from importlib import resources
 
-from watchbill_collector.rules.document import Listing, Mapping, Scalar, Tree, parse
 from watchbill_collector.rules.files import Source
+from watchbill_collector.yamltree import Listing, Mapping, Scalar, Tree, parse
 
 PREFIX = "stock/"
 SUFFIX = ".yml"

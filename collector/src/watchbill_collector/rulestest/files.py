@@ -18,8 +18,6 @@ from datetime import datetime
 
 from watchbill.errors import Problem
 from watchbill_collector.rules import Source
-from watchbill_collector.rules.document import BadDocument, Tree, parse, shown
-from watchbill_collector.rules.reading import Found
 from watchbill_collector.rules.run import ALERT_NAME
 from watchbill_collector.rulestest.model import (
     INTERVAL_MS_DEFAULT,
@@ -33,6 +31,8 @@ from watchbill_collector.rulestest.model import (
 )
 from watchbill_collector.rulestest.notation import BadNotation, parse_series, parse_values
 from watchbill_collector.rulestest.tree import TreeReader
+from watchbill_collector.yamlreading import Found
+from watchbill_collector.yamltree import BadDocument, Tree, parse, shown
 
 RuleFiles = Callable[[str], tuple[list[Source], list[Problem]]]
 """The rule files that a pattern of `rule_files` names; none is a warning, what cannot be read a problem."""

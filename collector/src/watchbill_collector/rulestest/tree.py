@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from watchbill_collector.rules.document import Scalar, Tree, shown
-from watchbill_collector.rules.reading import Found, Reading
+from watchbill_collector.rules.reading import Reading
+from watchbill_collector.yamlreading import Found
+from watchbill_collector.yamltree import Scalar, Tree, shown
 
 Keys = dict[str, Tree]
 

@@ -3,7 +3,7 @@
 The tree is built from the parser's events, without recursion and without guessing types: a scalar is the
 text that stands there, so `severity: 1` and `on: yes` are the strings "1" and "yes", as Prometheus reads
 them. An alias is the node it names, not a copy; what a document may blow up to is bounded where it is
-walked (`Walk`).
+walked (`yamlreading.py`).
 """
 
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ import yaml
 from watchbill.errors import Problem
 
 FILE_BYTES_MAX = 8 * 1024 * 1024
-"""A rule file larger than this is a mistake: the public collections have half a megabyte."""
+"""A file larger than this is a mistake: the public collections of rules have half a megabyte."""
 NODES_MAX = 500_000
 """Nodes of one document, each alias counted as often as it is used."""
 DEPTH_MAX = 32
-"""Nesting of one document; a rule file has six levels."""
+"""Nesting of one document; a rule file has six levels, a runbook seven."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
