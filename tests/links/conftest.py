@@ -525,11 +525,11 @@ class RawAgent:
             message = await self.link.receive()
         return None if message is None else decode_down(message)
 
-    async def hear_kind(self, kind: type) -> Any:
+    async def hear_kind(self, *kinds: type) -> Any:
         while True:
             frame = await self.hear()
             assert frame is not None, "the collector closed"
-            if isinstance(frame, kind):
+            if isinstance(frame, kinds):
                 return frame
 
     async def hello(self, **changes: Any) -> Down | None:

@@ -7,13 +7,16 @@ import random
 import pytest
 
 from watchbill.codec import BlockValues, encode_beat, encode_bye, encode_ticks, pack
-from watchbill.limits import MESSAGE_BYTES_MAX
+from watchbill.limits import MESSAGE_BYTES_MAX, ORDER_BYTES_MAX
 from watchbill.protocol.frames import (
+    ORDER,
     VERIFY,
     Ack,
     End,
     EndReason,
     GapReason,
+    Request,
+    RunnerOrder,
     Stream,
     VerifyBackup,
     Welcome,
@@ -299,11 +302,15 @@ async def test_an_acknowledgement_is_the_collectors_word_alone(bench: Bench) -> 
 async def test_a_request_reaches_its_host_and_nobody_else(bench: Bench) -> None:
     asked, other = await bench.opened(bench.enrol("web01")), await bench.opened(bench.enrol("web02"))
     for agent in (asked, other):
-        await agent.hello(takes=(VERIFY, "what a newer one knows"))
-    requests = [VerifyBackup(bytes([number] * 16), f"job {number} ü", "data") for number in range(3)]
+        await agent.hello(takes=(VERIFY, ORDER, "what a newer one knows"))
+    requests: list[Request] = [
+        VerifyBackup(b"r" * 16, "job ü", "data"),
+        RunnerOrder(b"signed", 60_000),
+        RunnerOrder(b"\0\xff" * (ORDER_BYTES_MAX // 2), 1),
+    ]
     for request in requests:
         assert bench.ingest.ask(asked.agent_id, request) is Reach.ASKED
-    assert [await asked.hear_kind(VerifyBackup) for _ in requests] == requests
+    assert [await asked.hear_kind(VerifyBackup, RunnerOrder) for _ in requests] == requests
     await other.link.send(encode_bye("shutdown"))
     heard = []
     with contextlib.suppress(LinkDown, LinkRefused):
@@ -331,12 +338,13 @@ async def test_a_host_that_is_away_is_not_asked_later(bench: Bench) -> None:
 async def test_a_host_that_does_not_know_the_request_is_not_asked(bench: Bench) -> None:
     agent = await bench.linked()
     assert bench.ingest.ask(agent.agent_id, VerifyBackup(b"r" * 16, "nightly")) is Reach.TOO_OLD
+    assert bench.ingest.ask(agent.agent_id, RunnerOrder(b"signed", 60_000)) is Reach.TOO_OLD
     await agent.link.send(encode_bye("shutdown"))
     assert isinstance(await agent.hear(), End)
 
 
 async def test_an_agent_hands_on_what_it_is_asked_and_goes_on_sending(bench: Bench) -> None:
-    agent_id, schema, heard = bench.enrol("web01"), schema_of("m"), list[VerifyBackup]()
+    agent_id, schema, heard = bench.enrol("web01"), schema_of("m"), list[Request]()
     spool, clock = MemorySpool(), bench.clock
     about = About("0.1.0", b"r" * 16, "boot", interval_ms=1000, takes=(VERIFY,))
     sender = Sender(

@@ -7,9 +7,19 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from watchbill.codec import decode_down, decode_hello, encode_down, encode_hello
 from watchbill.errors import Unreadable
-from watchbill.limits import TAKES_CHARACTERS_MAX, TAKES_MAX
+from watchbill.limits import ORDER_BYTES_MAX, TAKES_CHARACTERS_MAX, TAKES_MAX
 from watchbill.protocol.client import Asked, Client
-from watchbill.protocol.frames import VERIFY, Hello, Settings, Stream, StreamState, VerifyBackup, Welcome
+from watchbill.protocol.frames import (
+    VERIFY,
+    Hello,
+    Request,
+    RunnerOrder,
+    Settings,
+    Stream,
+    StreamState,
+    VerifyBackup,
+    Welcome,
+)
 from watchbill.v1 import link_pb2 as pb
 from watchbill_agent.spool import MemorySpool
 
@@ -38,7 +48,12 @@ def hello(**more: Any) -> Hello:
 
 
 def test_a_request_arrives_as_it_was_made() -> None:
-    for request in (REQUEST, VerifyBackup(b"\0" * 16, "ü" * 64), VerifyBackup(b"r" * 16, "x", "of tomorrow")):
+    for request in (
+        REQUEST,
+        VerifyBackup(b"\0" * 16, "ü" * 64),
+        VerifyBackup(b"r" * 16, "x", "of tomorrow"),
+        RunnerOrder(b"\xff" * ORDER_BYTES_MAX, 2**32 - 1),
+    ):
         assert decode_down(encode_down(request)) == request
 
 
@@ -52,9 +67,11 @@ def test_a_request_arrives_as_it_was_made() -> None:
         (VerifyBackup(b"r" * 16, "a\nb"), "a name of 1 to 64 characters"),
         (VerifyBackup(b"r" * 16, "nightly", "x" * 17), "a word of at most 16 characters"),
         (VerifyBackup(b"r" * 16, "nightly", "\x1b"), "a word of at most 16 characters"),
+        (RunnerOrder(b"", 1), "got 0 bytes"),
+        (RunnerOrder(b"x" * (ORDER_BYTES_MAX + 1), 1), "wanted 1 to"),
     ],
 )
-def test_one_that_has_no_form_is_refused_with_what_is_wanted(request_: VerifyBackup, words: str) -> None:
+def test_one_that_has_no_form_is_refused_with_what_is_wanted(request_: Request, words: str) -> None:
     with pytest.raises(Unreadable, match=words):
         decode_down(encode_down(request_))
 

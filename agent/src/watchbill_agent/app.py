@@ -30,7 +30,15 @@ from watchbill.identity import AgentIdentity, IdentityFile
 from watchbill.limits import SPOOL_BYTES_DEFAULT
 from watchbill.logs import RateLimit, fields
 from watchbill.protocol.client import Fork
-from watchbill.protocol.frames import RUN_ID_BYTES, VERIFY, GapReason, RetiredSpool, Stream
+from watchbill.protocol.frames import (
+    RUN_ID_BYTES,
+    VERIFY,
+    GapReason,
+    Request,
+    RetiredSpool,
+    Stream,
+    VerifyBackup,
+)
 from watchbill_agent import exposition, lastrun
 from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
 from watchbill_agent.backups.drop import ORDER
@@ -304,6 +312,11 @@ class Agent:
 
     # ------------------------------------------------------------ the link
 
+    def _asked(self, request: Request) -> None:
+        """The collector asks for something that `_about` says is taken here."""
+        if isinstance(request, VerifyBackup):
+            self.backups.asked(request)
+
     def _start_link(self, house: Daemon) -> None:
         if self.identity is None:
             log.warning("not enrolled: only the metrics page is served")
@@ -323,7 +336,7 @@ class Agent:
             budget=self.budget,
             sync=self._keeper.sync,
             forked=self._on_forked,
-            asked=self.backups.asked,
+            asked=self._asked,
         )
         renewer = Renewer(
             self.config.identity_home(self.homes),

@@ -35,9 +35,9 @@ from watchbill.protocol.frames import (
     Down,
     Hello,
     Refusal,
+    Request,
     Settings,
     Stream,
-    VerifyBackup,
     Welcome,
 )
 from watchbill.protocol.timing import CollectorTime, Pacer
@@ -126,7 +126,7 @@ class Sender:
         budget: Budget | None = None,
         sync: Callable[[], Awaitable[bool]] = nothing_to_sync,
         forked: Callable[[bytes, Fork], Awaitable[None]] = nothing_to_tell,
-        asked: Callable[[VerifyBackup], None] = lambda _: None,
+        asked: Callable[[Request], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._spool = spool

@@ -24,6 +24,7 @@ from watchbill.limits import (
     DICTIONARY_PARTS_MAX,
     HELP_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    ORDER_BYTES_MAX,
     REQUEST_ID_BYTES,
     TAKES_CHARACTERS_MAX,
     TAKES_MAX,
@@ -42,6 +43,7 @@ from watchbill.protocol.frames import (
     Nack,
     Refusal,
     RetiredSpool,
+    RunnerOrder,
     Settings,
     Stream,
     StreamMark,
@@ -461,6 +463,8 @@ def encode_down(frame: Down) -> bytes:
         down = pb.Down(refusal=pb.Refusal(reason=frame.reason, count=frame.count, detail=frame.detail))
     elif isinstance(frame, VerifyBackup):
         down = pb.Down(verify=pb.VerifyBackup(request_id=frame.request_id, job=frame.job, level=frame.level))
+    elif isinstance(frame, RunnerOrder):
+        down = pb.Down(order=pb.RunnerOrder(body=frame.body, ttl_ms=frame.ttl_ms))
     else:
         down = pb.Down(
             end=pb.End(
@@ -505,6 +509,8 @@ def decode_down(message: bytes) -> Down | None:
         return Refusal(down.refusal.reason, down.refusal.count, down.refusal.detail)
     if kind == "verify":
         return _verify(down.verify)
+    if kind == "order":
+        return _order(down.order)
     if kind == "end":
         try:
             reason = EndReason(down.end.reason)
@@ -522,6 +528,12 @@ def _verify(message: pb.VerifyBackup) -> VerifyBackup:
     if len(message.level) > LEVEL_CHARACTERS_MAX or not message.level.isprintable():
         raise Unreadable(f"a request's level: wanted a word of at most {LEVEL_CHARACTERS_MAX} characters")
     return VerifyBackup(message.request_id, message.job, message.level)
+
+
+def _order(message: pb.RunnerOrder) -> RunnerOrder:
+    if not 0 < len(message.body) <= ORDER_BYTES_MAX:
+        raise Unreadable(f"an order: got {len(message.body)} bytes, wanted 1 to {ORDER_BYTES_MAX}")
+    return RunnerOrder(message.body, message.ttl_ms)
 
 
 def _pb_marks(marks: Iterable[StreamMark]) -> list[pb.StreamMark]:

@@ -98,3 +98,6 @@ REQUEST_ID_BYTES = 16
 """Of what the collector asks a host to do."""
 REQUEST_WITHIN_S = 60
 """A request that a broker could not hand on within this is dropped there: nobody waits for it any more."""
+ORDER_BYTES_MAX = 384 * KIB
+"""Of a signed order for a host's runner, with what people signed for it."""
+assert ORDER_BYTES_MAX < MESSAGE_BYTES_MAX, "every order has to fit a message"

@@ -24,15 +24,15 @@ from watchbill.limits import (
     SILENCE_MAX_MS,
 )
 from watchbill.protocol.frames import (
-    VERIFY,
     AuditHead,
     EndReason,
     Hello,
+    Request,
     Settings,
     Stream,
     StreamMark,
-    VerifyBackup,
     Welcome,
+    word_of,
 )
 from watchbill.protocol.server import Watermark, greet
 from watchbill_collector.ingest.agents import Agent, AgentFacts, stale_groups
@@ -176,14 +176,14 @@ class Ingest:
         agent = self._agents.get(agent_id)
         return agent_id if agent is None else agent.instance or agent_id
 
-    def ask(self, agent_id: str, request: VerifyBackup) -> Reach:
+    def ask(self, agent_id: str, request: Request) -> Reach:
         """Ask a host to do something, if it is connected and knows what is asked for; nothing waits for one that is
         not."""
         agent = self._agents.get(agent_id)
         session = None if agent is None else agent.session
         if session is None or session.ended or session.bye is not None:
             return Reach.AWAY
-        if VERIFY not in session.takes:
+        if word_of(request) not in session.takes:
             return Reach.TOO_OLD
         session.ask(request)
         self.counters.requests += 1

@@ -51,8 +51,9 @@ from watchbill.protocol.frames import (
     Hello,
     Nack,
     Refusal,
+    Request,
+    RunnerOrder,
     Stream,
-    VerifyBackup,
 )
 from watchbill.protocol.server import AckPolicy, Verdict, Watermark, ack_of
 from watchbill.v1 import link_pb2 as pb
@@ -521,10 +522,11 @@ class Session:
         if not self.ended:
             self._outlet.send(encode_down(frame))
 
-    def ask(self, request: VerifyBackup) -> None:
+    def ask(self, request: Request) -> None:
         """Ask the host to do something: now, or not at all."""
+        within_s = -(-request.ttl_ms // 1000) if isinstance(request, RunnerOrder) else REQUEST_WITHIN_S
         if not self.ended:
-            self._outlet.send(encode_down(request), REQUEST_WITHIN_S)
+            self._outlet.send(encode_down(request), max(1, within_s))
 
     def tell(self, reason: str, count: int, detail: str) -> None:
         """Something is refused for good: count it under the sender's name and say so."""

@@ -39,7 +39,9 @@ from watchbill.protocol.frames import (
     GapReason,
     Nack,
     Refusal,
+    Request,
     RetiredSpool,
+    RunnerOrder,
     Settings,
     Stream,
     StreamMark,
@@ -152,7 +154,7 @@ class Told:
 class Asked:
     """Order: the collector asks this host to do something; whoever does it decides whether."""
 
-    request: VerifyBackup
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +267,7 @@ class Client:
             return [Adopt(frame)]
         if isinstance(frame, Refusal):
             return [Told(frame)]
-        if isinstance(frame, VerifyBackup):
+        if isinstance(frame, VerifyBackup | RunnerOrder):
             return [Asked(frame)]
         if isinstance(frame, End):
             self._phase = Phase.OVER

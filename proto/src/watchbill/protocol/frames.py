@@ -227,5 +227,26 @@ class VerifyBackup:
     level: str = ""
 
 
-Down = Welcome | Ack | Nack | Settings | Busy | End | Refusal | VerifyBackup
+ORDER = "order"
+"""What an agent that hands a `RunnerOrder` over says that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOrder:
+    """For the host's runner (`watchbill.actions.order`): signed, and opaque to whoever carries it."""
+
+    body: bytes
+    ttl_ms: int
+
+
+Request = VerifyBackup | RunnerOrder
+"""What the collector asks a host to do: now, or not at all."""
+
+
+def word_of(request: Request) -> str:
+    """What an agent that knows this request says that it takes."""
+    return VERIFY if isinstance(request, VerifyBackup) else ORDER
+
+
+Down = Welcome | Ack | Nack | Settings | Busy | End | Refusal | Request
 """What the collector says."""

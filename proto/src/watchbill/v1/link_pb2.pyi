@@ -596,7 +596,7 @@ class Hello(_message.Message):
 
     @_builtins.property
     def takes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which orders of the collector this agent knows, by their names: "verify"."""
+        """Which orders of the collector this agent knows, by their names: "verify", "order"."""
 
     def __init__(
         self,
@@ -1112,6 +1112,7 @@ class Down(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -1128,6 +1129,8 @@ class Down(_message.Message):
     def refusal(self) -> Global___Refusal: ...
     @_builtins.property
     def verify(self) -> Global___VerifyBackup: ...
+    @_builtins.property
+    def order(self) -> Global___RunnerOrder: ...
     def __init__(
         self,
         *,
@@ -1139,12 +1142,13 @@ class Down(_message.Message):
         end: Global___End | None = ...,
         refusal: Global___Refusal | None = ...,
         verify: Global___VerifyBackup | None = ...,
+        order: Global___RunnerOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "refusal", b"refusal", "settings", b"settings", "verify", b"verify", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "order", b"order", "refusal", b"refusal", "settings", b"settings", "verify", b"verify", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "refusal", b"refusal", "settings", b"settings", "verify", b"verify", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "busy", b"busy", "end", b"end", "message", b"message", "nack", b"nack", "order", b"order", "refusal", b"refusal", "settings", b"settings", "verify", b"verify", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "nack", "settings", "busy", "end", "refusal", "verify"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "nack", "settings", "busy", "end", "refusal", "verify", "order"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1430,3 +1434,29 @@ class VerifyBackup(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyBackup: _TypeAlias = VerifyBackup  # noqa: Y015
+
+@_typing.final
+class RunnerOrder(_message.Message):
+    """For the host's runner, which alone reads it: canonical JSON signed by the collector's command key. Sent to agents that
+    say they take "order"; answered by events. A broker that cannot hand it on within ttl_ms drops it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    ttl_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        body: _builtins.bytes = ...,
+        ttl_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunnerOrder: _TypeAlias = RunnerOrder  # noqa: Y015
