@@ -202,6 +202,33 @@ ASKED: dict[str, list[Ask]] = {
         Ask("POST", f"{OURS}/backups/{WHO}-job/review", {"note": "looked"}),
         Ask("POST", f"{OURS}/backups/BACKUP_/review", {"note": "looked"}),
     ],
+    f"{OURS}/runbooks": [Ask("GET", f"{OURS}/runbooks")],
+    f"{OURS}/runbooks/lint": [
+        Ask("POST", f"{OURS}/runbooks/lint", {"text": f"runbook: x\nsteps: [{{do: a, on: {WHO}1}}]\n"})
+    ],
+    f"{OURS}/runbooks/{{name}}": [Ask("GET", f"{OURS}/runbooks/{WHO}-book")],
+    f"{OURS}/runbooks/{{name}}/plan": [Ask("POST", f"{OURS}/runbooks/{WHO}-book/plan", {})],
+    f"{OURS}/runbooks/{{name}}/accept": [
+        Ask("POST", f"{OURS}/runbooks/{WHO}-book/accept", {"digest": "0" * 64})
+    ],
+    f"{OURS}/runbooks/{{name}}/breaker": [
+        Ask("POST", f"{OURS}/runbooks/{WHO}-book/breaker", {"reason": "mine"})
+    ],
+    f"{OURS}/runs": [
+        Ask("GET", f"{OURS}/runs"),
+        Ask("GET", f"{OURS}/runs?runbook={WHO}-book"),
+        Ask("POST", f"{OURS}/runs", {"runbook": f"{WHO}-book", "reason": "mine"}),
+    ],
+    f"{OURS}/runs/{{name}}": [Ask("GET", f"{OURS}/runs/{WHO}-run")],
+    f"{OURS}/runs/{{name}}/journal": [Ask("GET", f"{OURS}/runs/{WHO}-run/journal")],
+    f"{OURS}/runs/{{name}}/vote": [
+        Ask("POST", f"{OURS}/runs/{WHO}-run/vote", {"step": "x", "vote": "QUFB" * 30})
+    ],
+    f"{OURS}/runs/{{name}}/approve": [Ask("POST", f"{OURS}/runs/{WHO}-run/approve", {"step": "x"})],
+    f"{OURS}/runs/{{name}}/{{verb}}": [Ask("POST", f"{OURS}/runs/{WHO}-run/abort", {"reason": "mine"})],
+    f"{OURS}/automation": [Ask("GET", f"{OURS}/automation")],
+    f"{OURS}/automation/pause": [Ask("POST", f"{OURS}/automation/pause", {"reason": "mine"})],
+    f"{OURS}/automation/resume": [Ask("POST", f"{OURS}/automation/resume", {"reason": "mine"})],
     f"{OURS}/backups/{{name:path}}/pause": [
         Ask("POST", f"{OURS}/backups/BACKUP_/pause", {"duration_s": 600, "reason": "mine"}),
         Ask("DELETE", f"{OURS}/backups/BACKUP_/pause"),
@@ -237,7 +264,7 @@ ASKED: dict[str, list[Ask]] = {
     "/{file:path}": [Ask("GET", f"/{WHO}")],
 } | {
     f"{OURS}/{thing}{rest}": [Ask("GET", f"{OURS}/{thing}{rest and '/x'}")]
-    for thing in ("incidents", "runbooks", "runs")
+    for thing in ("incidents",)
     for rest in ("", "/{rest:path}")
 }
 

@@ -74,8 +74,6 @@ def test_a_key_behind_a_link_or_in_a_pipe_is_not_used(tmp_path: Path) -> None:
         b"ed25519-seed " + b"0" * 64 + b"\n",
         b"\xff\xfe",
         b"0" * 64,
-    ]
-    + [
         b"ed25519-seed " + b"ab" * 32 + b" anna\n" * 2,
         b"ed25519-seed " + b"ab" * 32 + b" " + b"x" * FILE_BYTES_MAX,
     ],

@@ -21,6 +21,8 @@ from watchbill_collector.api.ports import (
     RulesService,
     UsersService,
 )
+from watchbill_collector.api.runbook_port import RunbookService
+from watchbill_collector.api.runbook_twin import NoRunbooks
 from watchbill_collector.api.services import NoServices, ServicesService
 from watchbill_collector.api.silences import NoSilences, SilencesService
 from watchbill_collector.api.status_port import StatusService
@@ -49,6 +51,7 @@ class Services:
     silences: SilencesService = field(default_factory=NoSilences)
     telling: TellingService = field(default_factory=NoTelling)
     backups: BackupsService = field(default_factory=NoBackups)
+    runbooks: RunbookService = field(default_factory=NoRunbooks)
 
 
 @dataclass(frozen=True, slots=True)

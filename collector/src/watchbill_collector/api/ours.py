@@ -384,7 +384,7 @@ async def _later(call: Call) -> Response:
     return error_answer(404, "not_found", f"{thing} are not built yet", "watchbill --help")
 
 
-LATER = ("incidents", "runbooks", "runs")
+LATER = ("incidents",)
 """What the surface promises and later versions bring: its paths say so."""
 
 _HOST = Parameter("name", "Instance name, or agent id.", required=True)
@@ -394,7 +394,7 @@ _EVENTS_ROUTE = Route(
     f"{BASE}/events",
     Need.READ,
     _events,
-    "Changes as they happen: events `alert`, `host` and `backup`; `resync`: read everything again.",
+    "Changes as they happen: events `alert`, `host`, `backup` and `run`; `resync`: read everything again.",
     (Parameter("last_event_id", "Like the Last-Event-ID header: go on after this event."),),
     media="text/event-stream",
     within=Within.FILTERED,

@@ -28,7 +28,7 @@ class Need(Enum):
     KNOWN = "Any role."
     OPERATE = "The role operator, approver or admin: acknowledge, silence, test a channel."
     RUN = "The role operator or approver: start and steer runbooks."
-    APPROVE = "The role approver."
+    APPROVE = "The role approver: agree to what others want to run, and accept what others wrote."
     AUTHOR = "The role author: change what runs and what is judged."
     AUDIT = "The role admin or auditor; operator, approver and author read what they did themselves."
     AUDITOR = "The role admin or auditor."

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from watchbill_collector.api.ports import Caller
+from watchbill_collector.api.ports import Caller, NoSuch
 
 REASON_CHARACTERS_MAX: Final = 2_000
 """Of the reason for a run or a change to it; every one needs some."""
 RUNS_LISTED_MAX: Final = 1_000
+JOURNAL_ROWS_MAX: Final = 1_000
+"""Rows of one answer; later ones come with `after`."""
+NAME_SHOWN_MAX: Final = 80
+"""Characters of a wanted name that an answer repeats."""
 
 
 class RunState(StrEnum):
@@ -36,6 +40,19 @@ class RunState(StrEnum):
 ENDED: Final = frozenset(
     {RunState.SUCCEEDED, RunState.FAILED, RunState.UNDONE, RunState.CANCELLED, RunState.EXPIRED}
 )
+
+
+def exit_code(state: RunState, for_approval: bool = False) -> int:
+    """What `watchbill run` ends with where a run stands so; `for_approval`: people have to agree first."""
+    match state:
+        case RunState.HELD:
+            return 3
+        case RunState.PROPOSED:
+            return 4
+        case RunState.FAILED | RunState.UNDONE | RunState.CANCELLED | RunState.EXPIRED:
+            return 1
+        case _:
+            return 4 if for_approval and state is RunState.WAITING else 0
 
 
 class RunVerb(StrEnum):
@@ -112,7 +129,8 @@ class PlanStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run would do now. `problems` are why it could not; nothing was changed to find out."""
+    """What a run would do now. `problems` are why it could not; nothing was changed to find out. `confirm` is what has
+    to be typed to start it, "" for nothing."""
 
     runbook: str
     digest: str
@@ -202,6 +220,26 @@ class RunView:
     exit_code: int
 
 
+def event_of(run: RunView) -> dict[str, str]:
+    """What the bus is told when the state of a run or of one of its steps changes: read it again."""
+    return {"id": run.id, "runbook": run.runbook, "state": run.state.value, "detail": run.state_detail[:200]}
+
+
+def no_runbook(name: str) -> NoSuch:
+    """The answer where there is none of that name for the caller."""
+    return NoSuch(f"there is no runbook {shown(name)}: watchbill runbooks lists them")
+
+
+def no_run(run_id: str) -> NoSuch:
+    """The answer where there is no such run for the caller."""
+    return NoSuch(f"there is no run {shown(run_id)}: watchbill runs lists them")
+
+
+def shown(text: str) -> str:
+    """What somebody typed, cut and printable, in quotes."""
+    return ascii(text if len(text) <= NAME_SHOWN_MAX else f"{text[:NAME_SHOWN_MAX]}...")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalRow:
     """One row of a run's journal, as it was written. `hash` closes the chain over it and the row before."""
@@ -212,7 +250,7 @@ class JournalRow:
     step: str
     host: str
     actor: str
-    detail: Mapping[str, object]
+    detail: Mapping[str, Any]
     hash: str
 
 
@@ -253,7 +291,7 @@ class RunbookService(Protocol):
         """One. Raises NoSuch."""
 
     async def journal(self, run_id: str, after: int, caller: Caller) -> Sequence[JournalRow]:
-        """Its rows after row number `after`."""
+        """Its rows after row number `after`, at most JOURNAL_ROWS_MAX. Raises NoSuch."""
 
     async def change(self, run_id: str, verb: RunVerb, step: str, reason: str, caller: Caller) -> RunView:
         """Retry, skip, mark done, undo, abort, start. Raises NoSuch, Refused."""

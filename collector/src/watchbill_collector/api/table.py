@@ -10,6 +10,7 @@ from watchbill_collector.api.ours import OUR_ROUTES
 from watchbill_collector.api.people import PEOPLE_ROUTES
 from watchbill_collector.api.prometheus import PROMETHEUS_ROUTES
 from watchbill_collector.api.routes import Route
+from watchbill_collector.api.runbooks import RUNBOOK_ROUTES
 from watchbill_collector.api.services import SERVICE_ROUTES
 from watchbill_collector.api.silences import SILENCE_ROUTES
 from watchbill_collector.api.trials import TRIAL_ROUTES
@@ -21,6 +22,7 @@ ROUTES: tuple[Route, ...] = (
     *TRIAL_ROUTES,
     *SILENCE_ROUTES,
     *BACKUP_ROUTES,
+    *RUNBOOK_ROUTES,
     *ALERT_LIST_ROUTES,
     *ALERT_ROUTES,
     *OUR_ROUTES,

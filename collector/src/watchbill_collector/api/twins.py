@@ -37,6 +37,7 @@ from watchbill_collector.api.ports import (
     Span,
     at,
 )
+from watchbill_collector.api.runbook_twin import RunbooksTwin
 from watchbill_collector.api.status_port import Status
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.promql.errors import BadQuery
@@ -433,15 +434,17 @@ class Twins:
     people: PeopleTwin
     channels: ChannelsTwin
     backups: BackupsTwin
+    runbooks: RunbooksTwin
 
     @staticmethod
     def make(clock: Clock, tokens: Mapping[str, Caller], hosts: Sequence[Host] = ()) -> "Twins":
         """A whole set."""
+        kept = HostsTwin(clock, hosts)
         return Twins(
             users=UsersTwin(clock, tokens),
             query=QueryTwin(clock),
             rules=RulesTwin(),
-            hosts=HostsTwin(clock, hosts),
+            hosts=kept,
             enrolments=EnrolmentTwin(clock),
             gaps=GapsTwin(),
             status=StatusTwin(clock),
@@ -449,6 +452,7 @@ class Twins:
             people=PeopleTwin(clock),
             channels=ChannelsTwin(),
             backups=BackupsTwin(clock),
+            runbooks=RunbooksTwin(clock, BindingsTwin(kept)),
         )
 
     def services(self) -> Services:
@@ -466,4 +470,5 @@ class Twins:
             bindings=BindingsTwin(self.hosts),
             channels=self.channels,
             backups=self.backups,
+            runbooks=self.runbooks,
         )
