@@ -6,10 +6,35 @@ When a run's state changes, the bus is told `run` with its id, runbook and state
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from watchbill_collector.api.ports import Caller, NoSuch
+from watchbill_collector.runbooks.run.words import ENDED, RunState, RunVerb
+
+__all__ = [
+    "ENDED",
+    "JOURNAL_ROWS_MAX",
+    "NAME_SHOWN_MAX",
+    "REASON_CHARACTERS_MAX",
+    "RUNS_LISTED_MAX",
+    "AttemptView",
+    "Finding",
+    "JournalRow",
+    "Plan",
+    "PlanStep",
+    "RunState",
+    "RunVerb",
+    "RunView",
+    "RunbookService",
+    "RunbookView",
+    "StepView",
+    "VoteView",
+    "event_of",
+    "exit_code",
+    "no_run",
+    "no_runbook",
+    "shown",
+]
 
 REASON_CHARACTERS_MAX: Final = 2_000
 """Of the reason for a run or a change to it; every one needs some."""
@@ -18,28 +43,6 @@ JOURNAL_ROWS_MAX: Final = 1_000
 """Rows of one answer; later ones come with `after`."""
 NAME_SHOWN_MAX: Final = 80
 """Characters of a wanted name that an answer repeats."""
-
-
-class RunState(StrEnum):
-    """What a run does. The last five are its ends."""
-
-    PROPOSED = "proposed"
-    QUEUED = "queued"
-    RUNNING = "running"
-    WAITING = "waiting"
-    HELD = "held"
-    UNDOING = "undoing"
-    CANCELLING = "cancelling"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    UNDONE = "undone"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-ENDED: Final = frozenset(
-    {RunState.SUCCEEDED, RunState.FAILED, RunState.UNDONE, RunState.CANCELLED, RunState.EXPIRED}
-)
 
 
 def exit_code(state: RunState, for_approval: bool = False) -> int:
@@ -53,18 +56,6 @@ def exit_code(state: RunState, for_approval: bool = False) -> int:
             return 1
         case _:
             return 4 if for_approval and state is RunState.WAITING else 0
-
-
-class RunVerb(StrEnum):
-    """What a person does to a run. Each with a reason."""
-
-    RETRY = "retry"
-    SKIP = "skip"
-    MARK_DONE = "mark-done"
-    UNDO = "undo"
-    ABORT = "abort"
-    START = "start"
-    """Begin what was proposed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
