@@ -77,7 +77,7 @@ def plain(value: Value) -> str:
         case int():
             return str(value)
         case float():
-            return f"{value:g}"
+            return str(int(value)) if value.is_integer() else repr(value)
         case list():
             return "[" + ", ".join(plain(one) for one in value) + "]"
         case dict():
