@@ -184,6 +184,10 @@ ASKED: dict[str, list[Ask]] = {
         Ask("GET", f"{OURS}/backups?host={WHO}1"),
         Ask("GET", f"{OURS}/backups?words={WHO}"),
     ],
+    f"{OURS}/backups/report": [
+        Ask("GET", f"{OURS}/backups/report"),
+        Ask("GET", f"{OURS}/backups/report?host={WHO}1&since=1000&until=2000"),
+    ],
     f"{OURS}/backups/uncovered": [Ask("GET", f"{OURS}/backups/uncovered")],
     f"{OURS}/backups/exemptions": [
         Ask("GET", f"{OURS}/backups/exemptions"),

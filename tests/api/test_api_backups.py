@@ -22,6 +22,7 @@ from watchbill_collector.api.backup_port import (
     entry_of,
     event_of,
 )
+from watchbill_collector.api.backup_report import BackupRpo, BackupSpan
 from watchbill_collector.api.backup_twin import BackupsTwin
 from watchbill_collector.api.events import subject_of
 from watchbill_collector.api.ports import Caller, Grant, NoSuch, Role
@@ -204,6 +205,65 @@ async def test_the_newest_runs_come_first_and_older_ones_on_request(serve: Any) 
     assert bad.status_code == 400
 
 
+# ---------------------------------------------------------------- over a time
+
+
+def rpo(kept: float = 0.99) -> BackupRpo:
+    return BackupRpo(
+        rpo_s=93_600.0,
+        objective=0.999,
+        since=THEN,
+        until=THEN + timedelta(days=30),
+        unknown_s=0.0,
+        kept=kept,
+        over_s=25_920.0,
+        times=1,
+        spans=(BackupSpan(THEN, THEN + timedelta(hours=7)),),
+        worst_s=120_000.0,
+        budget_s=2_592.0,
+        left_s=-23_328.0,
+    )
+
+
+async def test_a_report_comes_by_host_and_name_in_pages(serve: Any) -> None:
+    served = await serve()
+    put(served, job("b"), job("a", "web2"), job("c", service="shop"))
+    served.twins.backups.put(job("a"), history("a"), rpo())
+    whole = (await served.client.get(f"{BASE}/report", headers=served.viewer)).json()
+    assert [(row["host"], row["name"]) for row in whole["rows"]] == [
+        ("web1", "a"),
+        ("web1", "b"),
+        ("web1", "c"),
+        ("web2", "a"),
+    ]
+    assert (whole["total"], whole["truncated"], whole["objective"]) == (4, False, 0.999)
+    assert whole["rows"][0]["rpo"]["left_s"] == -23_328.0
+    assert whole["rows"][1]["rpo"] is None
+    page = await served.client.get(f"{BASE}/report?limit=2&offset=1", headers=served.viewer)
+    assert [row["name"] for row in page.json()["rows"]] == ["b", "c"]
+    assert (page.json()["total"], page.json()["truncated"]) == (4, True)
+    for query, names in (("host=web2", ["a"]), ("service=shop", ["c"]), ("job=b", ["b"]), ("job=z", [])):
+        part = await served.client.get(f"{BASE}/report?{query}", headers=served.viewer)
+        assert [row["name"] for row in part.json()["rows"]] == names, query
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["objective=1", "objective=0", "objective=most", "since=noon", "since=0", "until=1&since=2", "offset=-1"],
+)
+async def test_a_report_that_cannot_be_is_refused(serve: Any, query: str) -> None:
+    served = await serve()
+    answer = await served.client.get(f"{BASE}/report?{query}", headers=served.viewer)
+    assert answer.status_code == 400, answer.text
+
+
+async def test_one_backup_says_how_its_rpo_was_kept(serve: Any) -> None:
+    served = await serve()
+    served.twins.backups.put(job("a"), history("a"), rpo())
+    found = (await served.client.get(f"{BASE}/a", headers=served.viewer)).json()
+    assert (found["rpo"]["kept"], found["rpo"]["spans"][0]["began"]) == (0.99, "2026-11-21T12:00:00Z")
+
+
 # ---------------------------------------------------------------- what somebody does about it
 
 
@@ -289,6 +349,8 @@ async def test_somebody_with_a_scope_sees_and_changes_his_own_alone(serve: Any) 
     headers = token(served, Role.OPERATOR, 'team="a"')
     answer = (await served.client.get(BASE, headers=headers)).json()
     assert ([one["name"] for one in answer["backups"]], answer["words"]) == (["mine"], {"OK": 1})
+    report = (await served.client.get(f"{BASE}/report", headers=headers)).json()
+    assert ([one["name"] for one in report["rows"]], report["total"]) == (["mine"], 1)
     review = {"note": "seen"}
     assert (await served.client.post(f"{BASE}/mine/review", json=review, headers=headers)).status_code == 201
     foreign = await served.client.post(f"{BASE}/theirs/review", json=review, headers=headers)

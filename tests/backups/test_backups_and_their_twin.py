@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from watchbill.backups.definition import Definition
 from watchbill.clock import ManualClock
-from watchbill.errors import Refused
+from watchbill.errors import Refused, UsageError
 from watchbill_collector.api.backup_port import (
     BackupEntry,
     BackupHistory,
@@ -18,6 +18,7 @@ from watchbill_collector.api.backup_port import (
     BackupsService,
     backup_id,
 )
+from watchbill_collector.api.backup_report import PERIOD_DEFAULT_MS, Asked
 from watchbill_collector.api.backup_twin import BackupsTwin
 from watchbill_collector.api.ports import Caller, NoSuch, at
 from watchbill_collector.store import Store
@@ -169,6 +170,40 @@ async def test_a_history_begins_with_the_newest_and_goes_on_before_any_moment(si
     assert ([entry.at for entry in older.entries], older.truncated) == (times[1:2], True)
     oldest = await side.backups.history(NIGHTLY_ID, 5, times[1])
     assert ([entry.at for entry in oldest.entries], oldest.truncated) == (times[2:], False)
+
+
+async def test_a_report_counts_what_was_told_in_its_time(side: Side) -> None:
+    await side.backups.review(NIGHTLY_ID, "as it should be", ANN)
+    now_ms = side.clock.wall_ms()
+    period, (row,) = await side.backups.report([NIGHTLY_ID, "0" * 16], Asked())
+    assert (period.since_ms, period.until_ms, period.objective) == (now_ms - PERIOD_DEFAULT_MS, now_ms, 0.999)
+    assert (row.id, row.name, row.host, row.labels, row.word) == (
+        NIGHTLY_ID,
+        "nightly",
+        "web01",
+        {"role": "web"},
+        "OK",
+    )
+    assert (row.digest, row.runs_ok, row.runs_failed, row.last_ok) == (NIGHTLY.digest(), RUNS, 0, at(now_ms))
+    assert [(one.by, one.note) for one in row.reviews] == [("ann", "as it should be")]
+    _, (part,) = await side.backups.report([NIGHTLY_ID], Asked(now_ms - 5_400_000, now_ms - 1_800_000))
+    assert (part.runs_ok, part.reviews) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(until_ms=5, since_ms=10),
+        Asked(since_ms=0),
+        Asked(objective=1.0),
+        Asked(objective=0.0),
+        Asked(objective=float("nan")),
+        Asked(since_ms=1 << 60),
+    ],
+)
+async def test_a_report_of_no_time_is_refused(side: Side, asked: Asked) -> None:
+    with pytest.raises(UsageError, match="wanted a"):
+        await side.backups.report([NIGHTLY_ID], asked)
 
 
 async def test_an_exemption_takes_the_place_of_the_one_before_and_ends(side: Side) -> None:

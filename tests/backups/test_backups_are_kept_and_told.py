@@ -9,14 +9,15 @@ import pytest
 import pytest_asyncio
 
 from watchbill.backups.definition import Definition
-from watchbill.backups.record import Kind, Outcome, Source, new_id
+from watchbill.backups.record import Kind, Level, Outcome, Proof, Source, new_id
 from watchbill.backups.schedule import Schedule
 from watchbill.config import Duration
 from watchbill.errors import Refused, StorageError
 from watchbill_collector.api.backup_port import backup_id
-from watchbill_collector.api.ports import NoSuch
+from watchbill_collector.api.backup_report import Asked
+from watchbill_collector.api.ports import NoSuch, at
 from watchbill_collector.backups import JobKey
-from watchbill_collector.services import backup_desk, backups
+from watchbill_collector.services import backup_desk, backup_reports, backups
 from watchbill_collector.store import Store, audit, backup_notes
 from watchbill_collector.store.audit import Filter
 
@@ -407,6 +408,75 @@ async def test_of_a_run_that_goes_on_there_is_one_entry(life: Life) -> None:
         ("run", "ok"),
     ]
     assert history.truncated
+
+
+# ---------------------------------------------------------------- over a time
+
+
+def proved(life: Life, *, ok: bool = True, level: Level = Level.DATA, kind: Kind = Kind.VERIFY) -> None:
+    outcome = Outcome.OK if ok else Outcome.FAILED
+    life.ran(kind=kind, run_id="", outcome=outcome, verify=Proof(level=level, ok=ok), bytes_source=None)
+
+
+async def test_a_row_of_a_report_is_evidence_of_what_was_done(life: Life) -> None:
+    began_ms = life.clock.wall_ms() - 300_000
+    await life.heard(H_S)
+    proved(life)
+    proved(life, ok=False)
+    proved(life, level=Level.RESTORE)
+    proved(life, level=Level.RESTORE, kind=Kind.RESTORE)
+    life.ran(kind=Kind.VERIFY, run_id="", outcome=Outcome.UNKNOWN, reason="repository-locked")
+    life.ran(kind=Kind.OBSERVE, run_id="", outcome=Outcome.UNKNOWN, reason="repository-locked")
+    run = new_id()
+    life.ran(run_id=run, outcome=Outcome.RUNNING, finished_ms=0)
+    life.ran(run_id=run, outcome=Outcome.FAILED)
+    life.ran(outcome=Outcome.RUNNING, finished_ms=0, source=Source.PING)
+    life.ran(outcome=Outcome.PARTIAL)
+    await life.heard(60)
+    life.define(replace(NIGHTLY, rpo_s=24 * H_S))
+    await life.heard(48 * H_S)
+    await life.answers.review(NIGHTLY_ID, "seen", ANN)
+    _, (row,) = await life.answers.report([NIGHTLY_ID], Asked(objective=0.5))
+    counted = (row.runs_ok, row.runs_partial, row.runs_failed, row.runs_unended, row.looks_unread)
+    assert counted == (1, 1, 1, 1, 1)
+    assert (row.proofs_ok, row.proofs_failed, row.restores_ok, row.restores_failed) == (1, 1, 2, 0)
+    assert (row.digest, row.digests) == (
+        replace(NIGHTLY, rpo_s=24 * H_S).digest(),
+        [NIGHTLY.digest()],
+    )
+    assert (row.words["OK"], row.words["STALE"]) == (1, 1)
+    assert [one.by for one in row.reviews] == ["ann"]
+    rpo = row.rpo
+    assert rpo is not None
+    point_ms, now_ms = began_ms - 600_000, life.clock.wall_ms()
+    assert (rpo.since, rpo.until, rpo.unknown_s) == (at(began_ms), at(now_ms), 0)
+    (span,) = rpo.spans
+    assert (span.began, span.ended) == (at(point_ms + 86_400_000), at(now_ms))
+    over_s = (now_ms - point_ms) / 1000 - 86_400
+    known_s = (now_ms - began_ms) / 1000
+    assert (rpo.over_s, rpo.worst_s) == (over_s, (now_ms - point_ms) / 1000)
+    assert rpo.kept == pytest.approx(1 - over_s / known_s)
+    assert rpo.left_s == pytest.approx(known_s / 2 - over_s, abs=0.001)
+
+
+async def test_of_a_silent_hosts_backup_a_report_claims_nothing(life: Life) -> None:
+    life.clock.advance(40 * H_S)
+    await life.turn()
+    _, (row,) = await life.answers.report([NIGHTLY_ID], Asked())
+    assert row.rpo is not None
+    assert (row.rpo.over_s, row.rpo.kept, row.rpo.unknown_s) == (0, 1, 40 * H_S)
+
+
+async def test_a_report_reads_so_many_records_of_a_job(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(5):
+        await life.heard(10 * H_S)
+        life.ran()
+    await life.heard(60)
+    monkeypatch.setattr(backup_reports, "RECORDS_READ_MAX", 4)
+    _, (row,) = await life.answers.report([NIGHTLY_ID], Asked())
+    assert (row.runs_ok, row.truncated) == (4, True)
+    assert row.rpo is not None
+    assert row.rpo.since == at(life.clock.wall_ms() - 60_000 - 30 * 3_600_000 + 26 * 3_600_000)
 
 
 # ---------------------------------------------------------------- much at once

@@ -1,5 +1,7 @@
 """`watchbill backups`: what stands where, why, what to do about it, and Nagios' word for it."""
 
+import csv
+import io
 import re
 from datetime import timedelta
 
@@ -17,7 +19,9 @@ from watchbill_collector.api.backup_port import (
     BackupJob,
     backup_id,
 )
+from watchbill_collector.api.backup_report import BackupRpo, BackupSpan
 from watchbill_collector.api.ports import at
+from watchbill_collector.cli import backup_report
 from watchbill_collector.cli.backups import _nagios
 
 HOSTILE = "evil\x1b[31m\u202e"
@@ -85,7 +89,21 @@ def put(served, name, host="web1", word="OK", severity="", **more):
         truncated=True,
         changes=(change,),
     )
-    served.twins.backups.put(made, history)
+    rpo = BackupRpo(
+        rpo_s=26 * 3600.0,
+        objective=0.999,
+        since=now - timedelta(days=30),
+        until=now,
+        unknown_s=0.0,
+        kept=0.99999,
+        over_s=26.0,
+        times=1,
+        spans=(BackupSpan(now - timedelta(seconds=26), now),),
+        worst_s=93_626.0,
+        budget_s=2_592.0,
+        left_s=2_566.0,
+    )
+    served.twins.backups.put(made, history, rpo)
     return made.id
 
 
@@ -261,3 +279,55 @@ def test_what_has_no_backup_is_told_until_it_is_exempt(admin, backups):
     assert admin("backups", "unexempt", kept["id"]).code == 0
     assert admin("backups", "unexempt", kept["id"]).code == 1
     assert admin("backups", "exempt", "host", "web1").code == 2
+
+
+def test_a_report_as_a_table_as_csv_and_as_one_document(admin, backups, monkeypatch):
+    for name in ("nightly", "weekly", "hourly"):
+        put(backups, name)
+    assert admin("backups", "review", "nightly", "--note", "=1+1\x1b[31m").code == 0
+    monkeypatch.setattr(backup_report, "PAGE", 2)
+    table = admin("backups", "report", "--since", "7d")
+    assert table.code == 0
+    head, *rows = [re.split(r"  +", line) for line in table.out.splitlines()[1:]]
+    nightly = dict(zip(head, next(row for row in rows if row[0] == "nightly"), strict=True))
+    assert (nightly["OK"], nightly["FAILED"], nightly["KEPT"], nightly["LEFT"]) == (
+        "1",
+        "1",
+        "99.999 %",
+        "42m46s",
+    )
+    assert [row[0] for row in rows] == ["hourly", "nightly", "weekly"]
+    lines = list(csv.DictReader(io.StringIO(admin("backups", "report", "--csv").out)))
+    assert [line["name"] for line in lines] == ["hourly", "nightly", "weekly"]
+    assert tuple(lines[0]) == backup_report.COLUMNS
+    assert (lines[1]["runs_ok"], lines[1]["rpo_kept"], lines[1]["rpo_left_s"]) == ("1", "0.99999", "2566.0")
+    assert lines[1]["reviews"].endswith(r"(OK): =1+1\x1b[31m")
+    document = admin("backups", "report", "--json", "--objective", "50").json
+    assert (len(document["rows"]), document["total"], document["truncated"]) == (3, 3, False)
+    assert document["objective"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--csv", "--json"),
+        ("--objective", "100"),
+        ("--since", "soon"),
+        ("--since", "500d"),
+    ],
+)
+def test_a_report_that_cannot_be_ends_with_2(ask, backups, wrong):
+    assert ask("backups", "report", *wrong).code == 2
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)"])
+def test_no_spreadsheet_runs_what_somebody_wrote(text):
+    assert backup_report._cell(text) == f"'{text}"
+
+
+def test_one_backup_says_how_much_of_its_budget_is_left(ask, backups):
+    put(backups, "nightly")
+    assert (
+        "rpo kept       99.999 % of 30d, beyond it for 26s; budget at 99.9 %: 42m46s left"
+        in ask("backups", "show", "nightly").out
+    )

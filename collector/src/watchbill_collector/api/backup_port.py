@@ -15,6 +15,7 @@ from typing import Final, Literal, Protocol
 
 from watchbill.backups.definition import Definition
 from watchbill.backups.record import Proof, Record, Snapshots, Usage
+from watchbill_collector.api.backup_report import Asked, BackupReportRow, Period
 from watchbill_collector.api.ports import Caller, NoSuch, at
 
 ID_CHARACTERS: Final = 16
@@ -282,6 +283,10 @@ class BackupsService(Protocol):
 
     async def history(self, job_id: str, limit: int, before: datetime | None = None) -> BackupHistory:
         """Of one job, at most `limit` entries, older ones than `before` where that is given. NoSuch without it."""
+
+    async def report(self, job_ids: Sequence[str], asked: Asked) -> tuple[Period, Sequence[BackupReportRow]]:
+        """These jobs over a time, in this order, but for those that there are not; UsageError for a time that cannot
+        be."""
 
     async def review(self, job_id: str, note: str, by: Caller) -> BackupReview:
         """Note that somebody looked at it."""

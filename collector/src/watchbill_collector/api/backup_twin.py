@@ -18,9 +18,18 @@ from watchbill_collector.api.backup_port import (
     no_backup,
     no_exemption,
 )
+from watchbill_collector.api.backup_report import (
+    Asked,
+    BackupReportRow,
+    BackupRpo,
+    Period,
+    ReportReview,
+    period_of,
+)
 from watchbill_collector.api.ports import Caller, NoSuch, at
 
 PAUSED = "PAUSED"
+OBJECTIVE = 0.999
 
 
 class BackupsTwin:
@@ -31,11 +40,14 @@ class BackupsTwin:
         self._jobs: dict[str, BackupJob] = {}
         self._histories: dict[str, BackupHistory] = {}
         self._exemptions: dict[str, Exemption] = {}
+        self._rpos: dict[str, BackupRpo] = {}
         self.journal: list[tuple[str, str, str]] = []
         """Who did what to which."""
 
-    def put(self, job: BackupJob, history: BackupHistory) -> None:
+    def put(self, job: BackupJob, history: BackupHistory, rpo: BackupRpo | None = None) -> None:
         """Have a job."""
+        if rpo is not None:
+            self._rpos[job.id] = rpo
         self._jobs[job.id] = job
         self._histories[job.id] = history
 
@@ -50,6 +62,42 @@ class BackupsTwin:
         older = [entry for entry in whole.entries if before is None or entry.at < before]
         older.sort(key=lambda entry: entry.at, reverse=True)
         return dataclasses.replace(whole, entries=older[:limit], truncated=len(older) > limit)
+
+    async def report(self, job_ids: Sequence[str], asked: Asked) -> tuple[Period, Sequence[BackupReportRow]]:
+        """Runs and reviews are counted from the histories; an RPO is as it was `put`."""
+        period = period_of(asked, self._clock.wall_ms(), OBJECTIVE)
+        known = [self._standing(self._jobs[job_id]) for job_id in job_ids if job_id in self._jobs]
+        return period, [self._row(job, period) for job in known]
+
+    def _row(self, job: BackupJob, period: Period) -> BackupReportRow:
+        def within(moment: datetime) -> bool:
+            return at(period.since_ms) <= moment <= at(period.until_ms)
+
+        history = self._histories[job.id]
+        runs = [entry for entry in history.entries if entry.kind == "run" and within(entry.at)]
+        good = [entry.at for entry in runs if entry.outcome == "ok"]
+        return BackupReportRow(
+            id=job.id,
+            name=job.name,
+            host=job.host,
+            agent_id=job.agent_id,
+            labels=job.labels,
+            service=job.service,
+            tool=job.tool,
+            word=job.word,
+            digest=history.digest,
+            digests=(),
+            runs_ok=len(good),
+            runs_failed=sum(entry.outcome == "failed" for entry in runs),
+            last_ok=max(good, default=None),
+            words={},
+            rpo=self._rpos.get(job.id),
+            reviews=[
+                ReportReview(at=one.at, by=one.by, word=one.word, note=one.note)
+                for one in history.reviews
+                if within(one.at)
+            ],
+        )
 
     async def review(self, job_id: str, note: str, by: Caller) -> BackupReview:
         """Keep it, the newest first."""
@@ -136,6 +184,10 @@ class NoBackups:
     async def history(self, job_id: str, limit: int, before: datetime | None = None) -> BackupHistory:
         """There is none."""
         raise no_backup(job_id)
+
+    async def report(self, job_ids: Sequence[str], asked: Asked) -> tuple[Period, Sequence[BackupReportRow]]:
+        """Of none, over no time."""
+        return Period(0, 0, OBJECTIVE), ()
 
     async def review(self, job_id: str, note: str, by: Caller) -> BackupReview:
         """There is none."""

@@ -37,10 +37,11 @@ from watchbill_collector.api.backup_port import (
     no_exemption,
     shown,
 )
+from watchbill_collector.api.backup_report import ROWS_DEFAULT, ROWS_MAX, Asked, BackupReport, BackupRpo
 from watchbill_collector.api.guard import NotAdmitted
 from watchbill_collector.api.ours import decoded, own_host
 from watchbill_collector.api.params import Fields, limit_field, read_fields, time_field
-from watchbill_collector.api.ports import NoSuch
+from watchbill_collector.api.ports import NoSuch, at
 from watchbill_collector.api.routes import ROLES, Call, Need, Parameter, Route, Within
 from watchbill_collector.scopes import EVERYTHING, INSTANCE, View
 
@@ -58,13 +59,14 @@ NAME_CHARACTERS_MAX: Final = 2_048
 @dataclass(frozen=True, slots=True)
 class BackupDetail:
     """One job: how it stands, what it is judged by, its newest runs, and everything that was told of it lately.
-    `yours`: the caller may pause and review it.
+    `yours`: the caller may pause and review it. `rpo`: how its RPO was kept in the last 30 days.
     """
 
     backup: BackupJob
     history: BackupHistory
     runs: Sequence[BackupEntry]
     yours: bool
+    rpo: BackupRpo | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,47 @@ async def _list(call: Call) -> Response:
 async def _one(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"])
     limit, before = min(limit_field(fields) or ENTRIES_DEFAULT, ENTRIES_MAX), _before(fields)
-    job = await _seen(call)
-    history = await call.house.services.backups.history(job.id, limit, before)
+    job, backups = await _seen(call), call.house.services.backups
+    history = await backups.history(job.id, limit, before)
+    _, rows = await backups.report((job.id,), Asked())
     runs = [entry for entry in history.entries if entry.kind == Kind.RUN]
     operating = View.of(grant.scope for grant in call.caller.grants if grant.role in ROLES[Need.OPERATE])
-    return json_answer(BackupDetail(job, history, runs, operating.host(job.host, job.labels)))
+    rpo = rows[0].rpo if rows else None
+    return json_answer(BackupDetail(job, history, runs, operating.host(job.host, job.labels), rpo))
+
+
+async def _report(call: Call) -> Response:
+    fields = read_fields(call.request.scope["query_string"])
+    wanted = WantedJobs(host=fields.one("host"), service=fields.one("service"), job=fields.one("job"))
+    limit, offset = min(limit_field(fields) or ROWS_DEFAULT, ROWS_MAX), _offset(fields)
+    asked = Asked(time_field(fields, "since", None), time_field(fields, "until", None), _objective(fields))
+    backups = call.house.services.backups
+    jobs = _visible(await backups.jobs(), call.view)
+
+    def work() -> list[str]:
+        found = sorted((job.host, job.name, job.id) for job in jobs if wanted.takes(job))
+        return [job_id for _, _, job_id in found]
+
+    ids = await asyncio.to_thread(work)
+    period, rows = await backups.report(ids[offset : offset + limit], asked)
+    return json_answer(
+        BackupReport(
+            since=at(period.since_ms),
+            until=at(period.until_ms),
+            objective=period.objective,
+            rows=rows,
+            total=len(ids),
+            truncated=offset + limit < len(ids),
+        )
+    )
+
+
+def _objective(fields: Fields) -> float | None:
+    text = fields.one("objective")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise UsageError(f"`objective` got {text[:40]!r}, wanted a share such as 0.999") from None
 
 
 async def _uncovered(call: Call) -> Response:
@@ -319,6 +357,25 @@ BACKUP_ROUTES: tuple[Route, ...] = (
             Parameter("offset", "After so many."),
         ),
         gives=BackupList,
+        within=Within.FILTERED,
+    ),
+    Route(
+        ("GET",),
+        f"{BASE}/backups/report",
+        Need.READ,
+        _report,
+        "Backups over a time, one row a job by host and name: runs, proofs, restores, how the RPO was kept, reviews.",
+        (
+            Parameter("since", "From this time, 30 days before `until` without it; 400 days at most."),
+            Parameter("until", "To this time, now without it."),
+            Parameter("objective", "The share of the time in which the RPO is to be kept, 0.999 without it."),
+            Parameter("host", "Of this host."),
+            Parameter("service", "Of this service."),
+            Parameter("job", "With this name."),
+            Parameter("limit", f"At most so many, {ROWS_DEFAULT} without it, {ROWS_MAX} at most."),
+            Parameter("offset", "After so many."),
+        ),
+        gives=BackupReport,
         within=Within.FILTERED,
     ),
     Route(

@@ -70,6 +70,7 @@ def show_lines(screen: Screen, document: dict[str, Any]) -> Iterator[str]:
         ("reviewed", f"{clock(reviewed['at'])} by {_signed(reviewed)}" if reviewed else "-"),
         ("restorable to", _objective(job["point"], job["rpo_s"])),
         ("proven to", _aged(job["verified_point"])),
+        ("rpo kept", _kept(document["rpo"])),
         ("last run", clean(_run(job["last_run"]))),
         ("next run", _due(history["due"])),
         ("schedule", clean(_schedule(definition["schedule"]), 400)),
@@ -101,6 +102,37 @@ def _due(due: str | None) -> str:
 def _objective(point: str | None, rpo_s: float) -> str:
     wanted = f"; wanted within {span(rpo_s)}" if rpo_s else ""
     return ("-" if moment(point) is None else f"{clock(point)}, {ago(point)} ago") + wanted
+
+
+def rpo_said(rpo: dict[str, Any]) -> tuple[str, str, str, str]:
+    """An RPO, the share of the time in which it was kept, for how long it was not, and what is left of its budget."""
+    over = f"{span(rpo['over_s'])} in {rpo['times']}" if rpo["times"] else "-"
+    left = span(rpo["left_s"]) if rpo["left_s"] >= 0 else f"overspent by {span(-rpo['left_s'])}"
+    return span(rpo["rpo_s"]), share(rpo["kept"]), over, left
+
+
+def share(kept: float | None) -> str:
+    """A share of the time. It is never rounded up to the whole: 100 % are 100 %."""
+    if kept is None:
+        return "-"
+    return "100 %" if kept >= 1 else f"{min(kept * 100, 99.999):.3f}".rstrip("0").rstrip(".") + " %"
+
+
+def _kept(rpo: dict[str, Any] | None) -> str:
+    if rpo is None:
+        return "-"
+    if rpo["kept"] is None:
+        return "nothing is known of the last 30 days"
+    _, kept, over, left = rpo_said(rpo)
+    days = moment(rpo["until"]), moment(rpo["since"])
+    known = span((days[0] - days[1]).total_seconds()) if days[0] and days[1] else "30d"
+    missed = (
+        f", beyond it for {over} stretches" if rpo["times"] > 1 else f", beyond it for {span(rpo['over_s'])}"
+    )
+    return (
+        f"{kept} of {known}{missed if rpo['times'] else ''}; budget at {share(rpo['objective'])}: "
+        f"{left}{' left' if rpo['left_s'] >= 0 else ''}"
+    )
 
 
 def _schedule(schedule: dict[str, Any]) -> str:

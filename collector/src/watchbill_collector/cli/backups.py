@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from watchbill_collector.cli.backup_report import report
 from watchbill_collector.cli.backup_text import history_lines, list_row, show_lines
 from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.errors import CommandFailed, Misused
@@ -316,6 +317,9 @@ def unexempt(session: Session, exemption_id: str) -> None:
         session.screen.json(ended)
         return
     session.screen.line(f"The {ended['kind']} {clean(ended['name'])} needs a backup again.")
+
+
+backups.add_command(report)
 
 
 def _path(job: str) -> str:

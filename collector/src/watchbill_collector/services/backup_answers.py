@@ -26,10 +26,13 @@ from watchbill_collector.api.backup_port import (
     no_backup,
     no_exemption,
 )
+from watchbill_collector.api.backup_report import Asked, BackupReportRow, Period, period_of
 from watchbill_collector.api.ports import Caller, at
 from watchbill_collector.audit import Entry
 from watchbill_collector.backups import JobKey, Run, State, Word, due_ms_of
+from watchbill_collector.backups.objective import OBJECTIVE_DEFAULT
 from watchbill_collector.services.backup_desk import size_of
+from watchbill_collector.services.backup_reports import Subject, row_of
 from watchbill_collector.services.backups import Backups
 from watchbill_collector.store import Store, audit, backup_notes
 from watchbill_collector.store import backups as rows
@@ -55,6 +58,7 @@ class BackupAnswers:
         self._clock = clock
         self._shown: dict[JobKey, tuple[int, BackupJob]] = {}
         self._keys: dict[str, JobKey] = {}
+        self._reporting = asyncio.Lock()
 
     # ------------------------------------------------------------ reading
 
@@ -112,6 +116,35 @@ class BackupAnswers:
             self._store.read, lambda connection: backup_notes.exemptions(connection, site, now_ms)
         )
         return [_exemption(row) for row in found]
+
+    async def report(self, job_ids: Sequence[str], asked: Asked) -> tuple[Period, Sequence[BackupReportRow]]:
+        """Rows of these jobs."""
+        period = period_of(asked, self._clock.wall_ms(), OBJECTIVE_DEFAULT)
+        async with self._reporting:
+            subjects = await self._backups.work(self._subjects, job_ids)
+            return period, await asyncio.to_thread(
+                lambda: [row_of(self._store, subject, period) for subject in subjects]
+            )
+
+    def _subjects(self, job_ids: Sequence[str]) -> list[Subject]:
+        """In the desk's thread. One that is gone since it was asked for is left out."""
+        self._jobs()
+        found = []
+        for job_id in job_ids:
+            key = self._keys.get(job_id)
+            row = self._desk.row(key) if key is not None else None
+            if key is not None and row is not None:
+                subject = Subject(
+                    key=key,
+                    shown=self._shown[key][1],
+                    definition=self._desk.book.definition(key),
+                    digest=row.digest,
+                    defined_ms=row.defined_ms,
+                    known_ms=self._desk.through_ms(key.agent_id),
+                    gone_ms=row.gone_ms,
+                )
+                found.append(subject)
+        return found
 
     def _key(self, job_id: str) -> JobKey:
         """Raises NoSuch."""

@@ -129,6 +129,10 @@ class BackupDesk:
             for row in jobs.values():
                 yield JobKey(agent_id, row.job), row, host
 
+    def through_ms(self, agent_id: str) -> int:
+        """Until then everything is known that a host had to tell; 0 for nothing."""
+        return self._through.get(agent_id, 0)
+
     def hosts(self) -> list[str]:
         """Those that have any, by agent id."""
         return list(self._jobs)

@@ -196,6 +196,16 @@ def versions(connection: sa.Connection, site: str) -> list[Version]:
     ]
 
 
+def digests_of(
+    connection: sa.Connection, site: str, agent_id: str, job: str, since_ms: int, until_ms: int
+) -> list[str]:
+    """The versions of a job's definition that came in a time, in that order."""
+    table = BACKUP_DEFINITIONS.c
+    query = sa.select(table.digest).where(table.site == site, _is_job(BACKUP_DEFINITIONS, agent_id, job))
+    query = query.where(table.received_ms >= since_ms, table.received_ms <= until_ms)
+    return list(connection.execute(query.order_by(table.received_ms, table.digest)).scalars())
+
+
 # ---------------------------------------------------------------- records
 
 
@@ -233,15 +243,24 @@ def records_after(connection: sa.Connection, site: str, place: int, limit: int) 
 
 
 def records_of(
-    connection: sa.Connection, site: str, agent_id: str, job: str, limit: int, before_ms: int | None = None
+    connection: sa.Connection,
+    site: str,
+    agent_id: str,
+    job: str,
+    limit: int,
+    before_ms: int | None = None,
+    *,
+    received_from_ms: int | None = None,
 ) -> list[RecordRow]:
-    """Of one job, the newest first; only what was observed before that time, where one is given. Of what a run said
-    only the newest.
+    """Of one job, the newest first; only what was observed before a time and arrived since another, where they are
+    given. Of what a run said only the newest.
     """
     table = BACKUP_RECORDS.c
     query = _records(site).where(_is_job(BACKUP_RECORDS, agent_id, job), ~_passed())
     if before_ms is not None:
         query = query.where(table.observed_ms + table.shift_ms < before_ms)
+    if received_from_ms is not None:
+        query = query.where(table.received_ms >= received_from_ms)
     return [_record(row) for row in connection.execute(query.order_by(table.place.desc()).limit(limit))]
 
 
