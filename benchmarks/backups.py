@@ -74,8 +74,7 @@ def _from_nothing(
     began = time.thread_time()
     for number, key in enumerate(keys):
         book.define(key, definitions[number % SLOTS], T0)
-        for record in histories[number % SLOTS]:
-            book.record(key, record, record.observed_ms + 1000, 0)
+        book.record_all(key, [(record, record.observed_ms + 1000, 0) for record in histories[number % SLOTS]])
     folded = time.thread_time()
     for agent_id in {key.agent_id for key in keys}:
         book.watermark(agent_id, now_ms)
@@ -142,8 +141,7 @@ def _observed(report: Report) -> None:
     for number in range(OBSERVED_JOBS):
         key = JobKey("agent", f"job-{number}")
         book.define(key, definition, T0)
-        for record in records:
-            book.record(key, record, record.observed_ms + 1000, 0)
+        book.record_all(key, [(record, record.observed_ms + 1000, 0) for record in records])
     folded = time.thread_time()
     book.watermark("agent", now_ms)
     changes = book.look(now_ms)

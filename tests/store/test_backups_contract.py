@@ -109,6 +109,22 @@ def test_a_record_is_kept_once_of_each_host_and_in_the_order_of_its_arrival(kept
     assert kept.read(lambda c: backups.records_after(c, "elsewhere", 0, 9)) == []
 
 
+def test_a_start_reads_records_job_by_job_as_they_arrived_and_none_that_come_meanwhile(kept: Store) -> None:
+    add(kept, record(5, "weekly"), record(4), record(3, "weekly"), record(2))
+    add(kept, record(9), agent_id=AGENTS[1])
+    place_max = kept.read(lambda c: backups.last_place(c, "main"))
+    add(kept, record(6), record(7, "weekly"))
+    found: list[backups.RecordRow] = []
+    for _ in range(3):
+        after = found[-1] if found else None
+        found += kept.read(lambda c, after=after: backups.records_by_job(c, "main", after, place_max, 2))
+    told = [(row.agent_id, row.record.job, int(row.record.record_id, 16)) for row in found]
+    assert sorted(told, key=lambda one: one[:2]) == told
+    assert [number for _, _, number in told if number != 9] == [4, 2, 5, 3]
+    assert (AGENTS[1], "nightly", 9) in told
+    assert kept.read(lambda c: backups.last_place(c, "elsewhere")) == 0
+
+
 def test_a_record_that_is_kept_is_never_changed(kept: Store) -> None:
     add(kept, record(1))
     with pytest.raises(StorageError, match="never changed"):

@@ -9,14 +9,15 @@ before that host was heard, or has had time to be.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from watchbill.backups.definition import JOBS_MAX, Definition, Retention
 from watchbill.backups.record import Record
 from watchbill_collector.backups.due import DueTimes
-from watchbill_collector.backups.evidence import Evidence
+from watchbill_collector.backups.evidence import Evidence, Told
+from watchbill_collector.backups.moments import Moments
 from watchbill_collector.backups.sight import SILENT_MS
 from watchbill_collector.backups.state import judge
 from watchbill_collector.backups.words import Change, JobKey, Level, Standing, State
@@ -42,6 +43,8 @@ class _Job:
     dues: DueTimes | None = None
     state: State | None = None
     next_ms: int = 0
+    changed: bool = False
+    """Whether it waits for the next look."""
 
 
 class BackupBook:
@@ -54,8 +57,8 @@ class BackupBook:
         self.judged = 0
         self._jobs: dict[JobKey, _Job] = {}
         self._of_agent: dict[str, int] = {}
-        self._changed: dict[JobKey, None] = {}
-        self._moments: list[tuple[int, JobKey]] = []
+        self._changed: list[_Job] = []
+        self._moments: Moments[_Job] = Moments()
         self._wants: dict[str, list[tuple[int, str]]] = {}
         self._watermarks: dict[str, int] = {}
         self._heard: set[str] = set()
@@ -77,14 +80,15 @@ class BackupBook:
                 job.standing = _held_to(job.standing, before.retention, now_ms)
         job.definition = definition
         job.dues = self._dues.setdefault(definition.schedule, DueTimes(definition.schedule))
-        self._changed[key] = None
+        self._change(job)
         return True
 
     def forget(self, key: JobKey) -> None:
         """There is no such job any more."""
-        if self._jobs.pop(key, None) is None:
+        job = self._jobs.pop(key, None)
+        if job is None:
             return
-        self._changed.pop(key, None)
+        job.definition, job.next_ms = None, 0
         self._of_agent[key.agent_id] -= 1
         if not self._of_agent[key.agent_id]:
             del self._of_agent[key.agent_id]
@@ -98,7 +102,16 @@ class BackupBook:
         if job is None:
             return False
         job.evidence.add(record, received_ms, shift_ms)
-        self._changed[key] = None
+        self._change(job)
+        return True
+
+    def record_all(self, key: JobKey, told: Iterable[Told]) -> bool:
+        """The same of many, in the order they arrived: how a start reads back what is stored."""
+        job = self._job(key)
+        if job is None:
+            return False
+        job.evidence.add_all(told)
+        self._change(job)
         return True
 
     def watermark(self, agent_id: str, through_ms: int, *, heard: bool = True) -> None:
@@ -108,42 +121,41 @@ class BackupBook:
         self._watermarks[agent_id] = max(through_ms, self._watermarks.get(agent_id, 0))
         wants = self._wants.get(agent_id)
         while wants and wants[0][0] <= through_ms:
-            key = JobKey(agent_id, heapq.heappop(wants)[1])
-            if key in self._jobs:
-                self._changed[key] = None
+            job = self._jobs.get(JobKey(agent_id, heapq.heappop(wants)[1]))
+            if job is not None:
+                self._change(job)
 
     def stand(self, key: JobKey, standing: Standing) -> None:
         """What is known of a job beside what its host says: pauses, reviews, since when there is it."""
         job = self._job(key)
         if job is not None:
             job.standing = standing
-            self._changed[key] = None
+            self._change(job)
 
     def look(self, now_ms: int) -> list[Change]:
         """Judge what has to be judged; what is to be said of each that says something else now."""
-        moments = self._moments
-        while moments and moments[0][0] <= now_ms:
-            at_ms, key = heapq.heappop(moments)
-            job = self._jobs.get(key)
-            if job is not None and job.next_ms == at_ms:
-                self._changed[key] = None
-        changed, self._changed = self._changed, {}
+        for job in self._moments.passed(now_ms):
+            self._change(job)
+        changed, self._changed = self._changed, []
+        for job in changed:
+            job.changed = False
         changes: list[Change] = []
-        for key in changed:
-            job = self._jobs[key]
+        for job in changed:
             if job.definition is None:
                 continue
             change = self._judge(job, now_ms)
             if change is not None:
                 changes.append(change)
-        if len(moments) > STALE_MOMENTS * (len(self._jobs) + 1):
-            self._moments = [(job.next_ms, job.key) for job in self._jobs.values() if job.next_ms]
-            heapq.heapify(self._moments)
+        if len(self._moments) > STALE_MOMENTS * (len(self._jobs) + 1):
+            self._moments = Moments()
+            for job in self._jobs.values():
+                if job.next_ms:
+                    self._moments.add(job)
         return changes
 
     def next_ms(self) -> int:
         """When a look may find something though nothing is told; 0 for never."""
-        return self._moments[0][0] if self._moments else 0
+        return self._moments.next_ms()
 
     def state(self, key: JobKey) -> State | None:
         """What is to be said of a job; None when there is none, or too little is known since the start."""
@@ -180,6 +192,12 @@ class BackupBook:
             job = self._jobs[key] = _Job(key)
         return job
 
+    def _change(self, job: _Job) -> None:
+        """Have it judged at the next look."""
+        if not job.changed:
+            job.changed = True
+            self._changed.append(job)
+
     def _judge(self, job: _Job, now_ms: int) -> Change | None:
         assert job.definition is not None
         assert job.standing is not None
@@ -214,9 +232,10 @@ class BackupBook:
         assert not state.next_ms or state.next_ms > now_ms, (
             "a moment that has passed would be looked at for ever"
         )
-        if state.next_ms and state.next_ms != job.next_ms:
-            heapq.heappush(self._moments, (state.next_ms, job.key))
-        job.next_ms = state.next_ms
+        if state.next_ms != job.next_ms:
+            job.next_ms = state.next_ms
+            if state.next_ms:
+                self._moments.add(job)
         if state.wants_ms:
             wants = self._wants.setdefault(job.key.agent_id, [])
             heapq.heappush(wants, (state.wants_ms, job.key.job))

@@ -9,7 +9,7 @@ record's arrival: a time of the future is marked as such and proves nothing.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy as shallow
 from typing import Final
 
@@ -33,6 +33,11 @@ PROOFS_KEPT: Final = 400
 _RUN: Final = Kind.RUN
 _OK: Final = Outcome.OK
 """Looked up once: a member of an enumeration takes as long to find as the rest of a line here."""
+
+
+Told = tuple[Record, int, int]
+"""A record, when it arrived, and what is added to its host's times. Bare: nine million of them are made at a start, and
+a tuple with names takes as long to make as all else that is done to a record."""
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +99,8 @@ class Sizes:
         """One more, or the same once more."""
         pairs = self._pairs
         if not pairs or at_ms > pairs[-2]:
-            pairs.extend((at_ms, size))
+            pairs.append(at_ms)
+            pairs.append(size)
         else:
             stamps = pairs[::2]
             place = bisect_right(stamps, at_ms)
@@ -104,6 +110,16 @@ class Sizes:
             pairs[2 * place : 2 * place] = array("q", (at_ms, size))
         if len(pairs) > 2 * SIZES_KEPT:
             del pairs[:2]
+
+    def add_newer(self, pairs: Sequence[int]) -> None:
+        """Many more, moment and size by turns, each newer than the one before."""
+        if self._pairs and pairs[0] <= self._pairs[-2]:
+            for place in range(0, len(pairs), 2):
+                self.add(pairs[place], pairs[place + 1])
+            return
+        self._pairs.extend(pairs)
+        if len(self._pairs) > 2 * SIZES_KEPT:
+            del self._pairs[: -2 * SIZES_KEPT]
 
     def newest(self, count: int) -> list[int]:
         """The newest of them, oldest first."""
@@ -144,7 +160,7 @@ class CopySeen:
 class Evidence:
     """Of one job. `runs` are the newest, in the order they began; `good_before` is the newest good one of those that
     are not kept. `late` counts records that came after what they tell of was not kept any more, `strange` those of
-    copies beyond the bound."""
+    copies beyond the bound. `size_max`: no good run was larger."""
 
     __slots__ = (
         "_evicted_ms",
@@ -154,6 +170,7 @@ class Evidence:
         "late",
         "records",
         "runs",
+        "size_max",
         "sizes",
         "strange",
     )
@@ -166,19 +183,50 @@ class Evidence:
         self.records = 0
         self.late = 0
         self.strange = 0
+        self.size_max = 0
         self._ids: list[str] = []
         self._evicted_ms = 0
 
     def add(self, record: Record, received_ms: int, shift_ms: int) -> None:
         """Fold a record in. `shift_ms` is what is added to the host's times."""
         self.records += 1
-        kind = record.kind
-        if kind is _RUN:
+        if record.kind is _RUN:
             self._run(run_of(record, received_ms, shift_ms))
-        elif kind is Kind.OBSERVE:
-            self._observe(record, received_ms, shift_ms)
         else:
-            self._prove(record, received_ms, shift_ms)
+            self._look(record, received_ms, shift_ms)
+
+    def add_all(self, told: Iterable[Told]) -> None:
+        """Fold in many, in the order they arrived; the same as one by one, in a third of the time.
+
+        Runs that came one after the other, as nearly all do, are taken together: no `Run` is made of one that ten
+        newer ones follow. What is told of a look or a proof has nothing to do with runs, so it does not part them.
+        """
+        plain: list[Told] = []
+        newest_ms, ids = self._newest_ms, set(self._ids)
+        for one in told:
+            record, received_ms, shift_ms = one
+            self.records += 1
+            if record.kind is not _RUN:
+                self._look(record, received_ms, shift_ms)
+                continue
+            started_ms, limit_ms = record.started_ms, received_ms - shift_ms
+            run_id = record.run_id or record.record_id
+            if (
+                started_ms + shift_ms > newest_ms
+                and 0 < started_ms <= limit_ms
+                and record.observed_ms <= limit_ms
+                and record.finished_ms <= limit_ms
+                and record.point_ms <= limit_ms
+                and run_id not in ids
+            ):
+                newest_ms = started_ms + shift_ms
+                ids.add(run_id)
+                plain.append(one)
+            else:
+                self._take(plain)
+                self._run(run_of(record, received_ms, shift_ms))
+                plain, newest_ms, ids = [], self._newest_ms, set(self._ids)
+        self._take(plain)
 
     def about(self, copies: Sequence[Copy]) -> "Evidence":
         """The same without the copies that the job does not have any more: nothing new will be heard of them."""
@@ -210,6 +258,54 @@ class Evidence:
             return kept[-count:]
         return self.sizes.newest(count - len(kept)) + kept
 
+    @property
+    def _newest_ms(self) -> int:
+        """What begins later is newer than all that is known."""
+        return max(self.runs[-1].began_ms if self.runs else 0, self._evicted_ms, 0)
+
+    def _take(self, plain: Sequence[Told]) -> None:
+        """Runs that each began later than all before, with nothing in them that is later than its arrival."""
+        beyond = max(len(self.runs) + len(plain) - RUNS_KEPT, 0)
+        gone, self.runs = self.runs[:beyond], self.runs[beyond:]
+        for run in gone:
+            self._evict(run)
+        beyond -= len(gone)
+        self._pass(plain[:beyond])
+        kept = [run_of(*one) for one in plain[beyond:]]
+        for run in kept:
+            self._weigh(run)
+        self.runs += kept
+        self._ids = [run.run_id for run in self.runs]
+
+    def _pass(self, plain: Sequence[Told]) -> None:
+        """What is kept of runs that are not kept, without making any of them."""
+        good: Told | None = None
+        good_ms = self.good_before.point_ms if self.good_before is not None else _BEFORE_ALL_MS
+        pairs: list[int] = []
+        for one in plain:
+            record, _, shift_ms = one
+            if record.outcome is not _OK:
+                continue
+            began_ms = record.started_ms + shift_ms
+            size = record.bytes_source
+            if size is None:
+                size = record.bytes_stored
+            if size is not None:
+                pairs.append(began_ms)
+                pairs.append(size)
+            point_ms = (record.point_ms + shift_ms if record.point_ms > 0 else 0) or began_ms
+            if point_ms >= good_ms:
+                good, good_ms = one, point_ms
+        if plain:
+            self._evicted_ms = plain[-1][0].started_ms + plain[-1][2]
+        if good is not None:
+            self.good_before = run_of(*good)
+        if pairs:
+            if self.sizes is None:
+                self.sizes = Sizes()
+            self.sizes.add_newer(pairs)
+            self.size_max = max(self.size_max, *pairs[1::2])
+
     def _run(self, run: Run) -> None:
         runs, ids = self.runs, self._ids
         if run.run_id in ids:
@@ -219,6 +315,7 @@ class Evidence:
         elif run.began_ms <= self._evicted_ms:
             self.late += 1
             return
+        self._weigh(run)
         if not runs or run.began_ms > runs[-1].began_ms:
             runs.append(run)
             ids.append(run.run_id)
@@ -229,6 +326,11 @@ class Evidence:
         if len(runs) > RUNS_KEPT:
             del ids[0]
             self._evict(runs.pop(0))
+
+    def _weigh(self, run: Run) -> None:
+        size = run.bytes_stored if run.bytes_source is None else run.bytes_source
+        if size is not None and size > self.size_max and run.outcome is _OK:
+            self.size_max = size
 
     def _evict(self, run: Run) -> None:
         self._evicted_ms = run.began_ms
@@ -241,6 +343,12 @@ class Evidence:
             self.sizes.add(run.began_ms, size)
         if not run.ahead and (self.good_before is None or run.point_ms >= self.good_before.point_ms):
             self.good_before = run
+
+    def _look(self, record: Record, received_ms: int, shift_ms: int) -> None:
+        if record.kind is Kind.OBSERVE:
+            self._observe(record, received_ms, shift_ms)
+        else:
+            self._prove(record, received_ms, shift_ms)
 
     def _copy(self, name: str) -> CopySeen | None:
         copy = self.copies.get(name)
@@ -337,6 +445,7 @@ class Evidence:
             del proofs[0]
 
 
+_BEFORE_ALL_MS: Final = -(1 << 62)
 _NO_WORD: Final = (Outcome.UNKNOWN, Outcome.RUNNING)
 
 

@@ -1,5 +1,6 @@
 """How old the newest point is that can be restored: the RPO, measured."""
 
+from functools import lru_cache
 from typing import Final
 
 from watchbill_collector.backups.points import Points
@@ -9,6 +10,8 @@ from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet
 
 NEAR: Final = 0.8
 """The share of the RPO after which there is a warning."""
+YOUNG_REMEMBERED: Final = 16_384
+"""Most jobs are fresh, and many have a point of the same minute: they have one facet."""
 
 
 def fresh(sight: Sight, points: Points) -> Facet:
@@ -30,15 +33,25 @@ def fresh(sight: Sight, points: Points) -> Facet:
     if not rpo_s:
         return Facet(OK, "not-asked", f"newest point {moment(point_ms)}; no RPO is asked for")
     deadline_ms = point_ms + rpo_ms
-    text = f"newest point {moment(point_ms)}, RPO {span(rpo_s)}"
     passed = _passed(sight, points, deadline_ms)
+    if passed is Passed.NO:
+        if sight.later(point_ms + round(NEAR * rpo_ms)):
+            return _young(moment(point_ms), rpo_s)
+        return _near(moment(point_ms), rpo_s, moment(deadline_ms))
+    text = f"newest point {moment(point_ms)}, RPO {span(rpo_s)}"
     if passed is Passed.YES:
         return Facet(BAD, "over-rpo", f"{text}: over since {moment(deadline_ms)}")
-    if passed is Passed.SILENT:
-        return _unheard(sight, text)
-    if sight.later(point_ms + round(NEAR * rpo_ms)):
-        return Facet(OK, "ok", text)
-    return Facet(WARN, "near-rpo", f"{text}: over at {moment(deadline_ms)}")
+    return _unheard(sight, text)
+
+
+@lru_cache(YOUNG_REMEMBERED)
+def _young(point: str, rpo_s: float) -> Facet:
+    return Facet(OK, "ok", f"newest point {point}, RPO {span(rpo_s)}")
+
+
+@lru_cache(YOUNG_REMEMBERED)
+def _near(point: str, rpo_s: float, over: str) -> Facet:
+    return Facet(WARN, "near-rpo", f"newest point {point}, RPO {span(rpo_s)}: over at {over}")
 
 
 def _passed(sight: Sight, points: Points, deadline_ms: int) -> Passed:

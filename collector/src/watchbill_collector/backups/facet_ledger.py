@@ -29,11 +29,11 @@ NOT_ASKED: Final = Facet(OK, "not-asked", "its repository is not looked at")
 
 def ledger(sight: Sight, points: Points) -> Facet:
     """The worst of all copies."""
-    ahead = next((run for run in reversed(sight.evidence.runs) if run.ahead), None)
-    if ahead is not None and ahead is sight.evidence.runs[-1]:
-        text = f"the run told {moment(ahead.at_ms)} claims a time that had not come yet"
+    evidence = sight.evidence
+    if evidence.runs and evidence.runs[-1].ahead:
+        text = f"the run told {moment(evidence.runs[-1].at_ms)} claims a time that had not come yet"
         return Facet(BAD, "future", text)
-    watched = [(name, copy) for name, copy in sight.evidence.copies.items() if copy.seen or copy.unread]
+    watched = [(name, copy) for name, copy in evidence.copies.items() if copy.seen or copy.unread]
     if not watched:
         if sight.definition.observed:
             return Facet(UNKNOWN, "not-seen", "its repository was not looked at yet")

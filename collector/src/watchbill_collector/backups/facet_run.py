@@ -5,6 +5,7 @@ job is still failed, missed or not whole if it was so when that run began, and w
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from watchbill.backups.definition import Definition
@@ -28,13 +29,17 @@ HEARTBEAT_LOST_MS: Final = 5 * 60_000
 is not there any more: killed, or its machine was."""
 ASSUMED_RUN_MS: Final = 86_400_000
 """How long a run may take that says nothing while it goes on, where no max_duration is asked for."""
+ENDED_REMEMBERED: Final = 16_384
+"""Most runs end well, and many began in the same minute: they have one facet."""
+NO_RUN: Final = Facet(UNKNOWN, "no-run", "it has not run yet")
+_OK: Final = Outcome.OK
 
 
 def run(sight: Sight, points: Points) -> Facet:
     """Of the last run that was due; of one that is going on, if there is one."""
     runs = sight.evidence.runs
     last = runs[-1] if runs else None
-    ended = Facet(UNKNOWN, "no-run", "it has not run yet")
+    ended = NO_RUN
     if last is not None:
         if last.running:
             going = _going(sight, last)
@@ -139,13 +144,13 @@ def _both(bad: Facet | None, going: Facet) -> Facet:
 
 def _ended(sight: Sight, last: Run) -> Facet:
     """How the last run went, by its own word."""
-    began = f"the run of {moment(last.began_ms)}"
-    if last.outcome is Outcome.OK:
+    if last.outcome is _OK:
         limit_s = sight.definition.max_duration_s
         if limit_s and last.duration_ms > limit_s * 1000:
             took = f"took {span(last.duration_ms / 1000)}, {span(limit_s)} at most"
-            return Facet(WARN, "took-too-long", f"{began} ended well and {took}")
-        return Facet(OK, "ok", f"{began} ended well")
+            return Facet(WARN, "took-too-long", f"the run of {moment(last.began_ms)} ended well and {took}")
+        return _ended_well(moment(last.began_ms))
+    began = f"the run of {moment(last.began_ms)}"
     if last.outcome is Outcome.PARTIAL:
         lacking = f", {last.files_failed} files failed" if last.files_failed else ""
         return Facet(WARN, "partial", f"{began} is not whole{lacking}{said(last.reason, last.error)}")
@@ -156,6 +161,11 @@ def _ended(sight: Sight, last: Run) -> Facet:
     return Facet(
         UNKNOWN, "outcome-unknown", f"{began} does not say how it ended{said(last.reason, last.error)}"
     )
+
+
+@lru_cache(ENDED_REMEMBERED)
+def _ended_well(began: str) -> Facet:
+    return Facet(OK, "ok", f"the run of {began} ended well")
 
 
 def _when_due(sight: Sight, began_ms: int, ended_ms: int, ended: Facet) -> Facet:

@@ -7,6 +7,7 @@ fall does not explain itself; once it has filled the whole window it is the usua
 
 from typing import Final
 
+from watchbill.backups.record import Outcome
 from watchbill_collector.backups.evidence import CopySeen
 from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import moment, size, span
@@ -15,6 +16,7 @@ from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Fac
 HISTORY_MIN: Final = 3
 """Sizes that a median needs."""
 PER_CENT: Final = 100
+_OK: Final = Outcome.OK
 
 NOT_ASKED: Final = Facet(OK, "not-asked", "no limits of its size are asked for")
 
@@ -27,6 +29,8 @@ def sizes(sight: Sight) -> Facet:
         return fast
     if not limits.min_bytes and not limits.drop:
         return NOT_ASKED
+    if (newest := _as_usual(sight)) is not None:
+        return Facet(OK, "ok", f"{size(newest)}, as usual")
     count = 2 * max(limits.window, HISTORY_MIN)
     told = sight.evidence.good_sizes(count)
     if told:
@@ -42,12 +46,29 @@ def _of_copy(sight: Sight, copy: CopySeen, count: int) -> Facet:
     return _judged(sight, copy.sizes.newest(count))
 
 
+def _as_usual(sight: Sight) -> int | None:
+    """The newest size when it is so large that no median can make it a fall: nearly always, and known without looking
+    at the others."""
+    evidence, limits = sight.evidence, sight.definition.size
+    last = evidence.runs[-1] if evidence.runs else None
+    if last is None or last.outcome is not _OK or not limits.drop:
+        return None
+    newest = last.bytes_stored if last.bytes_source is None else last.bytes_source
+    if newest is None or newest < limits.min_bytes or newest < (1 - limits.drop) * evidence.size_max:
+        return None
+    return newest if evidence.sizes and len(evidence.sizes) >= HISTORY_MIN - 1 else None
+
+
 def _too_fast(sight: Sight) -> Facet | None:
     least_s = sight.definition.min_duration_s
     if not least_s:
         return None
-    last = next((run for run in reversed(sight.evidence.runs) if run.good), None)
-    if last is None or not last.started_ms or last.duration_ms >= least_s * 1000:
+    for last in reversed(sight.evidence.runs):
+        if last.outcome is _OK and not last.ahead:
+            break
+    else:
+        return None
+    if not last.started_ms or last.duration_ms >= least_s * 1000:
         return None
     took = f"took {span(last.duration_ms / 1000)}, {span(least_s)} at least"
     return Facet(BAD, "too-fast", f"the run of {moment(last.began_ms)} {took}")

@@ -30,17 +30,17 @@ NOT_ASKED: Final = Facet(OK, "not-asked", "no proofs are asked for")
 def verify(sight: Sight) -> Facet:
     """The worst of all proofs that are asked for, and bad when more than one is overdue. One that failed counts also
     when it was not asked for."""
-    failed = _failed(sight.evidence)
+    failed = _failed(sight.evidence) if sight.evidence.copies else None
     if failed is not None:
         return failed
     ages = sight.definition.verify
+    if not (ages.structure_s or ages.data_s or ages.restore_s):
+        return NOT_ASKED
     asked = [
         (depth, age_s)
         for depth, age_s in zip(DEPTHS, (ages.structure_s, ages.data_s, ages.restore_s), strict=True)
         if age_s
     ]
-    if not asked:
-        return NOT_ASKED
     found = [_of_depth(sight, depth, age_s) for depth, age_s in asked]
     overdue = [facet for facet in found if facet.level is WARN]
     if len(overdue) > 1:

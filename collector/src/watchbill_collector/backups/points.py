@@ -20,6 +20,8 @@ CONFIRMED_WITHIN_MS: Final = 3_600_000
 it."""
 ID_CHARACTERS_MIN: Final = 8
 """Tools print the beginning of a snapshot's id: so much of it names one."""
+_OK: Final = Outcome.OK
+_UNNAMED: Final = ("",)
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ def points_of(definition: Definition, evidence: Evidence) -> Points:
         if copy.ledger is not None:
             points.snapshots = max(points.snapshots, copy.ledger.count)
     for run in reversed(evidence.runs):
-        if run.good and _said_by(run, definition, evidence, points):
+        if run.outcome is _OK and not run.ahead and _said_by(run, definition, evidence, points):
             break
     else:
         if evidence.good_before is not None:
@@ -69,6 +71,12 @@ def points_of(definition: Definition, evidence: Evidence) -> Points:
 def _said_by(run: Run, definition: Definition, evidence: Evidence, points: Points) -> bool:
     """Take in the word of a good run; False when the repositories contradict it."""
     places = _places(run, definition)
+    if not evidence.copies:
+        # No repository was ever looked at.
+        if len(places) == 1:
+            points.copies[places[0]] = max(points.copies.get(places[0], 0), run.point_ms)
+        points.newest_ms = max(points.newest_ms, run.point_ms)
+        return True
     looked_ms = 1 << 62
     refuted = True
     for name in places:
@@ -95,7 +103,7 @@ def _places(run: Run, definition: Definition) -> tuple[str, ...]:
     """The copies that a run may have written to."""
     if run.copy:
         return (run.copy,)
-    return tuple(copy.name for copy in definition.copies) or ("",)
+    return tuple(copy.name for copy in definition.copies) if definition.copies else _UNNAMED
 
 
 def _shows(copy: CopySeen, run: Run) -> bool:

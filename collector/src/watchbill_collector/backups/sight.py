@@ -45,7 +45,8 @@ class Sight:
     def passed(self, deadline_ms: int) -> Passed:
         """Whether nothing that was done before this deadline can still become known."""
         if deadline_ms > self.now_ms:
-            self.next_ms = min(self.next_ms, deadline_ms)
+            if deadline_ms < self.next_ms:
+                self.next_ms = deadline_ms
             return Passed.NO
         if deadline_ms <= self.known_ms:
             return Passed.YES
@@ -60,7 +61,8 @@ class Sight:
     def seen_after(self, deadline_ms: int, seen_ms: int) -> Passed:
         """The same of something that only a look at the repository tells, which was looked at last at `seen_ms`."""
         if deadline_ms > self.now_ms:
-            self.next_ms = min(self.next_ms, deadline_ms)
+            if deadline_ms < self.next_ms:
+                self.next_ms = deadline_ms
             return Passed.NO
         if deadline_ms <= seen_ms:
             return Passed.YES
@@ -79,6 +81,7 @@ class Sight:
     def later(self, at_ms: int) -> bool:
         """Whether this moment is still to come; then the job is looked at again when it has."""
         if at_ms > self.now_ms:
-            self.next_ms = min(self.next_ms, at_ms)
+            if at_ms < self.next_ms:
+                self.next_ms = at_ms
             return True
         return False

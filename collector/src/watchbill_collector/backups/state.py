@@ -23,6 +23,7 @@ from watchbill_collector.backups.words import (
     COPIES,
     FRESH,
     LEDGER,
+    OK,
     QUIET,
     RUN,
     SIZE,
@@ -53,6 +54,7 @@ _WORDS: Final = {
     "running": Word.RUNNING,
 }
 _GOOD: Final = Word.OK
+_ALL_WELL: Final = {OK}
 _NOTHING_YET: Final = ("no-run", "no-record")
 
 
@@ -123,7 +125,9 @@ def judge(
 
 def _word(facets: dict[FacetName, Facet], evidence: Evidence) -> tuple[Word, FacetName]:
     """The word, and the facet that it comes from."""
-    levels = [facet.level for facet in facets.values()]
+    levels = {facet.level for facet in facets.values()}
+    if levels == _ALL_WELL and evidence.records:
+        return _GOOD, RUN
     for name, word in _BAD if BAD in levels else ():
         if facets[name].level is BAD:
             return _WORDS.get(facets[name].reason, word) if name is RUN else word, name

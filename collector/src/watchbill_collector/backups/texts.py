@@ -9,12 +9,15 @@ CALENDAR_MINUTES: Final = 4_223_371_679
 """The last minute of the year 9999."""
 MINUTES_REMEMBERED: Final = 16_384
 """Most jobs of a site begin in the same few minutes."""
+SPANS_REMEMBERED: Final = 1_024
+"""Jobs are asked for the same few."""
 FOREIGN_CHARACTERS_MAX: Final = 300
 """Of what a host or a tool says, in a sentence of ours."""
 _MINUTE_MS: Final = 60_000
 _LENGTH: Final = len("2026-11-29 02:15")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_STEP: Final = 1024
 _EXACT_FROM: Final = 2
 """A span is said in the largest unit of which it has at least so many."""
 
@@ -31,6 +34,7 @@ def _minute(minute: int) -> str:
     return datetime.fromtimestamp(minute * 60, UTC).isoformat(" ", "minutes")[:_LENGTH] + " UTC"
 
 
+@lru_cache(SPANS_REMEMBERED)
 def span(seconds: float) -> str:
     """`26 h`, `30 d`, `90 s`."""
     for unit, name in _UNITS:
@@ -41,11 +45,10 @@ def span(seconds: float) -> str:
 
 def size(count: float) -> str:
     """`10.2 GiB`."""
-    number = 0
-    while abs(count) >= 1024 and number < len(_BINARY) - 1:
-        count /= 1024
-        number += 1
-    return f"{count:.0f} {_BINARY[number]}" if not number else f"{count:.1f} {_BINARY[number]}"
+    if count < _STEP:
+        return f"{count:.0f} B"
+    number = min((int(count).bit_length() - 1) // 10, len(_BINARY) - 1)
+    return f"{count / _STEP**number:.1f} {_BINARY[number]}"
 
 
 def said(reason: str, error: str) -> str:

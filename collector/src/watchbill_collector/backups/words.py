@@ -157,8 +157,7 @@ class State(msgspec.Struct, frozen=True):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A job of which something else is to be said than before; `before` is None the first time."""
 
     key: JobKey

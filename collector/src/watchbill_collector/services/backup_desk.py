@@ -15,6 +15,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from typing import Final
 
 import sqlalchemy as sa
@@ -40,7 +41,7 @@ from watchbill_collector.services.backup_series import SAY_EVERY_S, BackupSeries
 from watchbill_collector.store import Store, backup_notes
 from watchbill_collector.store import backups as rows
 from watchbill_collector.store.backup_notes import ChangeRow, PauseRow, ReviewRow
-from watchbill_collector.store.backups import JobRow
+from watchbill_collector.store.backups import JobRow, RecordRow
 from watchbill_collector.store.hosts import Host, HostState
 from watchbill_collector.store.text import harmless
 
@@ -170,6 +171,7 @@ class BackupDesk:
             self._take_job(row, versions.get(_key(row), ()))
         for agent_id in self._jobs:
             self.book.watermark(agent_id, self._through.get(agent_id, 0), heard=False)
+        self._read_stored_records()
         self._read_records()
 
     def _take_job(self, row: JobRow, versions: Sequence[rows.Version]) -> None:
@@ -243,6 +245,24 @@ class BackupDesk:
             paused_why=pause.reason if pause else "",
             reviewed_ms=review.at_ms if review else 0,
         )
+
+    def _read_stored_records(self) -> None:
+        """Those that are stored at a start, job by job: many of one job are folded in a third of the time that each
+        alone takes."""
+        site = self._store.site
+        place_max = self._store.read(lambda c: rows.last_place(c, site))
+        after: RecordRow | None = None
+        while True:
+            found = self._store.read(partial(_records_by_job, site=site, after=after, place_max=place_max))
+            for key, some in groupby(found, lambda row: JobKey(row.agent_id, row.record.job)):
+                told = list(some)
+                self.book.record_all(key, [(row.record, row.received_ms, row.shift_ms) for row in told])
+                self.arrived[key] = (told[-1].record.record_id, told[-1].received_ms)
+            self.counters.records += len(found)
+            if len(found) < READ_AT_ONCE:
+                break
+            after = found[-1]
+        self._place = place_max
 
     def _read_records(self) -> None:
         site = self._store.site
@@ -421,8 +441,14 @@ def _bare(row: JobRow) -> Definition:
     return Definition(name=row.job, tool="")
 
 
-def _records_after(connection: sa.Connection, site: str, place: int) -> list[rows.RecordRow]:
+def _records_after(connection: sa.Connection, site: str, place: int) -> list[RecordRow]:
     return rows.records_after(connection, site, place, READ_AT_ONCE)
+
+
+def _records_by_job(
+    connection: sa.Connection, site: str, after: RecordRow | None, place_max: int
+) -> list[RecordRow]:
+    return rows.records_by_job(connection, site, after, place_max, READ_AT_ONCE)
 
 
 def size_of(evidence: Evidence) -> int | None:

@@ -242,6 +242,28 @@ def records_after(connection: sa.Connection, site: str, place: int, limit: int) 
     return [_record(row) for row in connection.execute(query)]
 
 
+def last_place(connection: sa.Connection, site: str) -> int:
+    """Of the record that arrived last; 0 when there is none."""
+    table = BACKUP_RECORDS.c
+    return int(
+        connection.execute(sa.select(sa.func.max(table.place)).where(table.site == site)).scalar() or 0
+    )
+
+
+def records_by_job(
+    connection: sa.Connection, site: str, after: RecordRow | None, place_max: int, limit: int
+) -> list[RecordRow]:
+    """All that had arrived through a place, one job after the other, of each in the order it arrived. `after` is the
+    last one that is known already.
+    """
+    table = BACKUP_RECORDS.c
+    order = (table.agent_id, table.job, table.place)
+    query = _records(site).where(table.place <= place_max).order_by(*order).limit(limit)
+    if after is not None:
+        query = query.where(sa.tuple_(*order) > sa.tuple_(after.agent_id, after.record.job, after.place))
+    return [_record(row) for row in connection.execute(query)]
+
+
 def records_of(
     connection: sa.Connection,
     site: str,
