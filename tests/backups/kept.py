@@ -41,10 +41,15 @@ H_S = 3600.0
 class Kept:
     """What lives in the store; `life` begins a process on it, as often as it is called."""
 
-    def __init__(self, template: Path, directory: Path) -> None:
+    @classmethod
+    def beside(cls, template: Path, directory: Path) -> "Kept":
+        """In a copy of a migrated SQLite file."""
         shutil.copy(template, directory)
+        return cls(Store.open(directory, "main"))
+
+    def __init__(self, store: Store) -> None:
         self.clock = ManualClock(1_780_315_200_000)
-        self.store = Store.open(directory, "main")
+        self.store = store
         for agent_id, name in NAMES.items():
             host = Host(
                 agent_id=agent_id,

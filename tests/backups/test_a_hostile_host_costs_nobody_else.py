@@ -84,7 +84,7 @@ class House:
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     (tmp_path / "template").mkdir()
     Store.open(tmp_path / "template", "main").close()
-    kept = Kept(tmp_path / "template" / "control.db", tmp_path)
+    kept = Kept.beside(tmp_path / "template" / "control.db", tmp_path)
     for agent_id in (WEB, DB):
         kept.store.write_blocking(
             lambda c, agent_id=agent_id: host_rows.add_certificate(c, "main", _good(agent_id))

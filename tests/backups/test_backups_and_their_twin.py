@@ -110,7 +110,7 @@ async def side(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -
     if request.param == "twin":
         yield _twin()
         return
-    kept = Kept(template, tmp_path)
+    kept = Kept.beside(template, tmp_path)
     yield await _real(kept)
     await kept.close()
 

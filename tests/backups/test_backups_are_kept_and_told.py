@@ -41,7 +41,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture
 async def kept(template: Path, tmp_path: Path) -> AsyncIterator[Kept]:
-    made = Kept(template, tmp_path)
+    made = Kept.beside(template, tmp_path)
     yield made
     await made.close()
 

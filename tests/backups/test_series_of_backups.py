@@ -23,7 +23,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture
 async def life(template: Path, tmp_path: Path) -> AsyncIterator[Life]:
-    kept = Kept(template, tmp_path)
+    kept = Kept.beside(template, tmp_path)
     yield await kept.life().begin()
     await kept.close()
 
