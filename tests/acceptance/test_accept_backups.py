@@ -1,10 +1,13 @@
 """What is reported of a backup arrives once, whoever was down; a job that ages past its RPO is told."""
 
+import gzip
 import http.server
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +133,48 @@ def test_a_job_that_ages_past_its_rpo_is_stale_and_the_webhook_is_told(
     labels = told[0]["labels"]
     assert (labels["alertname"], labels["instance"], labels["backup"]) == ("BackupStale", "web1", "nightly")
     assert labels["severity"] == "critical"
+
+
+DUMPS = """\
+[[backup]]
+name = "dumps"
+tool = "files"
+verify = { structure = "7d", data = "30d" }
+[backup.files]
+paths = ["PLACE/*.gz"]
+settle = "0s"
+"""
+
+
+def test_an_operator_has_a_host_verify_and_is_told_what_it_finds(
+    house: Any, until: Any, tmp_path: Path
+) -> None:
+    dump = tmp_path / "shop.gz"
+    dump.write_bytes(gzip.compress(os.urandom(50_000)))
+    collector = house.collector("[rules]\nstock = false\n")
+    agent = house.enrolled(collector, "web1")
+    (agent.etc / "backups.d").mkdir(exist_ok=True)
+    (agent.etc / "backups.d" / "dumps.toml").write_text(DUMPS.replace("PLACE", str(tmp_path)))
+    agent.start()
+    until(lambda: words(collector), "the job is known", 60)
+    done = collector.cli("backups", "verify", "dumps", "--level", "data", "--wait", "--within", "60s")
+    assert done.code == 0, done.err
+    assert "web1 verifies dumps now: data." in done.out
+    assert "It holds" in done.out
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    dump.write_bytes(content)
+    done = collector.cli(
+        "backups", "verify", "web1/dumps", "--level", "data", "--wait", "--within", "60s", "--json"
+    )
+    assert done.code == 1, done.err
+    assert (done.json["found"]["reason"], done.json["found"]["verify"]["ok"]) == ("file-bad", False)
+    done = collector.cli("backups", "verify", "dumps", "--level", "restore")
+    assert (done.code, "(not-declared)" in done.err) == (6, True), done.err
+    asked = collector.get("/backups/dumps")["history"]["asked"]
+    assert [one["answer"] for one in asked] == ["refused", "begun", "begun"]
+    agent.stop()
+    done = collector.cli("backups", "verify", "dumps")
+    assert (done.code, "not connected" in done.err) == (5, True), done.err
+    rows = collector.ask("GET", "/api/watchbill/v1/audit?limit=100").json["rows"]
+    assert [row["action"] for row in rows].count("backup.verify") == 3

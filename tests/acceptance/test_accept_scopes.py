@@ -206,6 +206,10 @@ ASKED: dict[str, list[Ask]] = {
         Ask("POST", f"{OURS}/backups/{WHO}-job/review", {"note": "looked"}),
         Ask("POST", f"{OURS}/backups/BACKUP_/review", {"note": "looked"}),
     ],
+    f"{OURS}/backups/{{name:path}}/verify": [
+        Ask("POST", f"{OURS}/backups/{WHO}-job/verify", {}),
+        Ask("POST", f"{OURS}/backups/BACKUP_/verify", {"level": "data"}),
+    ],
     f"{OURS}/runbooks": [Ask("GET", f"{OURS}/runbooks")],
     f"{OURS}/runbooks/lint": [
         Ask("POST", f"{OURS}/runbooks/lint", {"text": f"runbook: x\nsteps: [{{do: a, on: {WHO}1}}]\n"})

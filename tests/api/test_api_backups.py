@@ -314,6 +314,7 @@ async def test_a_pause_is_made_and_ended(serve: Any) -> None:
         ("/nightly/review", {}),
         ("/nightly/review", {"note": " \n"}),
         ("/nightly/review", {"note": "x" * 2_001}),
+        ("/nightly/verify", {"level": "everything"}),
         ("/nightly/pause", {"duration_s": 0, "reason": "x"}),
         ("/nightly/pause", {"duration_s": 90 * 86_400 + 1, "reason": "x"}),
         ("/nightly/pause", {"duration_s": 60, "reason": ""}),
@@ -330,6 +331,34 @@ async def test_an_order_that_cannot_be_is_refused_and_changes_nothing(
     answer = await served.client.post(f"{BASE}{path}", json=order, headers=served.admin)
     assert answer.status_code == 400, answer.text
     assert served.twins.backups.journal == []
+
+
+async def test_an_operator_has_a_host_verify_and_a_viewer_does_not(serve: Any) -> None:
+    served = await serve()
+    put(served, job("nightly"), job("gone", word="RETIRED"))
+    twin = served.twins.backups
+    twin.says = {"answer": "refused", "reason": "too-soon", "why": "again in 5 minutes"}
+    path, order = f"{BASE}/nightly/verify", {"level": "data"}
+    for role, status in ((Role.VIEWER, 403), (Role.AUDITOR, 403), (Role.AUTHOR, 403), (Role.OPERATOR, 200)):
+        answer = await served.client.post(path, json=order, headers=token(served, role))
+        assert answer.status_code == status, role
+    made = answer.json()
+    assert (made["name"], made["host"], made["level"], made["by"]) == (
+        "nightly",
+        "web1",
+        "data",
+        "operator-all",
+    )
+    assert (made["answer"], made["reason"], made["why"]) == ("refused", "too-soon", "again in 5 minutes")
+    assert [what for what, _, _ in twin.journal] == ["verify"]
+    shown = (await served.client.get(f"{BASE}/nightly", headers=served.viewer)).json()
+    assert [one["id"] for one in shown["history"]["asked"]] == [made["id"]]
+    twin.away = {"web1"}
+    answer = await served.client.post(path, json={}, headers=served.admin)
+    assert (answer.status_code, answer.json()["errorType"]) == (503, "unavailable")
+    assert "does not wait for it" in answer.json()["error"]
+    gone = await served.client.post(f"{BASE}/gone/verify", json={}, headers=served.admin)
+    assert gone.status_code == 409
 
 
 # ---------------------------------------------------------------- whose they are
@@ -372,8 +401,8 @@ async def test_who_sees_a_backup_and_may_not_change_it_is_refused_by_name(serve:
         for name in ("mine", "theirs")
     }
     assert shown == {"mine": True, "theirs": False}
-    for method, path in (("POST", "review"), ("POST", "pause"), ("DELETE", "pause")):
-        order = {"note": "x", "duration_s": 60, "reason": "x"}
+    for method, path in (("POST", "review"), ("POST", "verify"), ("POST", "pause"), ("DELETE", "pause")):
+        order = {"note": "x", "duration_s": 60, "reason": "x", "level": "data"}
         answer = await served.client.request(method, f"{BASE}/theirs/{path}", json=order, headers=headers)
         assert answer.status_code == 403, path
         assert 'team="a"' in answer.json()["error"]

@@ -21,10 +21,11 @@ from watchbill.clock import ManualClock
 from watchbill.protocol.frames import Stream
 from watchbill_collector.api.ports import Caller
 from watchbill_collector.hosts import HostRegistry
-from watchbill_collector.ingest.ports import CritEvent, Mark
+from watchbill_collector.ingest.ports import CritEvent, Mark, Reach
 from watchbill_collector.series import SeriesTable, Ticks, is_stale
 from watchbill_collector.servicebook import Belonging, Objectives, Service, ServiceBook
 from watchbill_collector.services.backup_answers import BackupAnswers
+from watchbill_collector.services.backup_requests import MemoryHosts
 from watchbill_collector.services.backups import Backups
 from watchbill_collector.services.registry import StoreCritSink
 from watchbill_collector.services.scoping import RegistryBindings
@@ -35,6 +36,8 @@ from watchbill_collector.store.hosts import Host, HostState
 WEB, DB = "c83d89b0-e8c7-4a9f-b76b-15dd26a9c425", "0f9b5a52-3a3c-4a5b-8a53-8d0a90b1c9f2"
 NAMES = {WEB: "web01", DB: "db01"}
 ANN = Caller("ann")
+ANSWER_WITHIN_S = 0.05
+"""A host that does not answer keeps nobody waiting here."""
 H_S = 3600.0
 
 
@@ -106,7 +109,10 @@ class Life:
         )
         self.sink = StoreCritSink(self.store, self.clock)
         self.sink.backups_told = self.backups.told
-        self.answers = BackupAnswers(self.backups, self.store, self.clock)
+        self.hosts = MemoryHosts(dict.fromkeys(NAMES, Reach.ASKED))
+        self.answers = BackupAnswers(
+            self.backups, self.store, self.clock, self.hosts, answer_within_s=ANSWER_WITHIN_S
+        )
 
     async def begin(self) -> "Life":
         """As `Backups.run` does before its loop."""

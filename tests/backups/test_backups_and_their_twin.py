@@ -1,5 +1,6 @@
 """What the HTTP side is promised of backups holds for the real ones and for the twin alike."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,8 +10,10 @@ import pytest
 import pytest_asyncio
 
 from watchbill.backups.definition import Definition
+from watchbill.backups.requests import BACKUP_ANSWERED
 from watchbill.clock import ManualClock
-from watchbill.errors import Refused, UsageError
+from watchbill.errors import Refused, Unreachable, UsageError
+from watchbill.protocol.frames import VerifyBackup
 from watchbill_collector.api.backup_port import (
     BackupEntry,
     BackupHistory,
@@ -44,6 +47,28 @@ class Side:
             self.clock.advance(seconds)
         else:
             await self.life.heard(seconds)
+
+    def answers(self, said: dict[str, object]) -> None:
+        """What hosts say from now on; nothing: not a word."""
+        if self.life is None:
+            assert isinstance(self.backups, BackupsTwin)
+            self.backups.says = said
+        else:
+            life = self.life
+
+            def answer(agent_id: str, request: VerifyBackup) -> None:
+                told = {"request": request.request_id.hex(), "job": request.job, **said}
+                life.say(BACKUP_ANSWERED, json.dumps(told).encode(), agent_id, request.request_id)
+
+            life.hosts.answers = answer if said else lambda *_: None
+
+    def away(self) -> None:
+        """No host is connected."""
+        if self.life is None:
+            assert isinstance(self.backups, BackupsTwin)
+            self.backups.away = {"web01"}
+        else:
+            self.life.hosts.hosts.clear()
 
     async def job(self) -> BackupJob:
         (job,) = await self.backups.jobs()
@@ -239,3 +264,39 @@ async def test_what_there_is_not_is_told_as_such(side: Side) -> None:
     ):
         with pytest.raises(NoSuch, match="there is no backup '0000000000000000'"):
             await asked
+
+
+# ---------------------------------------------------------------- asking a host to verify
+
+
+async def test_a_host_is_asked_and_its_answer_is_told(side: Side) -> None:
+    side.answers({"answer": "begun", "level": "structure", "copy": "nas"})
+    made = await side.backups.verify(NIGHTLY_ID, "", ANN)
+    assert (made.name, made.host, made.by, made.at) == ("nightly", "web01", "ann", at(side.clock.wall_ms()))
+    assert (made.answer, made.level, made.copy, made.answered) == ("begun", "structure", "nas", made.at)
+    side.answers({"answer": "refused", "reason": "too-soon", "why": "again later"})
+    again = await side.backups.verify(NIGHTLY_ID, "data", BEN)
+    assert (again.answer, again.level, again.reason, again.why) == (
+        "refused",
+        "data",
+        "too-soon",
+        "again later",
+    )
+    assert again.id != made.id
+    assert list((await side.backups.history(NIGHTLY_ID, 10)).asked) == [again, made], "the newest first"
+
+
+async def test_a_host_that_does_not_answer_keeps_nobody_waiting_for_ever(side: Side) -> None:
+    side.answers({})
+    made = await side.backups.verify(NIGHTLY_ID, "data", ANN)
+    assert (made.answer, made.answered, made.level) == ("", None, "data")
+    assert list((await side.backups.history(NIGHTLY_ID, 10)).asked) == [made]
+
+
+async def test_a_host_that_is_away_is_not_asked_and_nothing_waits_for_it(side: Side) -> None:
+    side.away()
+    with pytest.raises(Unreachable, match="web01 is not connected, and a request does not wait for it"):
+        await side.backups.verify(NIGHTLY_ID, "", ANN)
+    assert list((await side.backups.history(NIGHTLY_ID, 10)).asked) == []
+    with pytest.raises(NoSuch):
+        await side.backups.verify("0" * 16, "", ANN)

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -250,14 +251,101 @@ def test_a_pause_has_an_end_and_a_reason(admin, backups):
         assert admin("backups", "pause", "nightly", *without).code == 2, without
 
 
-def test_verifying_from_here_says_plainly_that_it_is_not_built(ask, backups):
+def test_a_host_is_asked_to_verify_and_says_what_it_does(admin, backups):
     job_id = put(backups, "nightly")
-    done = ask("backups", "verify", "nightly")
-    assert (done.code, done.out) == (2, "")
-    assert "not built yet" in done.err
-    assert "nothing of it is proven yet" in done.err
-    assert f"try: watchbill backups show {job_id}" in done.err
-    assert ask("backups", "verify", "weekly").code == 1
+    twin = backups.twins.backups
+    twin.says, twin.away, twin.journal = {"answer": "begun", "level": "data", "copy": "nas"}, set(), []
+    done = admin("backups", "verify", "nightly", "--level", "data")
+    assert (done.code, done.out, done.err) == (
+        0,
+        "web1 verifies nightly now: data of its copy nas.\nWhat it finds: watchbill backups show web1/nightly\n",
+        "",
+    )
+    assert twin.journal == [("verify", job_id, "ops")]
+    assert re.search(r"  asked +begun +ops: verify data", admin("backups", "show", "nightly").out)
+    twin.says = {}
+    done = admin("backups", "verify", "nightly", "--host", "web1")
+    assert done.code == 0
+    assert "was asked to verify nightly and has not answered yet" in done.out
+    document = admin("backups", "verify", "nightly", "--json").json
+    assert (document["found"], document["asked"]["answer"], document["asked"]["host"]) == (None, "", "web1")
+
+
+def test_why_a_host_is_not_asked_or_does_not_do_it_ends_with_its_own_code(admin, backups):
+    put(backups, "nightly")
+    put(backups, "nightly", "web2")
+    put(backups, "gone", word="RETIRED")
+    twin = backups.twins.backups
+    twin.says = {"answer": "refused", "reason": "too-soon", "why": f"again in 5 minutes {HOSTILE}"}
+    done = admin("backups", "verify", "nightly", "--host", "web1")
+    assert (done.code, done.out) == (6, "")
+    assert "web1 does not verify nightly: again in 5 minutes" in done.err
+    assert "(too-soon)" in done.err
+    assert "\x1b" not in done.err
+    assert admin("backups", "verify", "web1/nightly", "--wait", "--json").code == 6
+    twin.away = {"web2"}
+    done = admin("backups", "verify", "nightly", "--host", "web2")
+    assert done.code == 5
+    assert "web2 is not connected, and a request does not wait for it" in done.err
+    assert admin("backups", "verify", "gone").code == 6
+    for unusable in (["nightly"], ["weekly"], ["nightly", "--host", "web9"], ["nightly", "--level", "all"]):
+        assert admin("backups", "verify", *unusable).code == 2, unusable
+
+
+@pytest.mark.parametrize(
+    ("outcome", "proof", "code", "word"),
+    [
+        ("ok", Proof(level=Level.DATA, ok=True), 0, "It holds"),
+        ("failed", Proof(level=Level.DATA, ok=False, bad=2), 1, "It fails"),
+        ("unknown", None, 1, "Nothing was proved"),
+    ],
+)
+def test_who_waits_is_told_what_was_found(admin, backups, monkeypatch, outcome, proof, code, word):
+    job_id = put(backups, "nightly")
+    twin, now = backups.twins.backups, at(SystemClock().wall_ms())
+    twin.says, twin.away = {"answer": "begun", "level": "data"}, set()
+    asks, polls = twin.verify, twin.history
+
+    async def verify(*given):
+        """What is found is there when it is looked for the second time."""
+        made = await asks(*given)
+        entry = BackupEntry(
+            id="f" * 32,
+            kind="verify",
+            source="repo",
+            outcome=outcome,
+            at=now,
+            received=now,
+            run_id=made.id,
+            duration_s=3.0,
+            verify=proof,
+            reason="" if outcome == "ok" else "repository-damaged",
+        )
+        looks = []
+
+        async def history(name, limit, before=None):
+            looks.append(name)
+            found = await polls(name, limit, before)
+            return replace(found, entries=(entry, *found.entries)) if len(looks) > 1 else found
+
+        monkeypatch.setattr(twin, "history", history)
+        return made
+
+    monkeypatch.setattr(twin, "verify", verify)
+    done = admin("backups", "verify", job_id, "--wait")
+    assert done.code == code, done.err
+    first, second = done.out.splitlines()
+    assert first == "web1 verifies nightly now: data."
+    assert second.startswith(f"{word} after 3s: ")
+
+
+def test_who_waits_does_not_wait_for_ever(admin, backups):
+    put(backups, "nightly")
+    twin = backups.twins.backups
+    twin.says, twin.away = {"answer": "begun", "level": "data"}, set()
+    done = admin("backups", "verify", "nightly", "--wait", "--within", "1s")
+    assert done.code == 1
+    assert "web1 has told nothing of what it found within 1s" in done.err
 
 
 def test_what_has_no_backup_is_told_until_it_is_exempt(admin, backups):

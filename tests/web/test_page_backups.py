@@ -327,6 +327,11 @@ def test_an_operator_signs_pauses_and_exempts(served: Served, visit: Any) -> Non
     shown.get_by_role("button", name="Sign").click()
     shown.locator(".timeline").get_by_text("<b>moved</b> by hand").wait_for()
     assert "by operator: <b>moved</b> by hand" in shown.inner_text()
+    served.twins.backups.says = {"answer": "refused", "reason": "too-soon", "why": f"later {TURNED}"}
+    shown.get_by_role("button", name="Verify now").click()
+    shown.get_by_role("status").get_by_text("web1 does not verify it: later").wait_for()
+    shown.locator(".timeline").get_by_text("operator: verify; too-soon: later").wait_for()
+    assert "\u202e" not in shown.inner_text()
     shown.get_by_role("button", name="Pause").click()
     shown.get_by_label("Pause for").fill("nonsense")
     shown.get_by_text("a duration such as").wait_for()
@@ -344,7 +349,13 @@ def test_an_operator_signs_pauses_and_exempts(served: Served, visit: Any) -> Non
     page.locator("form.exempt").get_by_label("Why").fill("scratch")
     page.get_by_role("button", name="Exempt").click()
     page.get_by_text("Without a backup (0)").wait_for()
-    assert [what for what, _, _ in served.twins.backups.journal] == ["review", "pause", "resume", "exempt"]
+    assert [what for what, _, _ in served.twins.backups.journal] == [
+        "review",
+        "verify",
+        "pause",
+        "resume",
+        "exempt",
+    ]
 
 
 def test_a_viewer_is_offered_nothing_to_change(served: Served, visit: Any) -> None:
@@ -352,4 +363,5 @@ def test_a_viewer_is_offered_nothing_to_change(served: Served, visit: Any) -> No
     shown = drawer(page, "files-nightly")
     shown.get_by_role("heading", name="What happened").wait_for()
     assert shown.get_by_role("button", name="Review").count() == 0
+    assert shown.get_by_role("button", name="Verify now").count() == 0
     assert shown.get_by_role("button", name="Pause").count() == 0

@@ -307,6 +307,19 @@ export interface Backup {
   reviewed: { at: string; by: string; word: string; note: string } | null;
 }
 
+/** Somebody asked a host to verify a backup, and what it answered: "", begun or refused. */
+export interface VerifyRequest {
+  id: string;
+  host: string;
+  level: string;
+  by: string;
+  at: string;
+  answer: string;
+  copy: string;
+  reason: string;
+  why: string;
+}
+
 export interface BackupDetail {
   backup: Backup;
   history: {
@@ -319,6 +332,7 @@ export interface BackupDetail {
     truncated: boolean;
     changes: { at: string; before: string; after: string; why: string }[];
     reviews: { at: string; by: string; word: string; note: string }[];
+    asked: VerifyRequest[];
   };
   runs: BackupEntry[];
   yours: boolean;
@@ -412,6 +426,9 @@ export const fetchUncovered = (): Promise<Uncovered> => get(`${OURS}/backups/unc
 
 export const reviewBackup = (id: string, note: string): Promise<unknown> =>
   write("POST", `${OURS}/backups/${encodeURIComponent(id)}/review`, { note });
+
+export const verifyBackup = (id: string, level: string): Promise<VerifyRequest> =>
+  write("POST", `${OURS}/backups/${encodeURIComponent(id)}/verify`, { level });
 
 export const pauseBackup = (id: string, seconds: number, reason: string): Promise<Backup> =>
   write("POST", `${OURS}/backups/${encodeURIComponent(id)}/pause`, { duration_s: seconds, reason });

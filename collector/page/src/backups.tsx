@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import {
   type Backup, type BackupDetail, type BackupEntry, exemptBackup, fetchBackup, fetchBackups, fetchUncovered, pauseBackup, resumeBackup, reviewBackup,
-  type Uncovered,
+  type Uncovered, verifyBackup, type VerifyRequest,
 } from "./api";
 import { hostHash, serviceHash } from "./alerts";
 import { Chart } from "./chart";
@@ -119,6 +119,14 @@ interface Happened {
   key: string;
 }
 
+/** What a host says to a request. */
+function answered(request: VerifyRequest): string {
+  const what = [request.level, request.copy && `of copy ${request.copy}`].filter(Boolean).join(" ");
+  if (request.answer === "refused") return `${request.host} does not verify it: ${request.why} (${request.reason})`;
+  if (request.answer === "begun") return `${request.host} verifies it now: ${what}`;
+  return `${request.host} was asked and has not answered yet`;
+}
+
 function happened({ history }: BackupDetail): Happened[] {
   const rows: Happened[] = [
     ...history.entries.map((entry) => ({
@@ -131,6 +139,10 @@ function happened({ history }: BackupDetail): Happened[] {
     ...history.reviews.map((review) => ({
       at: review.at, what: "review", how: review.word, key: `review ${review.at}`,
       said: <><strong><Text of={review.by} max={80} /></strong>: <Text of={review.note} max={600} /></>,
+    })),
+    ...history.asked.map((request) => ({
+      at: request.at, what: "asked", how: request.answer, key: `asked ${request.id}`,
+      said: <><strong><Text of={request.by} max={80} /></strong>: verify{request.level && <> <Text of={request.level} max={20} /></>}{request.reason && <>; <Text of={`${request.reason}: ${request.why}`} max={300} /></>}</>,
     })),
   ];
   return rows.sort((a, b) => Date.parse(b.at) - Date.parse(a.at));
@@ -161,6 +173,7 @@ function Doing({ detail, done }: { detail: BackupDetail; done: () => void }) {
   const [text, setText] = useState("");
   const [howLong, setHowLong] = useState("1d");
   const [problem, setProblem] = useState("");
+  const [answer, setAnswer] = useState("");
   const { backup } = detail;
   const long = seconds(howLong);
   const act = async (work: () => Promise<unknown>): Promise<void> => {
@@ -179,9 +192,11 @@ function Doing({ detail, done }: { detail: BackupDetail; done: () => void }) {
   return (
     <section class="doing">
       {problem && <p class="bad" role="alert"><Text of={problem} /></p>}
+      {answer && <p role="status"><Text of={answer} max={400} /></p>}
       {what === "" ? (
         <span class="buttons">
           <button type="button" onClick={() => setWhat("review")}>Review …</button>
+          <button type="button" title="have its host prove what is due first" onClick={() => void act(async () => setAnswer(answered(await verifyBackup(backup.id, ""))))}>Verify now</button>
           {backup.paused === null ? (
             <button type="button" onClick={() => setWhat("pause")}>Pause …</button>
           ) : (

@@ -177,6 +177,26 @@ class BackupReview:
     note: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """Somebody asked a host to verify a backup. `answer` is empty until the host answers, then begun, with the level
+    and copy that it verifies, or refused, with `reason` in a word and `why`. What a verification that began finds is an
+    entry whose `run_id` is this `id`.
+    """
+
+    id: str
+    name: str
+    host: str
+    level: str
+    by: str
+    at: datetime
+    answer: str = ""
+    answered: datetime | None = None
+    copy: str = ""
+    reason: str = ""
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class BackupChange:
     """A job's word became another."""
@@ -243,6 +263,7 @@ class BackupHistory:
 
     `entries` are the newest first; of a run there is one, which says how it ended, or how it stands. `due` is when it
     is to run next, which is in the past while `every` waits for a run that does not begin; None without a schedule.
+    `asked` are the newest requests to verify it, of those since the collector began.
     """
 
     definition: Definition
@@ -253,6 +274,7 @@ class BackupHistory:
     truncated: bool
     changes: Sequence[BackupChange] = ()
     reviews: Sequence[BackupReview] = ()
+    asked: Sequence[VerifyRequest] = ()
 
 
 ExemptKind = Literal["host", "service"]
@@ -296,6 +318,11 @@ class BackupsService(Protocol):
 
     async def resume(self, job_id: str, by: Caller) -> BackupJob:
         """Judge it again now; Refused when it is not paused."""
+
+    async def verify(self, job_id: str, level: str, by: Caller) -> VerifyRequest:
+        """Ask its host to verify it, `level` or what is due first (""); as it stands a few seconds later. Unreachable
+        when the host is not connected, Refused when it cannot be asked; whether it does it, the host decides.
+        """
 
     async def exemptions(self) -> Sequence[Exemption]:
         """Those that have not expired, the next to expire first."""

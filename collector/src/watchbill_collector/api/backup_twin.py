@@ -5,9 +5,10 @@ import dataclasses
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from watchbill.clock import Clock
-from watchbill.errors import Refused
+from watchbill.errors import Refused, Unreachable
 from watchbill_collector.api.backup_port import (
     BackupHistory,
     BackupJob,
@@ -15,6 +16,7 @@ from watchbill_collector.api.backup_port import (
     BackupReview,
     Exemption,
     ExemptKind,
+    VerifyRequest,
     no_backup,
     no_exemption,
 )
@@ -28,7 +30,7 @@ from watchbill_collector.api.backup_report import (
 )
 from watchbill_collector.api.ports import Caller, NoSuch, at
 
-PAUSED = "PAUSED"
+PAUSED, RETIRED = "PAUSED", "RETIRED"
 OBJECTIVE = 0.999
 
 
@@ -43,6 +45,10 @@ class BackupsTwin:
         self._rpos: dict[str, BackupRpo] = {}
         self.journal: list[tuple[str, str, str]] = []
         """Who did what to which."""
+        self.away: set[str] = set()
+        """Hosts that are not connected."""
+        self.says: dict[str, object] = {"answer": "begun", "level": "structure"}
+        """What hosts answer to a request, fields of it; nothing: they do not."""
 
     def put(self, job: BackupJob, history: BackupHistory, rpo: BackupRpo | None = None) -> None:
         """Have a job."""
@@ -124,6 +130,24 @@ class BackupsTwin:
         self.journal.append(("resume", job_id, by.name))
         return self._jobs[job_id]
 
+    async def verify(self, job_id: str, level: str, by: Caller) -> VerifyRequest:
+        """Its host answers as it was told to."""
+        job, history = self._job(job_id), self._histories[job_id]
+        if job.word == RETIRED:
+            raise Refused(f"{job.name} of {job.host} is retired")
+        if job.host in self.away:
+            raise Unreachable(f"{job.host} is not connected, and a request does not wait for it")
+        now = self._now()
+        made = VerifyRequest(
+            id=secrets.token_hex(16), name=job.name, host=job.host, level=level, by=by.name, at=now
+        )
+        if self.says:
+            said: dict[str, Any] = {**self.says, "answered": now}
+            made = dataclasses.replace(made, **said)
+        self._histories[job_id] = dataclasses.replace(history, asked=(made, *history.asked))
+        self.journal.append(("verify", job_id, by.name))
+        return made
+
     async def exemptions(self) -> Sequence[Exemption]:
         """Those that hold."""
         now = self._now()
@@ -198,6 +222,10 @@ class NoBackups:
         raise no_backup(job_id)
 
     async def resume(self, job_id: str, by: Caller) -> BackupJob:
+        """There is none."""
+        raise no_backup(job_id)
+
+    async def verify(self, job_id: str, level: str, by: Caller) -> VerifyRequest:
         """There is none."""
         raise no_backup(job_id)
 

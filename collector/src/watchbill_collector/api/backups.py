@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from starlette.responses import Response
 
@@ -32,6 +32,7 @@ from watchbill_collector.api.backup_port import (
     BackupReview,
     Exemption,
     ExemptKind,
+    VerifyRequest,
     at_or_none,
     no_backup,
     no_exemption,
@@ -74,6 +75,13 @@ class ReviewOrder:
     """What somebody who looked at it has to say."""
 
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOrder:
+    """What to prove: structure, data or restore; empty: what is due first of what its host declares."""
+
+    level: Literal["", "structure", "data", "restore"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +301,12 @@ async def _resume(call: Call) -> Response:
     return json_answer(await call.house.services.backups.resume(job.id, call.caller))
 
 
+async def _verify(call: Call) -> Response:
+    level = decoded(call.body, VerifyOrder).level
+    job = await _own(call)
+    return json_answer(await call.house.services.backups.verify(job.id, level, call.caller))
+
+
 async def _exempt(call: Call) -> Response:
     order = decoded(call.body, ExemptionOrder)
     owner, reason = _text(order.owner, "owner"), _text(order.reason, "reason")
@@ -425,6 +439,18 @@ BACKUP_ROUTES: tuple[Route, ...] = (
         (_NAME,),
         takes=ReviewOrder,
         gives=BackupReview,
+        within=Within.OBJECT,
+    ),
+    Route(
+        ("POST",),
+        f"{BASE}/backups/{{name:path}}/verify",
+        Need.OPERATE,
+        _verify,
+        "Ask its host to verify it now, as far as the host's own files declare it; what the host answers comes within "
+        "seconds, what it finds as an entry whose `run_id` is the request's id. 503: the host is not connected.",
+        (_NAME,),
+        takes=VerifyOrder,
+        gives=VerifyRequest,
         within=Within.OBJECT,
     ),
     Route(

@@ -213,5 +213,15 @@ def timeline(history: dict[str, Any]) -> list[tuple[str, ...]]:
         for one in history["changes"]
     ]
     rows += [(one["at"], "review", one["word"], f"{one['by']}: {one['note']}") for one in history["reviews"]]
+    rows += [
+        (one["at"], "asked", one["answer"] or "-", f"{one['by']}: verify{_answer(one)}")
+        for one in history["asked"]
+    ]
     rows.sort(key=lambda row: datetime.fromisoformat(row[0]), reverse=True)
     return [(clock(at), *rest) for at, *rest in rows]
+
+
+def _answer(request: dict[str, Any]) -> str:
+    """What was to be verified, and what the host says to that."""
+    level = f" {request['level']}" if request["level"] else ""
+    return level + (f"; {request['reason']}: {request['why']}" if request["reason"] else "")

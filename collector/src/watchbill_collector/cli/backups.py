@@ -6,6 +6,7 @@ import click
 
 from watchbill_collector.cli.backup_report import report
 from watchbill_collector.cli.backup_text import history_lines, list_row, show_lines
+from watchbill_collector.cli.backup_verify import verify as asked
 from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.errors import CommandFailed, Misused
 from watchbill_collector.cli.options import Session, seconds, talks
@@ -238,17 +239,26 @@ def resume(session: Session, job: str) -> None:
 
 @backups.command()
 @click.argument("job")
+@click.option(
+    "--level",
+    type=click.Choice(["structure", "data", "restore"]),
+    help="What to prove; else what is due first.",
+)
+@click.option("--host", help="The host whose job it is, where several have one of that name.")
+@click.option("--wait", is_flag=True, help="Until it is done; end with 0 if the proof holds, else 1.")
+@click.option(
+    "--within",
+    "within",
+    metavar="DURATION",
+    default="7h",
+    show_default=True,
+    help="With --wait: how long at most.",
+)
 @talks
-def verify(session: Session, job: str) -> None:
-    """Have backup JOB verified by its host now: not built yet; hosts verify by the plan in their `backups.d`."""
-    document = session.client.get(f"/backups/{_path(job)}", {"limit": "1"})
-    proven = document["backup"]["verified_point"]
-    known = f"it is proven to {clock(proven)}" if proven else "nothing of it is proven yet"
-    raise Misused(
-        f"asking a host to verify a backup is not built yet: hosts verify by the plan in their own configuration, "
-        f"`verify` in backups.d; {known}",
-        f"watchbill backups show {document['backup']['id']}",
-    )
+def verify(session: Session, job: str, level: str | None, host: str | None, wait: bool, within: str) -> int:
+    """Have backup JOB verified by its host now, as far as the host's own backups.d declares it."""
+    name = f"{host}/{job}" if host else job
+    return asked(session, name, level or "", wait=wait, within_s=seconds(within))
 
 
 # ---------------------------------------------------------------- exemptions

@@ -176,18 +176,23 @@ class Ingest:
         agent = self._agents.get(agent_id)
         return agent_id if agent is None else agent.instance or agent_id
 
-    def ask(self, agent_id: str, request: Request) -> Reach:
-        """Ask a host to do something, if it is connected and knows what is asked for; nothing waits for one that is
-        not."""
+    def reach(self, agent_id: str, word: str) -> Reach:
+        """Whether a host could be asked now: it is connected, and said that it takes what goes by this word."""
         agent = self._agents.get(agent_id)
         session = None if agent is None else agent.session
         if session is None or session.ended or session.bye is not None:
             return Reach.AWAY
-        if word_of(request) not in session.takes:
-            return Reach.TOO_OLD
-        session.ask(request)
-        self.counters.requests += 1
-        return Reach.ASKED
+        return Reach.ASKED if word in session.takes else Reach.TOO_OLD
+
+    def ask(self, agent_id: str, request: Request) -> Reach:
+        """Ask a host to do something, if it can be asked; nothing waits for one that cannot."""
+        reach = self.reach(agent_id, word_of(request))
+        if reach is Reach.ASKED:
+            session = self._agents[agent_id].session
+            assert session is not None, "it was reached"
+            session.ask(request)
+            self.counters.requests += 1
+        return reach
 
     def through_ms(self) -> dict[str, int]:
         """Through when hosts are known, by agent id; see `delivered.py`."""

@@ -124,7 +124,7 @@ class Front(Part):
                 bindings,
             ),
             telling=AlertTelling(dispatching.dispatcher, state.store, clock, lambda: dispatching.routing),
-            backups=BackupAnswers(self._backup_watch.backups, state.store, clock),
+            backups=BackupAnswers(self._backup_watch.backups, state.store, clock, ingest),
             trials=TrialsService(engine, past.history, past.table, bindings, clock),
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from watchbill.clock import Clock
 from watchbill.errors import Refused
+from watchbill.protocol.frames import VERIFY, VerifyBackup
 from watchbill_collector.api.backup_port import (
     NOTE_CHARACTERS_MAX,
     BackupEntry,
@@ -20,6 +22,7 @@ from watchbill_collector.api.backup_port import (
     BackupReview,
     Exemption,
     ExemptKind,
+    VerifyRequest,
     at_or_none,
     backup_id,
     entry_of,
@@ -31,8 +34,10 @@ from watchbill_collector.api.ports import Caller, at
 from watchbill_collector.audit import Entry
 from watchbill_collector.backups import JobKey, Run, State, Word, due_ms_of
 from watchbill_collector.backups.objective import OBJECTIVE_DEFAULT
+from watchbill_collector.ingest.ports import Reach
 from watchbill_collector.services.backup_desk import size_of
 from watchbill_collector.services.backup_reports import Subject, row_of
+from watchbill_collector.services.backup_requests import ANSWER_WITHIN_S, Hosts, unreached
 from watchbill_collector.services.backups import Backups
 from watchbill_collector.store import Store, audit, backup_notes
 from watchbill_collector.store import backups as rows
@@ -49,9 +54,18 @@ _UNHEARD: Final = "the collector began anew and has not heard its host since"
 
 
 class BackupAnswers:
-    """`api.backup_port.BackupsService`."""
+    """`api.backup_port.BackupsService`. `hosts` is the way down to them."""
 
-    def __init__(self, backups: Backups, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        backups: Backups,
+        store: Store,
+        clock: Clock,
+        hosts: Hosts,
+        answer_within_s: float = ANSWER_WITHIN_S,
+    ) -> None:
+        self._hosts = hosts
+        self._answer_within_s = answer_within_s
         self._backups = backups
         self._desk = backups.desk
         self._store = store
@@ -83,9 +97,10 @@ class BackupAnswers:
 
     async def history(self, job_id: str, limit: int, before: datetime | None = None) -> BackupHistory:
         """Of one job."""
-        return await self._backups.work(self._history, job_id, limit, before)
+        key, found = await self._backups.work(self._history, job_id, limit, before)
+        return replace(found, asked=self._backups.requests.of(key))
 
-    def _history(self, job_id: str, limit: int, before: datetime | None) -> BackupHistory:
+    def _history(self, job_id: str, limit: int, before: datetime | None) -> tuple[JobKey, BackupHistory]:
         key = self._key(job_id)
         site = self._store.site
         before_ms = None if before is None else round(before.timestamp() * 1000)
@@ -98,7 +113,7 @@ class BackupAnswers:
         if definition is None or row is None or evidence is None or standing is None:
             raise no_backup(job_id)
         due_ms = due_ms_of(definition, evidence, standing, self._clock.wall_ms())
-        return BackupHistory(
+        return key, BackupHistory(
             definition=definition,
             digest=row.digest,
             defined=at(row.changed_ms),
@@ -206,6 +221,31 @@ class BackupAnswers:
         )
         await self._stand(key, pause=row)
         return (await self._named(job.id))[1]
+
+    async def verify(self, job_id: str, level: str, by: Caller) -> VerifyRequest:
+        """Ask its host. That it was asked for is written down first."""
+        key, job = await self._named(job_id)
+        if job.word == Word.RETIRED.value:
+            raise Refused(f"{job.name} of {job.host} is retired: its host is gone, or has the job no more")
+        reach = self._hosts.reach(key.agent_id, VERIFY)
+        if reach is not Reach.ASKED:
+            raise unreached(reach, job.host)
+        requests = self._backups.requests
+        actor = _line(by.name, AUTHOR_CHARACTERS_MAX)
+        made = requests.make(key, job.host, level, actor)
+        detail = {"request": made.id, "level": level}
+        try:
+            await self._write(
+                lambda _: None,
+                Entry(actor=actor, action="backup.verify", target=_target(job), detail=detail),
+            )
+            reach = self._hosts.ask(key.agent_id, VerifyBackup(bytes.fromhex(made.id), key.job, level))
+            if reach is not Reach.ASKED:
+                raise unreached(reach, job.host)
+        except BaseException:
+            requests.withdraw(key, made.id)
+            raise
+        return await requests.wait(key, made, self._answer_within_s)
 
     async def exempt(
         self, kind: ExemptKind, name: str, owner: str, reason: str, duration_s: float, by: Caller

@@ -8,7 +8,7 @@ together or not at all. So whoever kills us between two steps finds each record 
 again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 import msgspec
 import sqlalchemy as sa
 
+from watchbill.backups.bounds import LEVEL_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
 from watchbill.backups.definition import (
     DIGEST_CHARACTERS,
     JOB_NAME_CHARACTERS_MAX,
@@ -24,12 +25,21 @@ from watchbill.backups.definition import (
     read_definition,
 )
 from watchbill.backups.record import BACKUP_DEFINED, BACKUP_JOBS, BACKUP_RECORD, Record, read_record
+from watchbill.backups.requests import (
+    BACKUP_ANSWERED,
+    BEGUN,
+    REASON_CHARACTERS_MAX,
+    REFUSED,
+    WHY_CHARACTERS_MAX,
+)
 from watchbill.errors import Unreadable
 from watchbill_collector.ingest.ports import CritEvent
 from watchbill_collector.ingest.session import RecordRefused
+from watchbill_collector.services.backup_requests import Answered
 from watchbill_collector.store import backups as rows
+from watchbill_collector.store.text import harmless
 
-BACKUP_KINDS: Final = frozenset({BACKUP_JOBS, BACKUP_DEFINED, BACKUP_RECORD})
+BACKUP_KINDS: Final = frozenset({BACKUP_JOBS, BACKUP_DEFINED, BACKUP_RECORD, BACKUP_ANSWERED})
 NAMES_PER_HOST_MAX: Final = 2 * JOBS_MAX
 """Jobs that a host may have had, those that are gone included; the next is refused."""
 UNREADABLE: Final = "backup_event"
@@ -53,7 +63,7 @@ class Defined:
     digest: str
 
 
-BackupEvent: TypeAlias = JobsTold | Defined | Record
+BackupEvent: TypeAlias = JobsTold | Defined | Record | Answered
 
 
 class _Jobs(msgspec.Struct):
@@ -65,6 +75,16 @@ class _Defined(msgspec.Struct):
     digest: str
 
 
+class _Answered(msgspec.Struct):
+    request: str
+    job: str
+    answer: str
+    level: str = ""
+    copy: str = ""
+    reason: str = ""
+    why: str = ""
+
+
 def read_backup_event(kind: str, event_id: bytes, payload: bytes) -> BackupEvent:
     """An event of one of BACKUP_KINDS. Raises Unreadable."""
     if kind == BACKUP_RECORD:
@@ -73,6 +93,8 @@ def read_backup_event(kind: str, event_id: bytes, payload: bytes) -> BackupEvent
             raise Unreadable("a backup's record: its id is not its event's")
         return record
     try:
+        if kind == BACKUP_ANSWERED:
+            return _judged_answer(event_id, msgspec.json.decode(payload, type=_Answered))
         if kind == BACKUP_JOBS:
             return _judged_list(msgspec.json.decode(payload, type=_Jobs).jobs)
         told = msgspec.json.decode(payload, type=_Defined)
@@ -92,15 +114,37 @@ def _judged_list(digests: Mapping[str, str]) -> JobsTold:
     return JobsTold(digests)
 
 
+def _judged_answer(event_id: bytes, told: _Answered) -> Answered:
+    if told.request != event_id.hex():
+        raise Unreadable(f"{BACKUP_ANSWERED}: its request is not its event's id")
+    if not 0 < len(told.job) <= JOB_NAME_CHARACTERS_MAX or told.answer not in (BEGUN, REFUSED):
+        raise Unreadable(f"{BACKUP_ANSWERED}: a job's name and an answer, {BEGUN} or {REFUSED}, are wanted")
+    return Answered(
+        told.request,
+        told.job,
+        told.answer,
+        harmless(told.level, LEVEL_CHARACTERS_MAX),
+        harmless(told.copy, TEXT_CHARACTERS_MAX),
+        harmless(told.reason, REASON_CHARACTERS_MAX),
+        harmless(told.why, WHY_CHARACTERS_MAX),
+    )
+
+
 def _judge_digest(digest: str) -> None:
     if not 0 < len(digest) <= DIGEST_CHARACTERS or not digest.isascii() or not digest.isalnum():
         raise Unreadable(f"a backup's digest: 1 to {DIGEST_CHARACTERS} letters and digits are wanted")
 
 
 class BackupDoor:
-    """Reads what comes, in the loop's thread, and knows which names each host has used."""
+    """Reads what comes, in the loop's thread, and knows which names each host has used. `answered` is told at once what
+    a host answers to a request, for whoever waits: it is the host's word, whether its event is committed yet or not."""
 
-    def __init__(self, jobs: Iterable[rows.JobRow] = ()) -> None:
+    def __init__(
+        self,
+        jobs: Iterable[rows.JobRow] = (),
+        answered: Callable[[str, Answered], None] = lambda *_: None,
+    ) -> None:
+        self._answered = answered
         self._names: dict[str, set[str]] = {}
         for row in jobs:
             self._names.setdefault(row.agent_id, set()).add(row.job)
@@ -113,7 +157,10 @@ class BackupDoor:
             found = read_backup_event(kind, event_id, payload)
         except Unreadable as exc:
             raise RecordRefused(UNREADABLE, str(exc)) from exc
-        self._admit(agent_id, _names_of(found))
+        if isinstance(found, Answered):
+            self._answered(agent_id, found)
+        else:
+            self._admit(agent_id, _names_of(found))
         return found
 
     def forget(self, agent_id: str, jobs: Iterable[str] | None = None) -> None:
@@ -133,7 +180,7 @@ class BackupDoor:
         known |= new
 
 
-def _names_of(event: BackupEvent) -> Iterable[str]:
+def _names_of(event: JobsTold | Defined | Record) -> Iterable[str]:
     match event:
         case JobsTold():
             return event.digests

@@ -25,6 +25,7 @@ from watchbill_collector.series import SeriesTable, Ticks
 from watchbill_collector.servicebook import Belonging
 from watchbill_collector.services.backup_desk import BackupDesk, Turn
 from watchbill_collector.services.backup_intake import BackupDoor
+from watchbill_collector.services.backup_requests import VerifyRequests
 from watchbill_collector.services.backup_series import BackupSeries
 from watchbill_collector.store import Store
 from watchbill_collector.store import backups as rows
@@ -66,7 +67,9 @@ class Backups:
         publish: Callable[[str, object], None],
     ) -> None:
         self.desk = BackupDesk(store, clock, registry, belonging, BackupSeries(table))
-        self.door = BackupDoor(store.read(lambda connection: rows.jobs(connection, store.site)))
+        self.requests = VerifyRequests(clock)
+        jobs = store.read(lambda connection: rows.jobs(connection, store.site))
+        self.door = BackupDoor(jobs, self.requests.answered)
         self.ready = asyncio.Event()
         """Everything is read back and judged."""
         self._clock = clock
