@@ -11,7 +11,7 @@ from watchbill.backups.definition import Copy, Definition, ProofAges, Retention,
 from watchbill.backups.record import Kind, Level, Outcome, Proof, Snapshots, Source, new_id
 from watchbill.backups.schedule import Schedule
 from watchbill.errors import Refused
-from watchbill_collector.api.backup_port import backup_id
+from watchbill_collector.api.backup_port import BackupJob, backup_id
 from watchbill_collector.api.backup_report import Asked
 from watchbill_collector.services import backup_desk
 from watchbill_collector.store import audit
@@ -52,6 +52,11 @@ async def begun_anew(kept: Kept, place: Place) -> Life:
     kept.store.close()
     kept.store = place.open()
     return await kept.life().begin()
+
+
+async def standing(life: Life) -> dict[str, BackupJob]:
+    """Every job by its id; of its last run it is not kept when it arrived."""
+    return {job.id: replace(job, last_run=None) for job in await life.answers.jobs()}
 
 
 def looked(life: Life, *times: int) -> None:
@@ -105,9 +110,9 @@ async def test_a_week_is_judged_kept_and_read_back_the_same(kept: Kept, place: P
     assert {word for name, word in words.items() if name.startswith("db01/")} == {"FAILED"}
     told = [one for one in life.told() if "FAILED" in one]
     assert told == [("LATE", "FAILED"), ("FAILED", "OK"), ("", "FAILED")]
-    jobs = [replace(job, last_run=None) for job in await life.answers.jobs()]
+    jobs = await standing(life)
     history = await life.answers.history(NIGHTLY_ID, 100)
-    period, rows = await life.answers.report([job.id for job in jobs], Asked())
+    period, rows = await life.answers.report(list(jobs), Asked())
     (nightly,) = [row for row in rows if row.id == NIGHTLY_ID]
     assert (nightly.runs_ok, nightly.runs_failed, nightly.looks, nightly.proofs_ok) == (7, 1, 7, 7)
     assert nightly.rpo is not None
@@ -115,11 +120,11 @@ async def test_a_week_is_judged_kept_and_read_back_the_same(kept: Kept, place: P
     said = life.series(backup="nightly", instance="web01")
 
     again = await begun_anew(kept, place)
-    assert [replace(job, last_run=None) for job in await again.answers.jobs()] == jobs
+    assert await standing(again) == jobs
     assert again.told() == []
     assert again.series(backup="nightly", instance="web01") == said
     assert await again.answers.history(NIGHTLY_ID, 100) == history
-    assert await again.answers.report([job.id for job in jobs], Asked(period.since_ms, period.until_ms)) == (
+    assert await again.answers.report(list(jobs), Asked(period.since_ms, period.until_ms)) == (
         period,
         rows,
     )
