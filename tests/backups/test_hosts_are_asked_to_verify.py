@@ -46,7 +46,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture
 async def life(template: Path, tmp_path: Path) -> AsyncIterator[Life]:
-    kept = Kept(template, tmp_path)
+    kept = Kept.beside(template, tmp_path)
     life = await kept.life().begin()
     life.define(NIGHTLY)
     await life.turn()
