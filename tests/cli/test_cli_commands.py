@@ -400,6 +400,7 @@ def test_help_imports_no_command_and_nothing_of_the_daemon(shell):
             "watchbill_collector.cli",
             "watchbill_collector.cli.errors",
             "watchbill_collector.cli.program",
+            "watchbill_collector.cli.said",
         ]
     )
 

@@ -23,7 +23,7 @@ def test_a_channel_that_does_not(admin):
 
 def test_a_channel_that_is_not_there(admin):
     done = admin("notify", "test", "opps")
-    assert done.code == 2
+    assert done.code == 1
     assert "there are: broken, ops" in done.err
 
 

@@ -8,6 +8,7 @@ import click
 
 from watchbill_collector.cli.errors import FAILED, OK, Misused
 from watchbill_collector.cli.options import Session, seconds, talks
+from watchbill_collector.cli.said import shared
 from watchbill_collector.cli.screen import clean, moment
 
 ROWS_AT_ONCE = 10_000
@@ -15,6 +16,7 @@ DETAIL_CHARACTERS_MAX = 160
 
 
 @click.group()
+@shared
 def audit() -> None:
     """What was done, refused or failed; and whether anybody changed the record of it."""
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import click
 
-from watchbill_collector.cli import demo_backup, janitor
+from watchbill_collector.cli import demo_backup, janitor, said
 from watchbill_collector.cli.children import Child, Children, find_program, typed
 from watchbill_collector.cli.client import Client, segment
 from watchbill_collector.cli.collectors import (
@@ -128,6 +128,7 @@ def demo(port: int | None, for_s: float | None, home: Path | None, no_browser: b
     Ctrl-C ends both and leaves nothing behind. With --for it ends by itself: 0 if the host was up.
     """
     begun_s = time.monotonic()
+    as_json = as_json or said.as_json()  # `watchbill --json demo`.
     screen = Screen.here()
     programs = _programs()
     http_port = _http_port(port)

@@ -8,6 +8,7 @@ import click
 from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.errors import Misused
 from watchbill_collector.cli.options import Session, pairs, seconds, talks
+from watchbill_collector.cli.said import shared
 from watchbill_collector.cli.screen import ago, clean, labels_text, span
 
 NAMES_MAX = 10_000
@@ -15,6 +16,7 @@ LIST_BYTES_MAX = 4 << 20
 
 
 @click.group()
+@shared
 def enroll() -> None:
     """Make tokens that let hosts in; list or revoke them."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from watchbill_collector.cli import said
 from watchbill_collector.cli.client import Client
 from watchbill_collector.cli.collectors import (
     Collector,
@@ -20,29 +21,26 @@ from watchbill_collector.cli.screen import Screen, clean
 
 
 @click.command()
-@click.argument("url", required=False)
-@click.option("--token-file", type=click.Path(path_type=Path), help="File with the token, - for stdin.")
+@click.argument("address", metavar="[URL]", required=False)
 @click.option(
     "--ca-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Certificate of the authority that signed the collector's, for one that this machine does not know.",
 )
 @click.option("--browser", is_flag=True, help="Print a one-time login for a browser instead.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document with stable keys.")
-def login(
-    url: str | None, token_file: Path | None, ca_file: Path | None, browser: bool, as_json: bool
-) -> None:
+@said.shared
+def login(address: str | None, ca_file: Path | None, browser: bool) -> None:
     """Remember the collector at URL, and the token for it.
 
     The token is asked for, or read from a file or standard input; never from the command line, which
     everybody on this machine can read. `watchbill-collector init` wrote the first one.
     """
-    screen = Screen.here()
+    screen, url, token_file = Screen.here(), address or said.url(), said.token_file()
     if browser:
         client = Client(choose(url, token_file))
         made = client.post("/logins")
         there = f"{client.collector.url}/login?code={made['code']}"
-        if as_json:
+        if said.as_json():
             screen.json({"url": there, "expires": made["expires"]})
         else:
             screen.line(there)
@@ -61,7 +59,7 @@ def login(
         )
     path = login_file()
     write_private(path, {"url": address, "token": token, "ca": authority})
-    if as_json:
+    if said.as_json():
         screen.json({"url": address, "name": who["name"], "roles": who["roles"], "file": str(path)})
         return
     screen.line(f"{clean(who['name'])} ({', '.join(who['roles'])}) at {address}; kept in {path}")

@@ -3,14 +3,16 @@
 import click
 
 from watchbill_collector.cli.client import segment
-from watchbill_collector.cli.errors import FAILED, OK, CommandFailed, Misused
+from watchbill_collector.cli.errors import FAILED, OK, CommandFailed
 from watchbill_collector.cli.options import Session, talks
+from watchbill_collector.cli.said import shared
 from watchbill_collector.cli.screen import clean
 
 DETAIL_CHARACTERS = 700
 
 
 @click.group()
+@shared
 def notify() -> None:
     """Try a notification channel."""
 
@@ -23,9 +25,9 @@ def test(session: Session, channel: str) -> int:
     names = [one["name"] for one in session.client.get("/channels")["channels"]]
     if channel not in names:
         if not names:
-            raise Misused("the collector has no channels", "write a [[channel]] into collector.toml")
+            raise CommandFailed("the collector has no channels", "write a [[channel]] into collector.toml")
         known = ", ".join(clean(name) for name in names)
-        raise Misused(
+        raise CommandFailed(
             f"there is no channel {channel[:64]!r}; there are: {known}", f"watchbill notify test {names[0]}"
         )
     trial = session.client.post(f"/channels/{segment(channel)}/test")

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import update_wrapper
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 
+from watchbill_collector.cli import said
 from watchbill_collector.cli.client import Client
 from watchbill_collector.cli.collectors import choose
 from watchbill_collector.cli.errors import Misused
@@ -27,24 +27,13 @@ class Session:
 
 
 def talks(function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-    """A command that talks to a collector: adds --url, --token-file and --json."""
+    """A command that talks to a collector: it takes the shared options."""
 
-    @click.option("--url", metavar="URL", help="The collector, such as http://127.0.0.1:7480.")
-    @click.option(
-        "--token-file", type=click.Path(path_type=Path), help="File with a bearer token, - for stdin."
-    )
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document with stable keys.")
-    def command(
-        url: str | None, token_file: Path | None, as_json: bool, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        # What was said before a verb holds for the verb: `hosts --json show web1`.
-        said = click.get_current_context().meta
-        url = said["watchbill.url"] = url or said.get("watchbill.url")
-        token_file = said["watchbill.token_file"] = token_file or said.get("watchbill.token_file")
-        as_json = said["watchbill.json"] = as_json or bool(said.get("watchbill.json"))
-        return function(Session(Client(choose(url, token_file)), Screen.here(), as_json), *args, **kwargs)
+    def command(*args: P.args, **kwargs: P.kwargs) -> R:
+        client = Client(choose(said.url(), said.token_file()))
+        return function(Session(client, Screen.here(), said.as_json()), *args, **kwargs)
 
-    return update_wrapper(command, function)  # type: ignore[return-value]  # click gives the shared options.
+    return said.shared(update_wrapper(command, function))
 
 
 def seconds(text: str) -> float:

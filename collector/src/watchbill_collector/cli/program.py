@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from watchbill import outputs
+from watchbill_collector.cli import said
 from watchbill_collector.cli.errors import FAILED, OK, UNREACHABLE, USAGE, CommandFailed
 
 PROGRAM = "watchbill"
@@ -100,7 +101,11 @@ class Program(click.Group):
             near = get_close_matches(args[0], [*COMMANDS, *ALIASES], 1)
             meant = f" Did you mean `{PROGRAM} {near[0]}`?" if near else ""
             ctx.fail(f"there is no command {args[0][:60]!r}.{meant}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and name not in LATER:
+            for option in said.in_vain(ctx, command):
+                ctx.fail(f"`{PROGRAM} {name}` takes no {option}")
+        return name, command, rest
 
 
 def _later(name: str) -> click.Command:
@@ -139,7 +144,8 @@ def build() -> Program:
                 expose_value=False,
                 callback=_version,
                 help="Print the version.",
-            )
+            ),
+            *said.options(),
         ],
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
         no_args_is_help=True,
