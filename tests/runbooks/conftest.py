@@ -42,8 +42,22 @@ _DATABASE = (
     _action("pg.rebuild_standby", "repeat"),
 )
 _FENCER = (
-    _action("fence.off", "once", _host("node"), probe="fence.state", needs=NEEDS_DBA),
-    _action("fence.on", "once", _host("node"), probe="fence.state", needs=NEEDS_DBA),
+    _action(
+        "fence.off",
+        "once",
+        _host("node"),
+        probe="fence.state",
+        done_when='out.power == "off"',
+        needs=NEEDS_DBA,
+    ),
+    _action(
+        "fence.on",
+        "once",
+        _host("node"),
+        probe="fence.state",
+        done_when='out.power == "on"',
+        needs=NEEDS_DBA,
+    ),
     _action("fence.state", "read", _host("node")),
 )
 _PROXY = (_action("proxy.set_primary", "repeat", _host("to")),)

@@ -32,7 +32,6 @@ LATER = {
     "backup": "write the collector's state to a file",
     "restore": "bring the collector's state back from a file",
     "pki": "show and roll the certificate authority",
-    "runbooks": "check a runbook file",
 }
 """Commands that exist and are not built yet."""
 
@@ -83,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(action=name)
         if name != "check":
             action.add_argument("--json", action="store_true", help="print one JSON document")
+    runbooks = add("runbooks", _runbooks, "judge runbooks without a running collector")
+    runbook_actions = runbooks.add_subparsers(title="actions", metavar="ACTION", required=True)
+    about_lint = "judge runbook files: what is wrong or odd, as far as the files tell"
+    linting = runbook_actions.add_parser(
+        "lint", parents=[shared], help=about_lint, description=about_lint.capitalize() + "."
+    )
+    linting.add_argument("file", nargs="+", help="runbook files")
+    linting.add_argument("--json", action="store_true", help="print one JSON document")
     from watchbill_collector.usercommand import add_arguments as add_user_arguments
 
     add_user_arguments(add("user", _user, "manage who may use the API"), shared)
@@ -200,6 +207,12 @@ def _rules(arguments: argparse.Namespace) -> int:
     for line in check_rule_files(paths):
         print(line)
     return OK
+
+
+def _runbooks(arguments: argparse.Namespace) -> int:
+    from watchbill_collector.runbooktool import lint
+
+    return lint([Path(name) for name in arguments.file], as_json=arguments.json)
 
 
 def _promql(arguments: argparse.Namespace) -> int:

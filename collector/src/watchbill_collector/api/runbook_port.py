@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from watchbill_collector.api.ports import Caller, NoSuch
+from watchbill_collector.runbooks.findings import Finding
 from watchbill_collector.runbooks.run.words import ENDED, RunState, RunVerb
 
 __all__ = [
@@ -56,17 +57,6 @@ def exit_code(state: RunState, for_approval: bool = False) -> int:
             return 1
         case _:
             return 4 if for_approval and state is RunState.WAITING else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What is wrong with a runbook. `severity` is error or warning; `line` 0 where none can be named."""
-
-    file: str
-    line: int
-    where: str
-    severity: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,15 +119,15 @@ def parts(node: Node) -> Iterator[Node]:
         yield from parts(one)
 
 
-def uses(node: Node) -> Iterator[tuple[str, str]]:
-    """The names in an expression, each with the field that is taken of it: "" where it is used as a whole."""
+def uses(node: Node) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The names in an expression, each with the fields that are taken of it, "[]" for what is computed; none where it
+    is used as a whole."""
     if isinstance(node, Name):
-        yield node.name, ""
+        yield node.name, ()
         return
     inner = list(_inner(node))
     if isinstance(node, Path) and isinstance(node.base, Name):
-        first = node.steps[0]
-        yield node.base.name, first.name if isinstance(first, Field) else "[]"
+        yield node.base.name, tuple(step.name if isinstance(step, Field) else "[]" for step in node.steps)
         inner = inner[1:]
     for one in inner:
         yield from uses(one)

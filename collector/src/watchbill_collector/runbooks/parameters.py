@@ -74,6 +74,22 @@ def judge_parameters(
     return Judged(values, texts, problems)
 
 
+def parameters_of_alert(runbook: Runbook, labels: Mapping[str, str]) -> dict[str, str]:
+    """What an alert says about parameters that have no default: its label of the same name, and for the first host
+    without one the host that the alert is about."""
+    found: dict[str, str] = {}
+    instance = labels.get("instance", "")
+    for one in runbook.parameters:
+        if one.default is not None:
+            continue
+        if labels.get(one.name):
+            found[one.name] = labels[one.name]
+        elif one.kind is ParameterKind.HOST and instance:
+            found[one.name] = instance
+            instance = ""
+    return found
+
+
 def read_value(parameter: Parameter, text: str) -> tuple[Known, Fault | None]:
     """The value of a text, or what is wrong with it."""
     shown = ascii(text[:80])

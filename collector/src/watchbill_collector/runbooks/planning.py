@@ -141,6 +141,8 @@ class _Planning:
         self._drill = drill
         self._after = ""
         """The first step with an effect, once it has been passed."""
+        self._digests: dict[int, str] = {}
+        """Of actions that the fleet holds, by their identity."""
         self.rows: list[PlanRow] = []
         self.problems: list[str] = []
         self.covered: dict[str, tuple[ProtectedEffect, ...]] = {}
@@ -251,7 +253,7 @@ class _Planning:
             argv=one.argv,
             plan_argv=action.command_line(one.arguments, plan=True) if action.plan_argv else (),
             arguments=one.arguments,
-            digest=action.digest(),
+            digest=self._digest(action),
             run_as=action.run_as,
             approvals=action.needs.approvals,
             role=action.needs.role,
@@ -261,6 +263,12 @@ class _Planning:
             detail=condition,
             seen=text,
         )
+
+    def _digest(self, action: Action) -> str:
+        found = self._digests.get(id(action))
+        if found is None:
+            found = self._digests[id(action)] = action.digest()
+        return found
 
     def _check(self, name: str, check: Check, scope: Mapping[str, Known], condition: str) -> None:
         text = show(check.condition)

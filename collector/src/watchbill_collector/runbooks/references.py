@@ -108,7 +108,8 @@ class _References:
                 yield self._problem(step.line, f"{step.id}.id", "the name of a parameter", "another id")
 
     def _judge(self, at: str, expression: Expression) -> Iterator[Problem]:
-        for name, part in dict.fromkeys(uses(tree_of(expression))):
+        for name, fields in dict.fromkeys(uses(tree_of(expression))):
+            part = fields[0] if fields else ""
             if name in self._parameters:
                 continue
             step = self._over.get(name)

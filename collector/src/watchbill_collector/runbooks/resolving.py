@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
-from watchbill.actions.definition import Action, Argument, ArgumentRefused, Kind
+from watchbill.actions.definition import Action, Argument, ArgumentRefused, Effect, Kind
 from watchbill.actions.definition import Value as ArgumentValue
 from watchbill.actions.grants import ProtectedEffect
 from watchbill.config import ByteSize, Duration, NotWanted
@@ -106,6 +106,24 @@ def resolve(act: Act, scope: Scope, fleet: Fleet, facts: Facts = NO_FACTS) -> Re
         else:
             unbound.append(found)
     return Resolved(tuple(bound), tuple(unbound))
+
+
+def probe_for(bound: Bound) -> Bound | Unbound | None:
+    """The look that tells whether an action has happened: its probe, with those of its arguments that the probe takes.
+    None when it has no probe."""
+    name = bound.action.probe
+    if not name:
+        return None
+    host = bound.host
+    probe = (host.actions or {}).get(name)
+    if probe is None or probe.effect is not Effect.READ:
+        what = "does not allow" if probe is None else "has as no read action"
+        return Unbound(host.name, name, f"{host.name} {what} {name}, the probe of {bound.action.name}")
+    given = {one.name: bound.arguments[one.name] for one in probe.arguments if one.name in bound.arguments}
+    try:
+        return Bound(host, probe, probe.bind(given, host.name))
+    except ArgumentRefused as error:
+        return Unbound(host.name, name, f"the probe {name} of {bound.action.name}: {error}", known=probe)
 
 
 def waves(target: Target, hosts: Sequence[T]) -> tuple[tuple[T, ...], ...]:
