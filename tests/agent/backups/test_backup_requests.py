@@ -216,6 +216,17 @@ async def test_a_look_that_does_not_end_hinders_it(tmp_path: Path) -> None:
     assert await host.reason(asks()) == STUCK
 
 
+async def test_of_two_copies_the_one_that_can_be_looked_at_is_verified(tmp_path: Path) -> None:
+    host = Asked(tmp_path, two_copies(structure_s=7 * DAY_S))
+    host.house.say = lambda question: (
+        answer(Observation(outcome=Outcome.UNKNOWN, reason=Reason.NEEDS_RUNNER))
+        if question["do"] == "observe" and question["target"].copy == "cloud"
+        else proof(question)
+    )
+    await host.house.go(3600)
+    assert (await host.ask(asks()))["copy"] == "nas", "though cloud was never proven"
+
+
 async def test_a_host_is_not_kept_busy_by_what_is_asked_of_it(tmp_path: Path) -> None:
     """Whatever is asked whenever it may: in ten days a fifth of the time, and what was saved before."""
     host = Asked(tmp_path, a_job("db", structure_s=365 * DAY_S))

@@ -48,7 +48,8 @@ from watchbill_agent.backups.config import JobConfig, Target
 from watchbill_agent.backups.looks import Looked, observed, verified
 from watchbill_agent.backups.memory import Memory, load, save
 from watchbill_agent.backups.present import load_jobs
-from watchbill_agent.backups.service import Backups, scratch_name
+from watchbill_agent.backups.repository import scratch_name
+from watchbill_agent.backups.service import Backups
 from watchbill_agent.backups.verifying import Progress, next_check, parts_of, proved, unproved
 from watchbill_agent.events import Events
 from watchbill_agent.spool import MemoryKeeper, MemorySpool, Receipt, SpoolFull

@@ -14,11 +14,8 @@ import asyncio
 import json
 import logging
 import math
-import os
 import random
-import re
-import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -37,16 +34,7 @@ from watchbill.backups.record import (
     new_id,
     read_record,
 )
-from watchbill.backups.requests import (
-    ALREADY_RUNNING,
-    BUSY,
-    NEEDS_RUNNER,
-    NOT_DECLARED,
-    NOT_VERIFIABLE,
-    STUCK,
-    TOO_SOON,
-    UNKNOWN_JOB,
-)
+from watchbill.backups.requests import TOO_SOON, UNKNOWN_JOB
 from watchbill.clock import Clock
 from watchbill.errors import Unreadable, UsageError
 from watchbill.logs import fields
@@ -54,9 +42,11 @@ from watchbill.protocol.frames import VerifyBackup
 from watchbill_agent.backups import memory
 from watchbill_agent.backups.adapter import Check, Reason, error_lines
 from watchbill_agent.backups.asked import Answer, ask
-from watchbill_agent.backups.config import JobConfig, Target
+from watchbill_agent.backups.choosing import choose, occupied
+from watchbill_agent.backups.config import JobConfig
 from watchbill_agent.backups.drop import fitted
 from watchbill_agent.backups.present import VAR_DIRECTORY, Counts
+from watchbill_agent.backups.repository import Repository, scratch_name, tidy
 from watchbill_agent.backups.requests import (
     EACH_S,
     SAVED_S,
@@ -66,7 +56,7 @@ from watchbill_agent.backups.requests import (
     Refused,
     Verdict,
 )
-from watchbill_agent.backups.verifying import Progress, age_of, declares, next_check, proved, unproved
+from watchbill_agent.backups.verifying import Progress, age_of, next_check, proved, unproved
 from watchbill_agent.spool import Receipt, SpoolFull
 
 log = logging.getLogger(__name__)
@@ -96,28 +86,11 @@ class Keeps(Protocol):
         """Raises SpoolFull, UsageError."""
 
 
-@dataclass(slots=True)
-class Repository:
-    """One target of a job, and when it is looked at next, by the monotonic clock."""
-
-    job: JobConfig
-    target: Target
-    due_s: float
-    left: "asyncio.subprocess.Process | None" = None
-    last: Record | None = None
-    unproved: dict[Level, str] = field(default_factory=dict)
-    """Why the last verifications came to nothing: said once."""
-
-    @property
-    def key(self) -> str:
-        """Its name on this host; neither name holds a slash."""
-        return f"{self.job.name}/{self.target.copy}"
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A verification that was asked for, and is next."""
 
+    job: str
     key: str
     check: Check
     request_id: bytes
@@ -252,15 +225,9 @@ class Backups:
 
     def _waiting(self) -> list[Repository]:
         """All but those whose children did not end."""
-        waiting = [one for one in self._repositories.values() if not self._is_stuck(one)]
+        waiting = [one for one in self._repositories.values() if not one.is_stuck()]
         self.counts.stuck = len(self._repositories) - len(waiting)
         return waiting
-
-    def _is_stuck(self, one: Repository) -> bool:
-        if one.left is not None and one.left.returncode is not None:
-            log.info("a look at a backup ended after all", extra=fields(repository=one.key))
-            one.left = None
-        return one.left is not None
 
     # ------------------------------------------------------------ which jobs there are
 
@@ -443,55 +410,27 @@ class Backups:
         job = next((each for each in self.jobs if each.name == request.job), None)
         if job is None:
             return Refused(UNKNOWN_JOB, f"no file of this host defines {request.job}")
-        busy = self._busy(job.name)
+        running = "" if self._verifying is None else self._verifying.job.name
+        wanted = "" if self._wanted is None else self._wanted.job
+        busy = occupied(job.name, running, wanted)
         if busy is not None:
             return busy
-        found = self._next_of(job, request.level)
+        found = choose(job, request.level, self._progress_of(job), self.clock.wall_ms())
         if isinstance(found, Refused):
             return found
         one, check = found
-        hindered = self._hindered(one)
-        if hindered is not None:
-            return hindered
         wait_s = self._allowance.wait_s(self.clock.monotonic_s())
         if wait_s > 0:
             again = f"again in {math.ceil(wait_s / 60)} minutes"
             return Refused(TOO_SOON, f"what was asked for lately took the time there is for it: {again}")
-        self._wanted = Wanted(one.key, check, request.request_id)
+        self._wanted = Wanted(job.name, one.key, check, request.request_id)
         self._verifications_changed.set()
         return Begun(check.level.value, one.target.copy)
 
-    def _busy(self, name: str) -> Refused | None:
-        wanted = "" if self._wanted is None else self._wanted.key.partition("/")[0]
-        running = wanted if self._verifying is None else self._verifying.job.name
-        if name in (wanted, running):
-            return Refused(ALREADY_RUNNING, f"{name} is being verified")
-        return Refused(BUSY, f"{running} is being verified, and one goes on at a time") if running else None
-
-    def _next_of(self, job: JobConfig, level: str) -> tuple[Repository, Check] | Refused:
-        """The declared verification that is due first, whenever that is."""
-        found: list[tuple[int, Repository, Check]] = []
+    def _progress_of(self, job: JobConfig) -> Iterator[tuple[Repository, Mapping[Level, Progress]]]:
         for one in self._repositories.values():
-            if one.job.name != job.name:
-                continue
-            levels = {each for each in one.target.levels if level in ("", each)}
-            progress = self._memory.repositories.get(one.key, _NOTHING).progress
-            due = next_check(levels, job.definition.verify, progress, self.clock.wall_ms())
-            if due is not None:
-                found.append((due[0], one, due[1]))
-        if found:
-            return min(found, key=lambda each: (each[0], each[1].key))[1:]
-        what = f"of the level {level}" if level else "at all"
-        if not declares(level, job.definition.verify):
-            return Refused(NOT_DECLARED, f"its file in backups.d asks for no proof {what}")
-        return Refused(NOT_VERIFIABLE, f"nothing here makes a proof {what}: see its tool, and `verify.run`")
-
-    def _hindered(self, one: Repository) -> Refused | None:
-        if self._is_stuck(one):
-            return Refused(STUCK, "a look at its repository could not be ended")
-        if one.last is not None and one.last.reason == Reason.NEEDS_RUNNER:
-            return Refused(NEEDS_RUNNER, "the agent's user may not read its repository")
-        return None
+            if one.job.name == job.name:
+                yield one, self._memory.repositories.get(one.key, _NOTHING).progress
 
     async def _verify_wanted(self) -> None:
         wanted, self._wanted = self._wanted, None
@@ -520,23 +459,6 @@ class Backups:
 
 
 _NOTHING: Final = memory.Repository()
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
-
-
-def scratch_name(key: str) -> str:
-    """A directory's name for a repository: job and copy, as they are."""
-    return _UNSAFE.sub("@", key)
-
-
-def tidy(scratch: Path, wanted: set[str]) -> None:
-    """Remove what tools kept for repositories that are gone: a cache may be large. What cannot be removed stays."""
-    try:
-        names = [entry.name for entry in os.scandir(scratch)]
-    except OSError:
-        return
-    for name in names:
-        if name not in wanted:
-            shutil.rmtree(scratch / name, ignore_errors=True)
 
 
 def _first(record: Record) -> str:
