@@ -25,6 +25,10 @@ class Session:
     screen: Screen
     as_json: bool
 
+    def note(self, text: str) -> None:
+        """Something about the talking itself, beside what is asked for."""
+        click.echo(f"watchbill: {text}", err=True)
+
 
 def talks(function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
     """A command that talks to a collector: it takes the shared options."""
@@ -56,6 +60,21 @@ def pairs(texts: tuple[str, ...]) -> dict[str, str]:
             if not equals or not key.strip():
                 raise Misused(f"got the label {part[:60]!r}, wanted name=value", "--labels rack=b12,role=db")
             found[key.strip()] = value.strip()
+    return found
+
+
+def assignments(texts: tuple[str, ...]) -> dict[str, str]:
+    """Parameters `name=value`; a value may hold anything, "=" as well. Raises Misused."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise Misused(
+                f"got {text[:60]!r}, wanted name=value", "watchbill run NAME host=web1 --reason TEXT"
+            )
+        if name.strip() in found:
+            raise Misused(f"got {name.strip()[:60]} twice, wanted it once")
+        found[name.strip()] = value
     return found
 
 

@@ -25,6 +25,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "alerts": ("alerts", "What is pending or firing."),
     "services": ("services", "Services with their owners, hosts, alerts and dependencies."),
     "backups": ("backups", "How every backup stands and why; what has none."),
+    "runbooks": ("runbooks", "List runbooks; show, lint, plan, accept or export one."),
+    "run": ("running", "Run a runbook, or rehearse it."),
+    "runs": ("runs", "List runs; show, follow or steer one."),
+    "approve": ("approving", "Agree to what a run wants to do, with your own key."),
+    "deny": ("approving", "Say no to it."),
+    "automation": ("automation", "Whether anything acts by itself; pause or resume that."),
     "enroll": ("enroll", "Make tokens that let hosts in; list or revoke them."),
     "gaps": ("hosts", "Which data are known to be missing, and why."),
     "silences": ("silences", "Quiet for some alerts, for a while, with a reason."),
@@ -36,12 +42,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 LATER = (
     "incidents",
-    "runbooks",
-    "run",
-    "runs",
-    "approve",
-    "deny",
-    "automation",
     "drills",
     "roster",
     "evidence",
@@ -135,7 +135,8 @@ def build() -> Program:
         PROGRAM,
         help="Watches servers, and says what is wrong with them. Start with `watchbill demo`.",
         epilog="Which collector: --url, WATCHBILL_URL, what `watchbill login` remembers, a running demo, "
-        "then http://127.0.0.1:7480. Exit codes: 0 ok, 1 failed, 2 usage, 5 not reachable, 6 refused.",
+        "then http://127.0.0.1:7480. Exit codes: 0 ok, 1 failed, 2 usage, 3 held, 4 waiting for approval, "
+        "5 not reachable, 6 refused.",
         params=[
             click.Option(
                 ["--version"],

@@ -60,6 +60,16 @@ STATE_COLOURS = {
     "bad": "red",
     "failed": "red",
     "partial": "yellow",
+    "ready": "green",
+    "not ready": "red",
+    "broken": "red",
+    "succeeded": "green",
+    "proposed": "yellow",
+    "waiting": "yellow",
+    "held": "red",
+    "undone": "yellow",
+    "cancelled": "dim",
+    "skipped": "dim",
 }
 SPARKS = "▁▂▃▄▅▆▇█"
 
