@@ -288,8 +288,9 @@ def test_why_a_host_is_not_asked_or_does_not_do_it_ends_with_its_own_code(admin,
     assert done.code == 5
     assert "web2 is not connected, and a request does not wait for it" in done.err
     assert admin("backups", "verify", "gone").code == 6
-    for unusable in (["nightly"], ["weekly"], ["nightly", "--host", "web9"], ["nightly", "--level", "all"]):
+    for unusable in (["nightly"], ["nightly", "--level", "all"]):
         assert admin("backups", "verify", *unusable).code == 2, unusable
+    assert admin("backups", "verify", "nightly", "--host", "web9").code == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from watchbill_collector.cli.backup_text import said
 from watchbill_collector.cli.client import segment
-from watchbill_collector.cli.errors import CommandFailed, Misused, NotThere, Refused, Unreachable
+from watchbill_collector.cli.errors import CommandFailed, Refused, Unreachable
 from watchbill_collector.cli.options import Session
 from watchbill_collector.cli.screen import clean, span
 
@@ -21,10 +21,7 @@ ENTRIES: Final = 50
 def verify(session: Session, job: str, level: str, *, wait: bool, within_s: float) -> int:
     """Ask, tell, wait; the exit code."""
     path = f"/backups/{segment(job)}"
-    try:
-        request = session.client.post(f"{path}/verify", {"level": level})
-    except NotThere as exc:
-        raise Misused(str(exc), exc.hint) from exc
+    request = session.client.post(f"{path}/verify", {"level": level})
     found: dict[str, Any] | None = None
     if not session.as_json:
         _tell(session, request, wait=wait)

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from watchbill_collector.cli.collectors import Collector
-from watchbill_collector.cli.errors import CommandFailed, Misused, NotThere, Refused, Unreachable
+from watchbill_collector.cli.errors import CommandFailed, Misused, Refused, Unreachable
 from watchbill_collector.cli.screen import clean
 
 BASE = "/api/watchbill/v1"
@@ -138,7 +138,7 @@ def _failure(status: int, document: Any, collector: Collector) -> CommandFailed:
     if status == 400:
         return Misused(message, hint)
     if status == 404:
-        return NotThere(message, hint or ("" if "watchbill " in message else "watchbill --help"))
+        return CommandFailed(message, hint or ("" if "watchbill " in message else "watchbill --help"))
     if status == 503 and fields.get("errorType") == "unavailable":
         return Unreachable(message, hint or ("" if "watchbill " in message else "try again in a moment"))
     return CommandFailed(message, hint)

@@ -32,10 +32,6 @@ class Refused(CommandFailed):
         super().__init__(message, hint, REFUSED)
 
 
-class NotThere(CommandFailed):
-    """There is no such thing."""
-
-
 class Misused(CommandFailed):
     """What was typed, or a file it names, cannot be used."""
 
