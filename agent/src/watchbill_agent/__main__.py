@@ -1,5 +1,5 @@
 """`python -m watchbill_agent` is `watchbill-agent`."""
 
-from watchbill_agent.cli import main
+from watchbill_agent.entry import main
 
 raise SystemExit(main())

@@ -36,8 +36,6 @@ SYSTEM_STATE = Path("/var/lib/watchbill")
 
 WAITING = 4
 
-WRAP = ["backup", "wrap"]
-
 UNFINISHED_S_MAX = 6.0
 """How long `sample` goes on asking what has not answered yet: a little longer than a mount has time for."""
 UNFINISHED_EVERY_S = 0.1
@@ -51,29 +49,8 @@ LATER = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if (said := _wrapping(words)) is not None:
-        from watchbill_agent.backups.commandline import wrap
-
-        return wrap(*said)
+    """Run the command line, except for `backup wrap`, which `entry` knows before; returns the exit code."""
     return run(_parser(), argv)
-
-
-def _wrapping(words: list[str]) -> tuple[list[str], list[str]] | None:
-    """What is said to `backup wrap` and the command behind `--`, where that is asked for. It is known before parsers
-    are made, because a backup waits; and its mistakes end with another code than those of all others.
-    """
-    before, command = words, list[str]()
-    if "--" in words:
-        place = words.index("--")
-        before, command = words[:place], words[place + 1 :]
-    homes, names = list[str](), list[str]()
-    while before and len(names) < len(WRAP):
-        taken = 1 if not before[0].startswith("--home") or "=" in before[0] else 2
-        (homes if before[0].startswith("--home") else names).extend(before[:taken])
-        before = before[taken:]
-    return ([*homes, *before], command) if names == WRAP else None
 
 
 # ---------------------------------------------------------------- the parser
@@ -255,9 +232,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
             problems += exc.problems
     if problems:
         if arguments.json:
-            from dataclasses import asdict
-
-            _print_json({"ok": False, "problems": [asdict(problem) for problem in problems]})
+            _print_json({"ok": False, "problems": [problem._asdict() for problem in problems]})
         else:
             for problem in problems:
                 print(problem, file=sys.stderr)

@@ -6,7 +6,6 @@ The other end is `status.py`. Apart from it, because whoever asks is a short com
 import contextlib
 import json
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,9 @@ def ask(path: Path, question: str) -> dict[str, object]:
     """Ask the running agent. Raises Unreachable when there is none, Permanent when its answer is none."""
     answer = bytearray()
     try:
+        path.stat()  # Where no agent runs, nobody needs to know how it would be spoken with.
+        import socket
+
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, short_address(path) as address:
             connection.settimeout(ASK_TIMEOUT_S)
             connection.connect(address)

@@ -165,9 +165,8 @@ def _check_config(arguments: argparse.Namespace) -> int:
     problems = all_problems(_homes(arguments))
     if arguments.json:
         import json
-        from dataclasses import asdict
 
-        found = [asdict(problem) for problem in problems]
+        found = [problem._asdict() for problem in problems]
         print(json.dumps({"ok": not found, "problems": found}, indent=2))
         return USAGE if found else OK
     if problems:

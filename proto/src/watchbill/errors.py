@@ -15,16 +15,15 @@ WatchbillError
 Whoever knows whether trying again can help says so by the class.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class WatchbillError(Exception):
     """The root: everything Watchbill raises on purpose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong in a configuration file.
+class Problem(NamedTuple):
+    """One thing wrong in a configuration file. No dataclass: importing those takes short commands 15 ms.
 
     `line` is 1-based, 0 where no line can be named. `wanted` says what would have been right.
     """

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 HOME_VARIABLE = "WATCHBILL_HOME"
 
 
-@dataclass(frozen=True, slots=True)
-class Homes:
-    """Where a daemon's files are.
+class Homes(NamedTuple):
+    """Where a daemon's files are. No dataclass: importing those takes short commands 15 ms.
 
     `etc` is shared by the daemons of a host; `var` (state, private) and `run` (sockets, locks) are the
     daemon's own.

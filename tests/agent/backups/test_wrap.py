@@ -17,6 +17,8 @@ import pytest
 
 from watchbill.backups.record import BACKUP_RECORD, Outcome, Record, Source, read_record
 from watchbill.protocol.frames import Stream
+from watchbill_agent.backups.commandline import wrap_parser
+from watchbill_agent.entry import plain_wrap
 
 WRAP = (sys.executable, "-m", "watchbill_agent", "backup", "wrap")
 DEADLINE_S = 60.0
@@ -63,6 +65,49 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def test_a_command_waits_for_no_import_that_only_others_need(home: Path) -> None:
+    """Two thirds of what a wrapped command waited for were these."""
+    (home / "etc/backups.d").mkdir(parents=True)
+    (home / "etc/backups.d/nightly.toml").write_text('[[backup]]\nname = "nightly"\ntool = "wrap"\n')
+    script = (
+        "import sys, watchbill_agent.entry as e\n"
+        f"code = e.main(['--home', {str(home)!r}, 'backup', 'wrap', 'nightly', '--', 'true'])\n"
+        "heavy = {'argparse', 'asyncio', 'dataclasses', 'inspect', 'logging', 'msgspec', 'shutil', 'socket', 'ssl',\n"
+        "         'subprocess', 'watchbill_agent.cli', 'watchbill_agent.backups.redact'}\n"
+        "print(code, sorted(heavy & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0 []\n", "")
+    assert [one.tool for one in records(home)] == ["wrap", "wrap"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "nightly",
+        "--home /h nightly",
+        "--home=/h nightly",
+        "--home /h --home /i nightly",
+        "--home=a=b nightly",
+    ],
+)
+def test_what_is_read_by_hand_is_read_as_argparse_reads_it(words: str) -> None:
+    found = wrap_parser().parse_args(words.split())
+    home = getattr(found, "home", None)
+    assert plain_wrap(words.split()) == (str(home) if home else None, found.job)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("", "--home", "--home /h", "--home= nightly", "--home -x nightly", "--homes /h nightly", "-h"),
+        *("--require-record nightly", "nightly --require-record", "nightly weekly", "nightly --home /h"),
+    ],
+)
+def test_whatever_else_is_said_is_left_to_argparse(words: str) -> None:
+    assert plain_wrap(words.split()) is None
 
 
 @pytest.mark.parametrize("code", [0, 3, 255])
@@ -446,7 +491,7 @@ async def test_what_was_wrapped_while_the_agent_was_down_and_up_is_at_the_collec
 
     await collector.until(lambda c: len(told(c)) >= 4)
     patched = (
-        "import sys, watchbill_agent.backups.wrap as w, watchbill_agent.cli as c; w.BEAT_EVERY_S = 0.2; "
+        "import sys, watchbill_agent.backups.wrap as w, watchbill_agent.entry as c; w.BEAT_EVERY_S = 0.2; "
     )
     words = ("backup", "wrap", "beats", "--", "sleep", "1")
     command = [sys.executable, "-c", f"{patched}sys.exit(c.main(list({words!r})))"]

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from watchbill import outputs
 from watchbill.commandline import FAILED, OK, Parser, home_option, say
+from watchbill_agent.entry import OWN_FAILURE
 
 if TYPE_CHECKING:
     from watchbill.homes import Homes
 
 PROGRAM: Final = "watchbill-agent"
-OWN_FAILURE: Final = 125
 DESCRIPTOR_MIN, DESCRIPTOR_MAX = 3, 255
 TAIL_BYTES_MAX: Final = 32 * 1024
 """Read of a file for `--tail`; its end is kept."""
@@ -160,7 +159,6 @@ def _descriptor(text: str) -> int:
 
 def wrap(words: Sequence[str], command: Sequence[str]) -> int:
     """`backup wrap` with what stands before `--` and behind it."""
-    outputs.ready()
     arguments = wrap_parser().parse_args(words)
     if not command:
         say(PROGRAM, f"put -- and the command behind it: {PROGRAM} backup wrap {arguments.job} -- COMMAND...")
@@ -172,7 +170,7 @@ def wrap(words: Sequence[str], command: Sequence[str]) -> int:
         job=arguments.job,
         argv=command,
         patterns={"fail_if": arguments.fail_if, "partial_if": arguments.partial_if, "ok_if": arguments.ok_if},
-        count=arguments.expect_bytes,
+        count_descriptor=arguments.expect_bytes,
         require_record=arguments.require_record,
         manifest=[str(Path(path).absolute()) for path in arguments.manifest],
         excluded=arguments.manifest_exclude,

@@ -6,9 +6,9 @@ waits: only TOML is read, what is not there is left out, and a file that cannot 
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from watchbill.files import FileMissing, UnreadableFile, read_bounded
 
@@ -20,12 +20,11 @@ WRAP: Final = "wrap"
 _PATTERNS: Final = ("fail_if", "partial_if", "ok_if")
 
 
-@dataclass(frozen=True, slots=True)
-class JobFile:
+class JobFile(NamedTuple):
     """`tool` is "" when no file names the job. `faults` say which files could not be read."""
 
     tool: str = ""
-    patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    patterns: Mapping[str, Sequence[str]] = MappingProxyType({})
     manifest: bool = False
     paths: Sequence[str] = ()
     faults: Sequence[str] = ()

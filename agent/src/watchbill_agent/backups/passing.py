@@ -18,9 +18,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import resource
@@ -50,8 +49,7 @@ class CannotStart(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How it ended: by itself with a code, or by a signal."""
 
     exit_code: int | None

@@ -16,8 +16,8 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 FAIL_IF: Final = "fail_if"
 PARTIAL_IF: Final = "partial_if"
@@ -38,11 +38,10 @@ SHOWN_CHARACTERS_MAX: Final = 500
 RESULT_BYTES_MAX: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The first line that each kind found. `whole` is False when not everything was looked at."""
 
-    lines: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, str] = MappingProxyType({})
     whole: bool = True
 
 

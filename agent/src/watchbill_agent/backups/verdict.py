@@ -12,8 +12,7 @@ The last one that applies holds:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from watchbill.backups.bounds import NUMBER_MAX
 from watchbill_agent.backups.patterns import FAIL_IF, OK_IF, PARTIAL_IF, Found
@@ -39,8 +38,7 @@ COUNT_DIGITS_MAX: Final = 19
 COUNTED: Final = ("bytes_source", "bytes_added", "bytes_stored", "files", "files_failed")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`reason` is a short word, `errors` say it to a person."""
 
     outcome: str

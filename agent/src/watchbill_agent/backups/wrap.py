@@ -14,11 +14,9 @@ end; what that means is the collector's to judge.
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from watchbill.homes import Homes
-from watchbill_agent.backups.commandline import OWN_FAILURE
 from watchbill_agent.backups.jobfile import WRAP, JobFile, read_job
 from watchbill_agent.backups.passing import (
     COUNT,
@@ -33,8 +31,10 @@ from watchbill_agent.backups.passing import (
 )
 from watchbill_agent.backups.patterns import KINDS, OK_IF, Found, Search, UnusablePattern, compiled
 from watchbill_agent.backups.telling import CLOSE_S_MAX, Telling
+from watchbill_agent.entry import OWN_FAILURE
 
 if TYPE_CHECKING:
+    from watchbill.homes import Homes
     from watchbill_agent.backups.adapter import Adapter, RunFacts
     from watchbill_agent.backups.drop import Document
 
@@ -50,14 +50,13 @@ BLOCK_BYTES: Final = 512
 """What the kernel counts a process' reading and writing in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wrapping:
-    """What the command line says."""
+class Wrapping(NamedTuple):
+    """What the command line says. Values here are no dataclasses: a backup would wait 15 ms for their import."""
 
     job: str
     argv: Sequence[str]
-    patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    count: int = 0
+    patterns: Mapping[str, Sequence[str]] = MappingProxyType({})
+    count_descriptor: int = 0
     """The descriptor on which the command says how many bytes it has written; 0: none."""
     require_record: bool = False
     manifest: Sequence[str] = ()
@@ -68,7 +67,7 @@ class Wrapping:
 class Wrap:
     """One run."""
 
-    def __init__(self, wrapping: Wrapping, homes: Homes) -> None:
+    def __init__(self, wrapping: Wrapping, homes: "Homes") -> None:
         self._wrapping = wrapping
         self._homes = homes
         self._job: JobFile = read_job(homes.etc, wrapping.job)
@@ -83,7 +82,9 @@ class Wrap:
 
     def run(self) -> int:
         """The exit code to end with; may end by the signal that ended the command."""
-        passing = Passing(self._wrapping.argv, environment_at_start(), self._kept, self._wrapping.count)
+        passing = Passing(
+            self._wrapping.argv, environment_at_start(), self._kept, self._wrapping.count_descriptor
+        )
         self._started_ms = _now_ms()
         telling = Telling(self._drop)
         telling.keep(self._begun)
@@ -195,7 +196,7 @@ class Wrap:
             more: dict[str, Any] = {"exit_code": how.code}
         else:
             facts = self._facts(how)
-            count = read_count(self._out[COUNT].content()) if self._wrapping.count else None
+            count = read_count(self._out[COUNT].content()) if self._wrapping.count_descriptor else None
             verdict = judge(how.exit_code, how.signal, facts, found, ok_wanted=self._ok_wanted, count=count)
             more = {**_used(how), **_numbers(facts), **(count or {})}
         return self._record(
