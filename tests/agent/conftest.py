@@ -27,6 +27,7 @@ from watchbill.protocol.frames import (
     Settings,
     Stream,
     StreamMark,
+    VerifyBackup,
     Welcome,
     digest_of,
 )
@@ -53,6 +54,8 @@ class Collector:
         self.hellos: list[object] = []
         self.admission = End(EndReason.SHUTDOWN, "this host may come in")
         self.sessions = 0
+        self.asks: list[VerifyBackup] = []
+        """What every session is asked for first."""
         self.marks: dict[tuple[bytes, int], StreamMark] = {}
         self.acknowledging = True
         self._news = asyncio.Condition()
@@ -97,6 +100,8 @@ class Collector:
                 yield encode_down(
                     Welcome(self.sessions, _now_ms(), marks, Settings(credit_bytes=1 << 20), instance=name)
                 )
+                for request in self.asks:
+                    yield encode_down(request)
             elif kind == "batch" and self.acknowledging:
                 last = pb.Record.FromString(up.batch.records[-1])
                 stream = Stream(up.batch.stream)

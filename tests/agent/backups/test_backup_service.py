@@ -34,11 +34,12 @@ from watchbill.backups.record import (
     Record,
     read_record,
 )
+from watchbill.backups.requests import BACKUP_ANSWERED, UNKNOWN_JOB
 from watchbill.clock import ManualClock
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, StorageError
 from watchbill.limits import EVENT_BYTES_MAX
-from watchbill.protocol.frames import Stream
+from watchbill.protocol.frames import VERIFY, Stream, VerifyBackup
 from watchbill_agent import doctor
 from watchbill_agent.backups import asked, child, service
 from watchbill_agent.backups.adapter import Check, Observation, Reason, Snapshot, Verification
@@ -821,6 +822,31 @@ async def test_an_agent_announces_looks_and_takes_up_other_jobs_at_a_reload(
     began_s = time.monotonic()
     assert await agent.stop() == 0
     assert time.monotonic() - began_s < 30
+
+
+async def test_an_agent_without_backups_answers_what_it_is_asked_once(
+    tmp_path: Path, collector: Any, agents: Any, enrol: Any
+) -> None:
+    home = tmp_path / "a"
+    enrol(home, collector)
+    collector.asks = [VerifyBackup(b"r" * 16, "db", "data")] * 3
+    agent = agents(home, 'interval = "1s"\n')
+
+    def answers() -> list[Any]:
+        events = [record.event for record in collector.records(Stream.CRIT)]
+        return [event for event in events if event.kind == BACKUP_ANSWERED]
+
+    await collector.until(lambda _: answers())
+    said = json.loads(answers()[0].payload)
+    assert (answers()[0].event_id, said["request"], said["job"]) == (b"r" * 16, (b"r" * 16).hex(), "db")
+    assert (said["answer"], said["reason"]) == ("refused", UNKNOWN_JOB)
+    name = "watchbill_agent_backup_requests_refused_total"
+    await collector.until(
+        lambda _: [value for _, one, _, value in collector.samples() if one == name][-1:] == [1]
+    )
+    assert VERIFY in collector.hellos[-1].takes
+    assert await agent.stop() == 0
+    assert len(answers()) == 1
 
 
 async def test_an_agent_whose_backups_are_written_wrongly_does_not_start(
