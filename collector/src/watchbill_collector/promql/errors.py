@@ -35,11 +35,14 @@ class BadQuery(PromqlError):
 
 
 class NotSupported(BadQuery):
-    """PromQL of a kind that this engine refuses. `feature` names it."""
+    """PromQL of a kind that this engine refuses. `feature` names it; `at` is where it stands (`1:15`), if that is
+    known.
+    """
 
-    def __init__(self, feature: str, expression: str = "") -> None:
+    def __init__(self, feature: str, expression: str = "", at: str = "") -> None:
         where = f" (in {expression})" if expression else ""
-        super().__init__(f"{feature} is not supported{where}", expression)
+        begin = f"{at}: parse error: " if at else ""
+        super().__init__(f"{begin}{feature} is not supported{where}", expression)
         self.feature = feature
 
 

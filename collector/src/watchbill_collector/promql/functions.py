@@ -353,10 +353,10 @@ def call_node(expr: ast.Call, args: list[Arg]) -> Node:
     if name in DATE_FUNCTIONS:
         return DateNode(expr, DATE_FUNCTIONS[name], nodes[0] if nodes else None)
     if name in _NATIVE_ONLY:
-        raise NotSupported(f"{name}(), which needs native histograms,", str(expr))
+        raise NotSupported(f"{name}(), which needs native histograms,", str(expr), "".join(expr.at[:1]))
     builder = _BUILDERS.get(name)
     if builder is None:
-        raise NotSupported(f"the function {name}()", str(expr))
+        raise NotSupported(f"the function {name}()", str(expr), "".join(expr.at[:1]))
     return builder(expr, nodes)
 
 

@@ -176,6 +176,8 @@ class _Rewriter:
         elif text.lower() == "or" and self._is_label():
             # The parser would see an alternative between matchers in it.
             text = f'"{text}"'
+        elif text[:1] == "#":
+            text = " "  # What is in a comment is nobody's business, be it text or not.
         if token.kind == "number" and "_" in text and not has_odd_underscores(token):
             text = text.replace("_", "")
         self._out.append(text)

@@ -18,6 +18,7 @@ _ESCAPE = re.compile(
 )
 _PLAIN = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\"}
 _CODE_POINT_MAX = 0x10FFFF
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Places:
@@ -60,15 +61,18 @@ def _takes_nothing(regex: str) -> bool:
 def unquoted(literal: str) -> str:
     """What a string literal says; raises BadQuery. Bytes that are no UTF-8 become BAD_BYTES characters."""
     quote, body = literal[0], literal[1:-1]
+    if _SURROGATE.search(body):
+        # Nothing that was sent as bytes: half a character, which a program put into JSON as an escape.
+        raise BadQuery("parse error: invalid UTF-8 rune")
     if quote == "`" or "\\" not in body:
         return body
     out = bytearray()
     position = 0
     for escape in _ESCAPE.finditer(body):
-        out += body[position : escape.start()].encode("utf-8", "surrogatepass")
+        out += body[position : escape.start()].encode()
         out += _meant(escape, quote)
         position = escape.end()
-    out += body[position:].encode("utf-8", "surrogatepass")
+    out += body[position:].encode()
     return "".join(
         chr(ord(char) - 0xDC80 + BAD_BYTES) if 0xDC80 <= ord(char) < 0xDD00 else char
         for char in out.decode("utf-8", "surrogateescape")

@@ -46,6 +46,8 @@ _OF_ONE: Final = {
         last_over_time max_over_time min_over_time present_over_time rate resets stddev_over_time stdvar_over_time
         sum_over_time""",
 }
+_NEWER_OVER_TIME: Final = """first_over_time mad_over_time ts_of_first_over_time ts_of_last_over_time
+    ts_of_max_over_time ts_of_min_over_time"""
 _OF_A_DATE: Final = "day_of_month day_of_week day_of_year days_in_month hour minute month year"
 
 
@@ -55,6 +57,7 @@ def _all() -> Iterator[tuple[str, Signature]]:
             yield name, Signature((kind,))
     for name in _OF_A_DATE.split():
         yield name, Signature((_VECTOR,), more=1)
+    yield from _newer()
     yield "clamp", Signature((_VECTOR, _SCALAR, _SCALAR))
     yield "clamp_max", Signature((_VECTOR, _SCALAR))
     yield "clamp_min", Signature((_VECTOR, _SCALAR))
@@ -72,6 +75,20 @@ def _all() -> Iterator[tuple[str, Signature]]:
     yield "sort_by_label_desc", Signature((_VECTOR, _STRING), more=-1)
     yield "time", Signature((), returns=_SCALAR)
     yield "vector", Signature((_SCALAR,))
+
+
+def _newer() -> Iterator[tuple[str, Signature]]:
+    """What the parser knows of the newest Prometheus. What no engine of ours evaluates is refused by its name later."""
+    for name in _NEWER_OVER_TIME.split():
+        yield name, Signature((_MATRIX,))
+    for name in ("max_of", "min_of"):
+        yield name, Signature((_SCALAR, _SCALAR), returns=_SCALAR)
+    for name in ("start", "end", "step", "range"):
+        yield name, Signature((), returns=_SCALAR)
+    yield "histogram_quantiles", Signature((_VECTOR, _STRING, _SCALAR, _SCALAR), more=-1)
+    yield "info", Signature((_VECTOR, _VECTOR), more=1)
+    yield "integral", Signature((_MATRIX, _SCALAR), more=1)
+    yield "start_timestamp", Signature((_VECTOR,))
 
 
 SIGNATURES: Final = dict(_all())

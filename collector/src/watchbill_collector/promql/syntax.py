@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from watchbill_collector.promql import numerals
 from watchbill_collector.promql.ast import Kind
 from watchbill_collector.promql.braces import Braces, Found, meant, shown, unfinished
 from watchbill_collector.promql.errors import BadQuery, TooLarge
@@ -66,7 +67,7 @@ _DURATION: Final = re.compile("".join(f"(?:[0-9]+{unit})?" for unit in ("y", "w"
 def fault(text: str, tokens: Sequence[Token], unknown: str = "") -> str:
     """`1:5: parse error: unexpected ..., wanted ...`, or nothing when all is as it may be. `unknown` is the name of a
     function that the parser does not know. Raises TooLarge."""
-    reader = _Reader(tokens, len(text), unknown)
+    reader = _Reader(tokens, text, unknown)
     try:
         faults = reader.run().faults
     except Found as found:
@@ -91,9 +92,10 @@ class _Pending:
 class _Reader:
     """Once through the tokens, from the left; only brackets recurse."""
 
-    def __init__(self, tokens: Sequence[Token], end: int, unknown: str) -> None:
+    def __init__(self, tokens: Sequence[Token], text: str, unknown: str) -> None:
         self._tokens = tokens
-        self._end = end
+        self._whole = text
+        self._end = len(text)
         self._unknown = unknown
         self._number = 0
         self._depth = 0
@@ -189,12 +191,19 @@ class _Reader:
     def _literal(self) -> Piece:
         """A number, which may be written as a duration."""
         token = self._tokens[self._number]
+        self._numeral(token)
         if token.kind == "duration":
             _judge(token)
         elif has_odd_underscores(token):
             raise Found(token.at, f"bad number or duration syntax: {quoted(token.text)}")
         self._number += 1
         return Piece(token.at, Kind.SCALAR)
+
+    def _numeral(self, token: Token) -> None:
+        """Raises Found for digits that are no number."""
+        words = numerals.fault(self._whole, token.at) if token.kind in ("number", "duration") else ""
+        if words:
+            raise Found(token.at, words)
 
     def _close(self) -> None:
         if self._text() != ")":
@@ -384,6 +393,7 @@ class _Reader:
         if self._kind() not in ("number", "duration") and self._text() not in _NOT_FINITE:
             raise self._unexpected('a time, "start()" or "end()"')
         token = self._tokens[self._number]
+        self._numeral(token)
         if not is_time(token):
             raise Found(piece.at, f"timestamp out of bounds for @ modifier: {token.text}")
         self._number += 1
@@ -394,15 +404,18 @@ class _Reader:
 
     def _inside(self, wanted: str) -> None:
         """A duration in a range."""
-        self._duration(wanted)
+        self._duration(wanted, in_range=True)
         if self._kind() == "word":
             what = self._tokens[self._number].text
             raise Found(self._at(), f"unexpected {what!r} in a range, wanted a duration such as 5m")
 
-    def _duration(self, wanted: str) -> None:
+    def _duration(self, wanted: str, *, in_range: bool = False) -> None:
         if self._kind() not in ("number", "duration"):
             raise self._unexpected(wanted)
-        _judge(self._tokens[self._number])
+        token, behind = self._tokens[self._number], self._tokens[self._number + 1 : self._number + 2]
+        if not (in_range and behind and behind[0].kind == "word"):
+            self._numeral(token)
+        _judge(token)
         self._number += 1
 
 
