@@ -17,6 +17,7 @@ from watchbill_collector.config import CollectorConfig, load_config
 from watchbill_collector.rules import Source, check, lint, read, stock_sources
 from watchbill_collector.rules.files import load as load_rules
 from watchbill_collector.rules.stock import unknown_stock
+from watchbill_collector.runbookfiles import check_runbooks
 from watchbill_collector.servicebook import read_services
 
 PASSWORD_BYTES_MAX = 4096
@@ -94,8 +95,8 @@ def check_channels(config: CollectorConfig) -> None:
 
 
 def all_problems(homes: Homes) -> list[Problem]:
-    """Everything that is wrong with a configuration: collector.toml, rules, services, channels. What follows from
-    another mistake alone is not told: while collector.toml cannot be read, nobody knows which channels there are.
+    """Everything that is wrong with a configuration: collector.toml, rules, runbooks, services, channels. What follows
+    from another mistake alone is not told: while collector.toml cannot be read, nobody knows which channels there are.
     """
     problems: list[Problem] = []
     config: CollectorConfig | None = None
@@ -105,6 +106,7 @@ def all_problems(homes: Homes) -> list[Problem]:
         problems += exc.problems
     for judge in (
         lambda: check_rules(homes, config or CollectorConfig()),
+        lambda: check_runbooks(homes),
         lambda: read_services(homes.etc, None if config is None else config.channel_names),
         lambda: None if config is None else check_channels(config),
         lambda: None if config is None else check_files(homes, config),

@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     add("init", _init, "make the certificate authority, the keys, the store and the first administrator")
     start = add("run", _run, "run the collector until it is stopped")
     start.add_argument("-v", "--verbose", action="store_true", help="log more")
-    check = add("check-config", _check_config, "read the configuration and the rules, print every problem")
+    check = add(
+        "check-config", _check_config, "read the configuration, rules and runbooks, print every problem"
+    )
     check.add_argument("--json", action="store_true", help="print one JSON document")
     printing = check.add_mutually_exclusive_group()
     printing.add_argument("--print-sample", action="store_true", help="print a commented collector.toml")

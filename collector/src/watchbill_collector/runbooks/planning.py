@@ -39,7 +39,7 @@ from watchbill_collector.runbooks.resolving import (
 )
 from watchbill_collector.runbooks.templates import plain, render
 
-ROWS_MAX: Final = 5_000
+ROWS_MAX: Final = 20_000
 """Steps times hosts of one plan; what is beyond is a problem of its own."""
 
 OK: Final = "ok"
@@ -292,7 +292,7 @@ class _Planning:
         elif child is None:
             self.problems.append(f"{name}: there is no runbook {call.runbook}")
         else:
-            judged = call_parameters(call, child, scope, self._facts)
+            judged = call_parameters(call, child, scope, self._facts, drill=self._drill)
             self.problems += [f"{name}: {one}: {text}" for one, text in judged.problems.items()]
             self.runbook(child, judged, f"{name}/")
 

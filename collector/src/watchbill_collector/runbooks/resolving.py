@@ -137,8 +137,10 @@ def left_out(step: Step, *, drill: bool) -> bool:
     return step.drill == ("skip" if drill else "only")
 
 
-def call_parameters(call: Call, child: Runbook, scope: Scope, facts: Facts = NO_FACTS) -> Judged:
-    """The parameters of a runbook that another one calls."""
+def call_parameters(
+    call: Call, child: Runbook, scope: Scope, facts: Facts = NO_FACTS, *, drill: bool = False
+) -> Judged:
+    """The parameters of a runbook that another one calls; in a drill what its own drill says goes before defaults."""
     given: dict[str, str] = {}
     missing: dict[str, str] = {}
     for name, template in call.parameters.items():
@@ -147,7 +149,7 @@ def call_parameters(call: Call, child: Runbook, scope: Scope, facts: Facts = NO_
             missing[name] = f"{template.text} is not known"
         else:
             given[name] = _text_for(child.parameter(name), value)
-    judged = judge_parameters(child, given)
+    judged = judge_parameters(child, given, drill=drill)
     return Judged(judged.values, judged.texts, {**judged.problems, **missing})
 
 
