@@ -34,10 +34,11 @@ class Created(Row, frozen=True, kw_only=True, tag="created"):
 
 
 class State(Row, frozen=True, kw_only=True, tag="state"):
-    """The run does something else now."""
+    """The run does something else now; `step` is what a person is asked about."""
 
     state: str
     detail: str = ""
+    step: str = ""
 
 
 class PhaseBegan(Row, frozen=True, kw_only=True, tag="phase"):
@@ -122,6 +123,8 @@ class Intent(Row, frozen=True, kw_only=True, tag="intent"):
     probes: str = ""
     round: int = 0
     """Of fresh premises; 0: the step itself."""
+    output: str = "text"
+    timeout_s: int = 0
 
 
 class Sent(Row, frozen=True, kw_only=True, tag="sent"):

@@ -1,0 +1,193 @@
+"""Gates: what people are asked to agree to, and whether enough have.
+
+A gate's manifest names every protected effect that it covers, with host, action, digest and arguments. Where it names
+any, hosts look at the votes themselves: then only signed votes count, and each has to count on every host.
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from watchbill.actions.grants import Manifest, ProtectedEffect, count_votes, open_vote, read_manifest
+from watchbill.actions.grants import digest as manifest_digest
+from watchbill.actions.signing import SignatureRefused
+from watchbill.errors import Unreadable
+from watchbill_collector.runbooks.model import Act, Gate
+from watchbill_collector.runbooks.resolving import Bound, Resolved, resolve
+from watchbill_collector.runbooks.run.flow import FlatStep, Flow
+from watchbill_collector.runbooks.run.progress import GateProgress, Run
+from watchbill_collector.runbooks.run.rows import GateOpened, Target
+from watchbill_collector.runbooks.run.scope import scope_of
+from watchbill_collector.runbooks.run.world import AGREED_MS, GATE_MS, World
+
+PROBLEMS_SHOWN: Final = 5
+
+
+def covered(run: Run, flow: Flow, gate: str, world: World) -> tuple[list[ProtectedEffect], list[str]]:
+    """The protected effects that a gate covers, and why some could not be told: then it must not open."""
+    effects: list[ProtectedEffect] = []
+    problems: list[str] = []
+    for position, name, step, act in flow.acts():
+        for needs, bound, problem in _protected(resolve_act(run, flow, step, act, world)):
+            if flow.covering_gate(position, *needs) != gate:
+                continue
+            if bound is not None:
+                effects.append(bound.effect(name))
+            else:
+                problems.append(f"{name}: {problem}")
+    return effects, problems
+
+
+def resolve_act(run: Run, flow: Flow, step: FlatStep | None, act: Act, world: World) -> Resolved:
+    """What an act comes to now."""
+    scope = scope_of(run, flow, step.caller if step is not None else "")
+    return resolve(act, scope, world.fleet, world.facts)
+
+
+def _protected(resolved: Resolved) -> Iterable[tuple[tuple[int, str], Bound | None, str]]:
+    for one in resolved.bound:
+        if one.action.protected:
+            yield (one.action.needs.approvals, one.action.needs.role), one, ""
+    for other in resolved.unbound:
+        if other.known is not None and other.known.protected:
+            needs = other.known.needs
+            yield (needs.approvals, needs.role), None, f"{other.host}: {other.message}"
+
+
+def opening(run: Run, flow: Flow, gate: FlatStep, world: World, now_ms: int) -> GateOpened | str:
+    """The row that opens a gate, or why it cannot be opened."""
+    what = gate.step.what
+    assert isinstance(what, Gate), "a gate"
+    effects, problems = covered(run, flow, gate.id, world)
+    if problems:
+        return f"what is to be agreed to is not known: {'; '.join(problems[:PROBLEMS_SHOWN])}"
+    expires_ms = now_ms + (round(gate.step.timeout_s * 1000) or GATE_MS)
+    manifest = Manifest(
+        site=world.site,
+        run=run.run_id,
+        runbook=run.created.runbook,
+        runbook_digest=run.created.digest,
+        gate=gate.id,
+        requester=run.requester,
+        reason=run.created.reason,
+        drill=run.created.drill,
+        opened_ms=now_ms,
+        expires_ms=expires_ms + AGREED_MS,
+        effects=tuple(effects),
+    )
+    try:
+        content = manifest.content()
+    except Unreadable as exc:
+        return str(exc)
+    return GateOpened(
+        step=gate.id,
+        role=what.role,
+        count=what.count,
+        expires_ms=expires_ms,
+        manifest=content.decode("utf-8"),
+        digest=manifest_digest(content),
+        own_vote=what.own_vote,
+        on_host=bool(effects),
+        covers=[_token(one) for one in effects],
+    )
+
+
+def covers(opened: GateOpened, step: str, target: Target) -> bool:
+    """Whether what was agreed to names this effect."""
+    effect = ProtectedEffect(
+        step=step,
+        agent=target.agent,
+        host=target.host,
+        action=target.action,
+        action_digest=target.digest,
+        arguments=dict(target.arguments),
+    )
+    return _token(effect) in opened.covers
+
+
+def _token(effect: ProtectedEffect) -> str:
+    return json.dumps(effect.document(), sort_keys=True, separators=(",", ":"))
+
+
+# ---------------------------------------------------------------- counting
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Who has agreed and counts, who said no ("" for nobody), and why each other vote does not count, by person."""
+
+    agreed: frozenset[str]
+    denied: str
+    left_out: dict[str, str]
+
+
+def tally(run: Run, gate: GateProgress, world: World, now_ms: int) -> Tally:
+    """The votes of a gate as they stand; of each person the last word."""
+    opened = gate.opened
+    left_out: dict[str, str] = {}
+    said: dict[str, tuple[bool, str]] = {}
+    for _, vote in gate.votes:
+        if vote.person in gate.voided:
+            left_out[vote.person] = gate.voided[vote.person]
+        elif vote.digest != opened.digest:
+            left_out[vote.person] = "agreed to something else"
+        elif opened.on_host and not vote.signed and vote.approve:
+            left_out[vote.person] = "hosts look at the votes themselves: it has to be signed"
+        elif vote.approve and not opened.own_vote and vote.person == run.requester:
+            left_out[vote.person] = "asked for it himself"
+        else:
+            said[vote.person] = (vote.approve, vote.signed)
+    denied = next((person for person, (approve, _) in said.items() if not approve), "")
+    if denied:
+        return Tally(frozenset(), denied, left_out)
+    agreed = frozenset(person for person, (_, signed) in said.items() if not signed)
+    signed = [base64.b64decode(one) for _, one in said.values() if one]
+    if signed:
+        counted, refused = _count_signed(gate, signed, world, now_ms)
+        agreed |= counted
+        left_out |= {person: why for person, why in refused.items() if person not in agreed}
+    return Tally(agreed, "", left_out)
+
+
+def _count_signed(
+    gate: GateProgress, signed: list[bytes], world: World, now_ms: int
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Signed votes have to count on every host that will look at them."""
+    if world.roster is None:
+        return frozenset(), {"": "no roster is published that says who may approve"}
+    fault = world.roster.fault(now_ms)
+    if fault:
+        return frozenset(), {"": fault}
+    content = gate.opened.manifest.encode("utf-8")
+    hosts = sorted({one.agent for one in read_manifest(content).effects})
+    everywhere = [dict(world.labels.get(agent, {})) for agent in hosts] or [{}]
+    agreed: frozenset[str] | None = None
+    left_out: dict[str, str] = {}
+    for labels in everywhere:
+        counted, refused = count_votes(world.roster, content, signed, gate.opened.role, labels, now_ms)
+        agreed = counted if agreed is None else agreed & counted
+        for text in refused:
+            person, _, why = text.partition(": ")
+            left_out[person] = why
+    return agreed or frozenset(), left_out
+
+
+def judge_signed(gate: GateProgress, signed: bytes, world: World, now_ms: int) -> tuple[str, bool, str]:
+    """Of a vote that is handed in: whose it is, whether it is a yes, and why it does not count, or "".
+
+    Raises SignatureRefused, Unreadable for one that nobody on the roster has signed.
+    """
+    if world.roster is None:
+        raise SignatureRefused("no roster is published that says who may approve")
+    vote, person = open_vote(world.roster, signed)
+    counted, left_out = _count_signed(gate, [signed], world, now_ms)
+    if vote.approve:
+        return (
+            person.name,
+            True,
+            "" if person.name in counted else left_out.get(person.name, "; ".join(left_out.values())),
+        )
+    fault = next((why for name, why in left_out.items() if name == person.name and why != ""), "")
+    return person.name, False, fault
