@@ -1,6 +1,7 @@
 """The units as systemd itself reads them, without one that runs."""
 
 import configparser
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from watchbill_collector.config import CollectorConfig
 ROOT = Path(__file__).parents[2]
 UNITS = ("watchbill-agent", "watchbill-collector")
 SLEEP = "watchbill-agent-sleep"
+RUNNER = "watchbill-runner"
 EXPOSURE_MAX = 20
 """Tenths: 2.0."""
 
@@ -28,7 +30,7 @@ def unit(request, tmp_path):
     return copied(request.param, tmp_path)
 
 
-@pytest.fixture(params=(*UNITS, SLEEP))
+@pytest.fixture(params=(*UNITS, SLEEP, RUNNER))
 def any_unit(request, tmp_path):
     return copied(request.param, tmp_path)
 
@@ -37,6 +39,8 @@ def copied(name: str, tmp_path: Path) -> Path:
     """A copy that starts the programs of the environment the tests run in."""
     source = ROOT / "systemd" / f"{name}.service"
     copy = tmp_path / source.name
+    if name == RUNNER:
+        shutil.copy(ROOT / "systemd" / f"{name}.socket", tmp_path)
     programs = Path(sys.executable).parent
     copy.write_text(source.read_text().replace("/opt/watchbill/bin", str(programs)))
     return copy
@@ -104,6 +108,25 @@ def test_directories_are_the_ones_the_daemons_use(unit):
     assert Path("/run") / found["RuntimeDirectory"][0] == homes.run
     assert Path("/etc") / found["ConfigurationDirectory"][0] == homes.etc
     assert found["StateDirectoryMode"] == ["0700"]
+
+
+def test_the_runner_is_started_by_its_socket_and_keeps_its_ledger():
+    from watchbill.config import Homes
+    from watchbill_agent.runner.frames import SOCKET_NAME
+    from watchbill_agent.runner.service import AGENT_USER
+
+    homes = Homes.resolve("runner", env={})
+    door, found = (
+        settings(ROOT / "systemd" / f"{RUNNER}.socket"),
+        settings(ROOT / "systemd" / f"{RUNNER}.service"),
+    )
+    assert door["ListenStream"] == [str(homes.run / SOCKET_NAME)]
+    assert (door["SocketUser"], door["SocketGroup"], door["SocketMode"]) == (["root"], [AGENT_USER], ["0660"])
+    assert Path("/var/lib") / found["StateDirectory"][0] == homes.var
+    assert "RuntimeDirectory" not in found, "the socket would be removed with the runner"
+    assert "User" not in found
+    assert (found["PrivateNetwork"], found["RestrictAddressFamilies"]) == (["yes"], ["AF_UNIX"])
+    assert found["CapabilityBoundingSet"] == [""]
 
 
 def test_the_daemons_are_users_of_their_own_that_sysusers_makes(tmp_path):

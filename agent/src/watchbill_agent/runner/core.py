@@ -1,0 +1,688 @@
+"""One runner: an order goes in, events come out; what runs is looked after; what was told and is safe is forgotten.
+
+Accepting a command:
+
+1. judged (judging.py): nothing is written for who is refused but the refusal;
+2. the job into an empty room, durable;
+3. the decision and the marks into the ledger, durable: from here on this key is never decided on again;
+4. a supervisor is asked for. Whether it lives, its lock says; how far it came, the ledger.
+
+Refusals of commands whose signature holds are decisions as well: what was told as "will not be run" must not be run
+when the same key comes again. Everything is synchronous and short; waiting is the service's.
+"""
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from watchbill.actions import outcomes
+from watchbill.actions.definition import Effect
+from watchbill.actions.enrolled import read_enrolled, read_roster_keys
+from watchbill.actions.files import load_allowed
+from watchbill.actions.order import LOOKS, Address, Ask, Cancel, Command, Order, Refusal, RosterCopy
+from watchbill.clock import Clock
+from watchbill.errors import StorageError, Unreadable
+from watchbill.files import FileMissing, UnreadableFile, read_bounded, write_atomic
+from watchbill.homes import Homes
+from watchbill.logs import fields
+from watchbill_agent.runner import bounds, tree
+from watchbill_agent.runner.boot import boot_id
+from watchbill_agent.runner.cells import Disk, SystemDisk
+from watchbill_agent.runner.executor import Place, finish, not_begun, nothing_known
+from watchbill_agent.runner.inventory import inventory
+from watchbill_agent.runner.job import Job
+from watchbill_agent.runner.judging import (
+    Host,
+    Judged,
+    Now,
+    Yes,
+    check_counter,
+    check_epoch_and_times,
+    hear,
+    is_fresh,
+    judge_command,
+    open_for,
+)
+from watchbill_agent.runner.launching import Launcher, NotLaunched
+from watchbill_agent.runner.ledger import KEPT_MS, Class, Entry, Ledger, LedgerFull, Marks, Progress
+from watchbill_agent.runner.rooms import Rooms
+from watchbill_agent.runner.supervising import CANCEL, Ended
+from watchbill_agent.runner.telling import Allowance, Answers, Event, Notes
+
+log = logging.getLogger(__name__)
+
+ROSTER: Final = "roster.signed"
+ROSTER_BYTES_MAX: Final = 320 * 1024
+GONE: Final = "its supervisor is gone, and nobody saw how it ended"
+NEVER_SEEN: Final = "it was accepted, and nothing says that it began"
+
+
+@dataclass(slots=True)
+class Store:
+    """The runner's files, open."""
+
+    ledger: Ledger
+    rooms: Rooms
+    notes: Notes
+
+    def close(self) -> None:
+        """Give them back."""
+        self.ledger.close()
+        self.rooms.close()
+        self.notes.close()
+
+
+@dataclass(slots=True)
+class Running:
+    """A job whose end is not written down. `asked_s`: since when a supervisor is expected."""
+
+    job: Job
+    asked_s: float
+    cancel: bool = False
+
+
+@dataclass(slots=True)
+class Finished:
+    """A job whose end waits to be fetched, as it will be told."""
+
+    job: Job
+    result: Event
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an order caused at once. `changed`: another inventory than before."""
+
+    events: list[Event] = field(default_factory=list)
+    changed: bool = False
+
+
+class Runner:
+    """What the socket serves. `owner` is whose files are believed, beside root's; `slots` are those of a new ledger."""
+
+    def __init__(
+        self,
+        homes: Homes,
+        owner: int,
+        clock: Clock,
+        launcher: Launcher,
+        disk: Disk | None = None,
+        boot: str | None = None,
+        slots: int = bounds.SLOTS,
+    ) -> None:
+        self.homes = homes
+        self.owner = owner
+        self.counts: Counter[str] = Counter()
+        """Orders by what came of them: `accepted`, and the words of refusals."""
+        self.untold = 0
+        """Refusals that were only counted, for there were too many."""
+        self._clock = clock
+        self._launcher = launcher
+        self._disk = disk or SystemDisk()
+        self._boot = boot or boot_id()
+        self._slots = slots
+        self._store: Store | None = None
+        self.fault = ""
+        """Why nothing can be written down; then nothing is accepted."""
+        self._running: dict[int, Running] = {}
+        self._finished: dict[int, Finished] = {}
+        self._accepted_told: set[int] = set()
+        self._result_told: set[int] = set()
+        self._answers = Answers()
+        self._strangers = Allowance(bounds.REFUSALS_BURST, bounds.REFUSALS_EVERY_S, clock.monotonic_s)
+        self._known = Allowance(bounds.ANSWERS_BURST, bounds.ANSWERS_EVERY_S, clock.monotonic_s)
+        self._not_told_since = 0
+        self._opened()
+
+    # ------------------------------------------------------------ what it stands on
+
+    def _opened(self) -> Store | None:
+        """The files, opened when they were not; None when they cannot be, and `fault` says why."""
+        if self._store is not None:
+            return self._store
+        try:
+            ledger = Ledger.open(self._disk, self.homes.var, self._clock.wall_ms(), self._slots)
+            rooms = Rooms.open(self._disk, self.homes.var)
+            notes = Notes.open(self._disk, self.homes.var)
+        except (OSError, StorageError, Unreadable) as exc:
+            if not self.fault:
+                log.error("nothing can be written down, so nothing is run", extra=fields(reason=exc))
+            self.fault = str(exc)
+            return None
+        self.fault = ""
+        if ledger.damaged:
+            log.error(
+                "decisions in the ledger are damaged: it is another one now",
+                extra=fields(cells=ledger.damaged),
+            )
+        self._store = Store(ledger, rooms, notes)
+        self._adopt(self._store)
+        return self._store
+
+    def _adopt(self, store: Store) -> None:
+        """What another runner left behind, by its key."""
+        self._running.clear()
+        self._finished.clear()
+        self._accepted_told.clear()
+        self._result_told.clear()
+        for room, job in store.rooms.jobs().items():
+            entry = store.ledger.find(job.key)
+            if entry is None or entry.reason:
+                store.rooms.leave(room)  # Written down before the decision, which was never made.
+            else:
+                self._running[room] = Running(job, self._clock.monotonic_s())
+        self.look()
+
+    def _lost(self, error: OSError | StorageError) -> str:
+        """The disk failed under us: the files are opened anew at the next order."""
+        log.error("the runner's files cannot be written", extra=fields(reason=error))
+        if self._store is not None:
+            self._store.close()
+        self._store = None
+        return f"what is done cannot be written down: {error}"
+
+    def close(self) -> None:
+        """Give the files back; what runs goes on."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def host(self) -> Host:
+        """What root of this host says now."""
+        etc, owner = self.homes.etc, self.owner
+        enrolled, keys, roster, enrolled_fault, roster_fault = None, {}, b"", "", ""
+        try:
+            enrolled = read_enrolled(etc, owner)
+        except Unreadable as exc:
+            enrolled_fault = str(exc)
+        try:
+            keys = read_roster_keys(etc, owner)
+            roster = read_bounded(self.homes.var / ROSTER, ROSTER_BYTES_MAX)
+        except FileMissing:
+            pass
+        except (Unreadable, UnreadableFile) as exc:
+            roster_fault = str(exc)
+        return Host(
+            enrolled=enrolled,
+            allowed=load_allowed(etc, owner),
+            owner=owner,
+            roster_keys=keys,
+            roster=roster,
+            enrolled_fault=enrolled_fault,
+            roster_fault=roster_fault,
+        )
+
+    def _now(self) -> Now:
+        return Now(self._clock.wall_ms(), self._clock.boottime_ms(), self._boot)
+
+    # ------------------------------------------------------------ orders
+
+    def order(self, signed: bytes) -> Answer:
+        """Judge an order and carry it out; what it caused at once."""
+        host = self.host()
+        try:
+            address, order = hear(signed, host)
+        except Judged as exc:
+            return self._refused(self._refusal("", "", "", exc), self._strangers)
+        store = self._opened()
+        if store is None:
+            key, run, step = _named(address, order)
+            return self._refused(
+                self._refusal(key, run, step, Judged(Refusal.LEDGER, self.fault)), self._known
+            )
+        try:
+            return self._carry_out(store, host, address, order)
+        except (OSError, StorageError) as exc:
+            key, run, step = _named(address, order)
+            no = Judged(Refusal.LEDGER, str(exc) if isinstance(exc, LedgerFull) else self._lost(exc))
+            return self._refused(self._refusal(key, run, step, no), self._known)
+
+    def _carry_out(self, store: Store, host: Host, address: Address, order: Order) -> Answer:
+        if isinstance(order, Command):
+            return self._command(store, host, address, order)
+        try:
+            check_epoch_and_times(address, store.ledger, self._now())
+            marks = check_counter(address, store.ledger.marks)
+            changed = marks.epoch != store.ledger.marks.epoch
+            store.ledger.raise_marks(marks)
+            match order:
+                case Ask():
+                    return Answer(self._states(store, order.question, order.keys), changed)
+                case Cancel():
+                    return Answer(self._cancel(store, order.key), changed)
+                case RosterCopy():
+                    return Answer([], self._take_roster(store, host, order.signed) or changed)
+        except Judged as exc:
+            return self._refused(self._refusal("", "", "", exc), self._known)
+
+    def _command(self, store: Store, host: Host, address: Address, command: Command) -> Answer:
+        key = command.key(address.site, address.agent)
+        ledger, now = store.ledger, self._now()
+        marks = ledger.marks
+        fresh = is_fresh(address, marks)
+        known = ledger.find(key)
+        decided = Marks(address.epoch, address.counter, marks.roster) if fresh else marks
+        try:
+            check_epoch_and_times(address, ledger, now)
+        except Judged as exc:
+            if known is not None:
+                return self._again(store, known, command)
+            # A late order that was never heard is decided on; an old one that is played back is not worth a place.
+            keep = fresh and exc.reason is not Refusal.EPOCH
+            return self._decline(store, key, command, exc, decided if keep else None)
+        if known is not None:
+            return self._again(store, known, command)
+        try:
+            check_counter(address, marks)
+            self.look()
+            running = {room: one.job for room, one in self._running.items()}
+            yes = judge_command(command, host, ledger, running, len(self._empty_rooms(store)), now)
+        except Judged as exc:
+            return self._decline(store, key, command, exc, decided)
+        return self._accept(store, key, command, yes, decided, now)
+
+    def _accept(self, store: Store, key: str, command: Command, yes: Yes, marks: Marks, now: Now) -> Answer:
+        job = Job(
+            key=key,
+            run=command.run,
+            step=command.step,
+            action=yes.action.name,
+            plan=yes.plan,
+            lock=command.lock,
+            task=yes.task,
+            ledger=store.ledger.id,
+            boot=now.boot,
+            at_ms=now.wall_ms,
+            approvers=yes.approvers,
+        )
+        look = yes.plan or yes.action.effect is Effect.READ
+        class_ = Class.LOOK if look else Class.EFFECT
+        kept_ms = max(KEPT_MS[class_], 0 if yes.plan else yes.action.cooldown_s * 1000)
+        entry = self._entry(key, class_, "" if yes.plan else yes.action.name, now, kept_ms)
+        room = self._empty_rooms(store)[0]
+        changed = marks.epoch != store.ledger.marks.epoch
+        store.rooms.settle(room, job)
+        try:
+            store.ledger.decide(entry, marks)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                store.rooms.leave(room)
+            raise
+        self.counts["accepted"] += 1
+        running = self._running[room] = Running(job, self._clock.monotonic_s())
+        log.info("accepted", extra=fields(action=job.action, run=job.run, step=job.step, key=key))
+        events = [Event(outcomes.COMMAND_ACCEPTED, job.accepted().to_json())]
+        try:
+            self._launcher.start(key, job.task)
+        except NotLaunched as exc:
+            self._end(store, room, running, not_begun(str(exc)))
+            events += [self._finished[room].result] if room in self._finished else []
+        return Answer(events, changed)
+
+    def _entry(self, key: str, class_: Class, action: str, now: Now, kept_ms: int, reason: str = "") -> Entry:
+        return Entry(
+            key=key,
+            class_=class_,
+            action=action,
+            at_ms=now.wall_ms,
+            boot=now.boot,
+            boottime_ms=now.boottime_ms,
+            until_ms=now.wall_ms + kept_ms,
+            reason=reason,
+        )
+
+    def _empty_rooms(self, store: Store) -> list[int]:
+        taken = self._running.keys() | self._finished.keys()
+        return [room for room in range(store.rooms.count) if room not in taken]
+
+    # ------------------------------------------------------------ no
+
+    def _decline(self, store: Store, key: str, command: Command, no: Judged, marks: Marks | None) -> Answer:
+        """Refuse a command. With `marks` it is a decision: this key will not be run."""
+        changed = False
+        if marks is not None:
+            now = self._now()
+            class_ = Class.LOOK if command.purpose in LOOKS else Class.REFUSED
+            changed = marks.epoch != store.ledger.marks.epoch
+            with contextlib.suppress(LedgerFull):
+                entry = self._entry(key, class_, "", now, KEPT_MS[class_], no.reason.value)
+                store.ledger.decide(entry, marks)
+        answer = self._refused(self._refusal(key, command.run, command.step, no), self._known)
+        answer.changed = changed
+        return answer
+
+    def _refusal(self, key: str, run: str, step: str, no: Judged) -> outcomes.Refused:
+        at_ms = self._clock.wall_ms()
+        return outcomes.Refused(key=key, run=run, step=step, reason=no.reason, detail=no.detail, at_ms=at_ms)
+
+    def _refused(self, refused: outcomes.Refused, allowance: Allowance) -> Answer:
+        """Tell a refusal, unless there were too many: those are counted, and the next one that is told says so."""
+        self.counts[refused.reason.value] += 1
+        if not allowance.spend():
+            self.untold += 1
+            self._not_told_since += 1
+            return Answer()
+        log.warning(
+            "refused", extra=fields(reason=refused.reason.value, detail=refused.detail, key=refused.key)
+        )
+        detail = refused.detail[: outcomes.DETAIL_CHARACTERS_MAX - 60]
+        if self._not_told_since:
+            detail += f" ({self._not_told_since} refusals before it were not told)"
+        told = outcomes.Refused(
+            key=refused.key,
+            run=refused.run,
+            step=refused.step,
+            reason=refused.reason,
+            detail=detail,
+            at_ms=refused.at_ms,
+        )
+        event = Event(outcomes.COMMAND_REFUSED, told.to_json())
+        if not self._noted(event):
+            self.untold += 1
+            self._not_told_since += 1
+            return Answer()
+        self._not_told_since = 0
+        return Answer([event])
+
+    def _noted(self, event: Event) -> bool:
+        if self._store is None:
+            self._answers.add(event)  # In memory, which is all there is.
+            return True
+        try:
+            return self._store.notes.add(event)
+        except OSError as exc:
+            self._lost(exc)
+            self._answers.add(event)
+            return True
+
+    # ------------------------------------------------------------ what is known already
+
+    def _again(self, store: Store, entry: Entry, command: Command) -> Answer:
+        """The stored answer to a key that was decided on."""
+        self.counts["again"] += 1
+        if not self._known.spend():
+            self.untold += 1
+            return Answer()
+        self.look()
+        waiting = [event for room, event in self._waiting_in_rooms() if self._key_in(room) == entry.key]
+        if not waiting:
+            waiting = [self._recalled(store, entry, command)]
+            self._answers.add(waiting[0])
+        return Answer(waiting)
+
+    def _key_in(self, room: int) -> str:
+        found = self._running.get(room) or self._finished.get(room)
+        return "" if found is None else found.job.key
+
+    def _recalled(self, store: Store, entry: Entry, command: Command) -> Event:
+        """What is left of a command whose events were fetched."""
+        if entry.reason:
+            told = outcomes.Refused(
+                key=entry.key,
+                run=command.run,
+                step=command.step,
+                reason=Refusal(entry.reason),
+                detail="refused when it first came",
+                at_ms=entry.at_ms,
+            )
+            return Event(outcomes.COMMAND_REFUSED, told.to_json())
+        progress = store.ledger.progress(entry)
+        if not isinstance(progress, Progress) or not progress.outcome:
+            return _states_event("again", store.ledger.id, self._boot, {entry.key: outcomes.State.ACCEPTED})
+        finished = outcomes.Finished(
+            key=entry.key,
+            run=command.run,
+            step=command.step,
+            ledger=store.ledger.id,
+            outcome=outcomes.Outcome(progress.outcome),
+            started_ms=progress.started_ms,
+            ended_ms=progress.ended_ms,
+            exit_code=progress.exit_code,
+            signal=progress.signal,
+            whole=False,
+            output_bytes=progress.output_bytes,
+            output_digest=progress.output_digest,
+            detail="told again; what it printed was fetched before",
+        )
+        return Event(outcomes.COMMAND_FINISHED, finished.to_json())
+
+    def _states(self, store: Store, question: str, keys: Iterable[str]) -> list[Event]:
+        self.look()
+        states = {key: self._state(store, key) for key in keys}
+        event = _states_event(question, store.ledger.id, self._boot, states)
+        self._answers.add(event)
+        return [event]
+
+    def _state(self, store: Store, key: str) -> outcomes.State:
+        entry = store.ledger.find(key)
+        if entry is None:
+            return outcomes.State.ABSENT
+        if entry.reason:
+            return outcomes.State.REFUSED
+        progress = store.ledger.progress(entry)
+        if progress is None:
+            return outcomes.State.ACCEPTED
+        done = isinstance(progress, Progress) and progress.outcome
+        return outcomes.State.FINISHED if done else outcomes.State.RUNNING
+
+    def _cancel(self, store: Store, key: str) -> list[Event]:
+        """End what runs. When nothing does, say what is known: there is nothing that would follow."""
+        self.look()
+        for running in self._running.values():
+            if running.job.key == key:
+                running.cancel = True
+                self.look()
+                return []
+        return self._states(store, "cancel", (key,))
+
+    def _take_roster(self, store: Store, host: Host, signed: bytes) -> bool:
+        """Keep a roster, when it is not older than what was seen; whether it is another one."""
+        roster = open_for(host, signed)
+        seen = store.ledger.marks.roster
+        if roster.serial < seen:
+            raise Judged(
+                Refusal.ROSTER, f"the roster {roster.serial} is older than {seen}, which was seen here"
+            )
+        if signed == host.roster:
+            return False
+        if roster.serial == seen and host.roster:
+            raise Judged(Refusal.ROSTER, f"another roster {seen} was seen here: sign it with a higher serial")
+        write_atomic(self.homes.var / ROSTER, signed)
+        marks = store.ledger.marks
+        store.ledger.raise_marks(Marks(marks.epoch, marks.counter, roster.serial))
+        return True
+
+    # ------------------------------------------------------------ looking after what runs
+
+    def look(self) -> None:
+        """See what has ended, and what nobody sees to any more."""
+        self._launcher.reap()
+        store = self._opened() if self._running else self._store
+        if store is None:
+            return
+        for room, running in list(self._running.items()):
+            try:
+                self._look_at(store, room, running)
+            except OSError as exc:
+                self._lost(exc)
+                return
+
+    def _look_at(self, store: Store, room: int, running: Running) -> None:
+        job = running.job
+        entry = store.ledger.find(job.key)
+        assert entry is not None, "a room belongs to a decision"
+        progress = store.ledger.progress(entry)
+        if isinstance(progress, Progress) and progress.outcome:
+            self._close(store, room, running, progress)
+            return
+        if running.cancel and isinstance(progress, Progress) and tree.born(progress.pid) == progress.born:
+            running.cancel = False
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(progress.pid, CANCEL)
+        waits = progress is None and job.boot == self._boot
+        if waits and self._clock.monotonic_s() - running.asked_s < bounds.START_S:
+            return
+        with store.rooms.locked(room) as free:
+            if not free:
+                return
+            # Nobody can be at work now; but somebody may have ended between our two looks.
+            progress = store.ledger.progress(entry)
+            if not (isinstance(progress, Progress) and progress.outcome):
+                self._end(
+                    store, room, running, nothing_known(NEVER_SEEN if progress is None else GONE), locked=True
+                )
+                return
+        self._close(store, room, running, progress)
+
+    def _end(self, store: Store, room: int, running: Running, ended: Ended, *, locked: bool = False) -> None:
+        """Write an end for a command that has no supervisor."""
+        job = running.job
+        if not locked:
+            with store.rooms.locked(room) as free:
+                if free:
+                    self._end(store, room, running, ended, locked=True)
+            return
+        entry = store.ledger.find(job.key)
+        assert entry is not None, "a room belongs to a decision"
+        progress = store.ledger.progress(entry)
+        kept = store.rooms.result(room, job.key)
+        started = progress if isinstance(progress, Progress) else _never_started(job)
+        if kept is not None:
+            # Its supervisor wrote the result and died before it could say that there is one.
+            found = outcomes.read_finished(kept)
+            self._write_progress(store, entry, started, found)
+        else:
+            finish(Place(store.ledger, store.rooms), room, job, started, ended, self._clock.wall_ms())
+        written = store.ledger.progress(entry)
+        assert isinstance(written, Progress), "it was just written"
+        self._close(store, room, running, written)
+
+    def _write_progress(
+        self, store: Store, entry: Entry, started: Progress, found: outcomes.Finished
+    ) -> None:
+        store.ledger.advance(
+            entry,
+            Progress(
+                key=entry.key,
+                boot=started.boot,
+                pid=started.pid,
+                born=started.born,
+                started_ms=found.started_ms,
+                outcome=found.outcome.value,
+                ended_ms=found.ended_ms,
+                exit_code=found.exit_code,
+                signal=found.signal,
+                output_bytes=found.output_bytes,
+                output_digest=found.output_digest,
+            ),
+        )
+
+    def _close(self, store: Store, room: int, running: Running, progress: Progress) -> None:
+        """What ran has ended: its result waits to be fetched."""
+        job = running.job
+        payload = store.rooms.result(room, job.key)
+        if payload is None:
+            # Its cell is damaged: what the ledger has of it is told.
+            payload = outcomes.Finished(
+                key=job.key,
+                run=job.run,
+                step=job.step,
+                ledger=job.ledger,
+                outcome=outcomes.Outcome(progress.outcome),
+                started_ms=progress.started_ms,
+                ended_ms=progress.ended_ms,
+                exit_code=progress.exit_code,
+                signal=progress.signal,
+                whole=False,
+                output_bytes=progress.output_bytes,
+                output_digest=progress.output_digest,
+                detail="what it printed is damaged",
+            ).to_json()
+        del self._running[room]
+        self._finished[room] = Finished(job, Event(outcomes.COMMAND_FINISHED, payload))
+        log.info("ended", extra=fields(action=job.action, outcome=progress.outcome, key=job.key))
+
+    # ------------------------------------------------------------ what is told
+
+    @property
+    def running(self) -> int:
+        """Commands that go on."""
+        return len(self._running)
+
+    def waiting(self) -> list[Event]:
+        """Every event that was not confirmed, those of one command in their order."""
+        notes = [] if self._store is None else self._store.notes.waiting()
+        return [event for _, event in self._waiting_in_rooms()] + notes + self._answers.waiting()
+
+    def _waiting_in_rooms(self) -> list[tuple[int, Event]]:
+        found: list[tuple[int, Event]] = []
+        jobs = {room: one.job for room, one in self._running.items()}
+        jobs |= {room: one.job for room, one in self._finished.items()}
+        for room, job in sorted(jobs.items(), key=lambda each: each[1].at_ms):
+            if room not in self._accepted_told:
+                found.append((room, Event(outcomes.COMMAND_ACCEPTED, job.accepted().to_json())))
+            if room in self._finished and room not in self._result_told:
+                found.append((room, self._finished[room].result))
+        return found
+
+    def confirm(self, ids: Iterable[bytes]) -> None:
+        """These are safe elsewhere."""
+        by_id = {event.id: (room, event) for room, event in self._waiting_in_rooms()}
+        for event_id in ids:
+            if event_id in by_id:
+                room, event = by_id[event_id]
+                accepted = event.kind == outcomes.COMMAND_ACCEPTED
+                (self._accepted_told if accepted else self._result_told).add(room)
+            self._answers.confirm(event_id)
+            if self._store is not None:
+                self._store.notes.confirm(event_id)
+        self._leave_rooms()
+
+    def _leave_rooms(self) -> None:
+        for room in list(self._finished):
+            if room in self._accepted_told and room in self._result_told and self._store is not None:
+                with contextlib.suppress(OSError):
+                    self._store.rooms.leave(room)
+                del self._finished[room]
+                self._accepted_told.discard(room)
+                self._result_told.discard(room)
+
+    def inventory(self) -> list[outcomes.Inventory]:
+        """What this host can do, in its parts."""
+        store = self._opened()
+        marks = Marks() if store is None else store.ledger.marks
+        return inventory(self.host(), "" if store is None else store.ledger.id, marks.epoch, marks.roster)
+
+    def status(self) -> dict[str, object]:
+        """For people and tests."""
+        store = self._opened()
+        return {
+            "ledger": "" if store is None else store.ledger.id,
+            "remembered": 0 if store is None else store.ledger.held,
+            "remembered_max": 0 if store is None else store.ledger.slots,
+            "running": len(self._running),
+            "waiting": len(self.waiting()),
+            "counts": dict(self.counts),
+            "untold": self.untold,
+            "answers_dropped": self._answers.dropped,
+            "fault": self.fault,
+        }
+
+
+def _never_started(job: Job) -> Progress:
+    return Progress(key=job.key, boot=job.boot, pid=0, born=0, started_ms=job.at_ms)
+
+
+def _states_event(question: str, ledger: str, boot: str, states: dict[str, outcomes.State]) -> Event:
+    told = outcomes.States(question=question, ledger=ledger, boot=boot, states=states)
+    return Event(outcomes.COMMAND_STATES, told.to_json())
+
+
+def _named(address: Address, order: Order) -> tuple[str, str, str]:
+    if isinstance(order, Command):
+        return order.key(address.site, address.agent), order.run, order.step
+    return "", "", ""
