@@ -5,7 +5,7 @@ from typing import Final
 
 from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Passed, Sight
-from watchbill_collector.backups.texts import moment, said, span
+from watchbill_collector.backups.texts import MINUTE_MS, moment, said, span
 from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet
 
 NEAR: Final = 0.8
@@ -36,8 +36,8 @@ def fresh(sight: Sight, points: Points) -> Facet:
     passed = _passed(sight, points, deadline_ms)
     if passed is Passed.NO:
         if sight.later(point_ms + round(NEAR * rpo_ms)):
-            return _young(moment(point_ms), rpo_s)
-        return _near(moment(point_ms), rpo_s, moment(deadline_ms))
+            return _young(point_ms // MINUTE_MS, rpo_s)
+        return _near(point_ms // MINUTE_MS, rpo_s, deadline_ms // MINUTE_MS)
     text = f"newest point {moment(point_ms)}, RPO {span(rpo_s)}"
     if passed is Passed.YES:
         return Facet(BAD, "over-rpo", f"{text}: over since {moment(deadline_ms)}")
@@ -45,13 +45,14 @@ def fresh(sight: Sight, points: Points) -> Facet:
 
 
 @lru_cache(YOUNG_REMEMBERED)
-def _young(point: str, rpo_s: float) -> Facet:
-    return Facet(OK, "ok", f"newest point {point}, RPO {span(rpo_s)}")
+def _young(minute: int, rpo_s: float) -> Facet:
+    return Facet(OK, "ok", f"newest point {moment(minute * MINUTE_MS)}, RPO {span(rpo_s)}")
 
 
 @lru_cache(YOUNG_REMEMBERED)
-def _near(point: str, rpo_s: float, over: str) -> Facet:
-    return Facet(WARN, "near-rpo", f"newest point {point}, RPO {span(rpo_s)}: over at {over}")
+def _near(minute: int, rpo_s: float, over: int) -> Facet:
+    text = f"newest point {moment(minute * MINUTE_MS)}, RPO {span(rpo_s)}"
+    return Facet(WARN, "near-rpo", f"{text}: over at {moment(over * MINUTE_MS)}")
 
 
 def _passed(sight: Sight, points: Points, deadline_ms: int) -> Passed:

@@ -16,7 +16,7 @@ from watchbill_collector.backups.facet_fresh import heard
 from watchbill_collector.backups.points import Points, points_of
 from watchbill_collector.backups.runs import Run
 from watchbill_collector.backups.sight import Passed, Sight
-from watchbill_collector.backups.texts import moment, said, span
+from watchbill_collector.backups.texts import MINUTE_MS, moment, said, span
 from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, Facet, Standing
 
 LATE_AFTER_MS: Final = 60_000
@@ -33,6 +33,7 @@ ENDED_REMEMBERED: Final = 16_384
 """Most runs end well, and many began in the same minute: they have one facet."""
 NO_RUN: Final = Facet(UNKNOWN, "no-run", "it has not run yet")
 _OK: Final = Outcome.OK
+_RUNNING: Final = Outcome.RUNNING
 
 
 def run(sight: Sight, points: Points) -> Facet:
@@ -41,7 +42,7 @@ def run(sight: Sight, points: Points) -> Facet:
     last = runs[-1] if runs else None
     ended = NO_RUN
     if last is not None:
-        if last.running:
+        if last.outcome is _RUNNING:
             going = _going(sight, last)
             if going.reason != "no-end":
                 return _still(sight, going, points.made_ms)
@@ -149,7 +150,7 @@ def _ended(sight: Sight, last: Run) -> Facet:
         if limit_s and last.duration_ms > limit_s * 1000:
             took = f"took {span(last.duration_ms / 1000)}, {span(limit_s)} at most"
             return Facet(WARN, "took-too-long", f"the run of {moment(last.began_ms)} ended well and {took}")
-        return _ended_well(moment(last.began_ms))
+        return _ended_well(last.began_ms // MINUTE_MS)
     began = f"the run of {moment(last.began_ms)}"
     if last.outcome is Outcome.PARTIAL:
         lacking = f", {last.files_failed} files failed" if last.files_failed else ""
@@ -164,17 +165,16 @@ def _ended(sight: Sight, last: Run) -> Facet:
 
 
 @lru_cache(ENDED_REMEMBERED)
-def _ended_well(began: str) -> Facet:
-    return Facet(OK, "ok", f"the run of {began} ended well")
+def _ended_well(minute: int) -> Facet:
+    return Facet(OK, "ok", f"the run of {moment(minute * MINUTE_MS)} ended well")
 
 
 def _when_due(sight: Sight, began_ms: int, ended_ms: int, ended: Facet) -> Facet:
     """What is to be said when something was due since the last one began; else `ended`. What was due while it still ran
     was not missed: tools do not run twice at once."""
     schedule, standing = sight.definition.schedule, sight.standing
-    asked_from_ms = max(standing.asked_from_ms, standing.paused_until_ms)
     if schedule.every_s:
-        due_ms = max(began_ms, asked_from_ms) + round(schedule.every_s * 1000)
+        due_ms = max(began_ms, _asked_from_ms(standing)) + round(schedule.every_s * 1000)
         if sight.later(due_ms):
             return ended
         return _not_begun(sight, due_ms, ended)
@@ -183,8 +183,10 @@ def _when_due(sight: Sight, began_ms: int, ended_ms: int, ended: Facet) -> Facet
     around = sight.dues.around(sight.now_ms)
     if around.next_ms != NEVER_MS:
         sight.later(around.next_ms + LATE_AFTER_MS)
-    early_ms = _early_ms(around)
-    if around.due_ms <= asked_from_ms or began_ms >= around.due_ms - early_ms or ended_ms >= around.due_ms:
+    if began_ms >= around.due_ms or ended_ms >= around.due_ms:
+        return ended
+    early_ms, asked_from_ms = _early_ms(around), _asked_from_ms(standing)
+    if around.due_ms <= asked_from_ms or began_ms >= around.due_ms - early_ms:
         return ended
     if around.before_ms > asked_from_ms and max(began_ms + early_ms, ended_ms) < around.before_ms:
         # The one before did not come either: it is not late again, it is still missing.
@@ -200,7 +202,7 @@ def _missed_before(
 ) -> Facet | None:
     """What was missed between one run and the beginning of the next one."""
     schedule, standing = sight.definition.schedule, sight.standing
-    asked_from_ms = max(standing.asked_from_ms, standing.paused_until_ms)
+    asked_from_ms = _asked_from_ms(standing)
     if schedule.every_s:
         dues = [max(began_ms, asked_from_ms) + round(schedule.every_s * 1000)]
     elif schedule.by_the_clock:
@@ -225,6 +227,11 @@ def _missed_before(
         if missed_ms <= until_ms and sight.passed(missed_ms) is Passed.YES:
             return _missed(due_ms, missed_ms)
     return None
+
+
+def _asked_from_ms(standing: Standing) -> int:
+    """What was due until then is not asked for."""
+    return max(standing.asked_from_ms, standing.paused_until_ms)
 
 
 def _early_ms(around: Around) -> int:

@@ -5,8 +5,9 @@ to were looked at after its end and show nothing of it. A partial run's snapshot
 so it is the run's word that leaves it out. Times of the future prove nothing.
 """
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from watchbill.backups.definition import Definition
 from watchbill.backups.record import Outcome
@@ -24,8 +25,7 @@ _OK: Final = Outcome.OK
 _UNNAMED: Final = ("",)
 
 
-@dataclass(slots=True)
-class Points:
+class Points(msgspec.Struct, gc=False):
     """`newest_ms` is 0 when nothing can be restored. `snapshots`: how many the fullest copy holds. `copies`: the
     newest of each copy of which something is known.
 
@@ -37,10 +37,10 @@ class Points:
     seen_ms: int = 0
     made_ms: int = 0
     snapshots: int = 0
-    copies: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, int] = msgspec.field(default_factory=dict)
     unconfirmed: Run | None = None
     contradicted: bool = False
-    unrestorable: list[str] = field(default_factory=list)
+    unrestorable: list[str] = msgspec.field(default_factory=list)
 
 
 def points_of(definition: Definition, evidence: Evidence) -> Points:

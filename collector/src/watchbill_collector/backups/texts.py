@@ -13,7 +13,7 @@ SPANS_REMEMBERED: Final = 1_024
 """Jobs are asked for the same few."""
 FOREIGN_CHARACTERS_MAX: Final = 300
 """Of what a host or a tool says, in a sentence of ours."""
-_MINUTE_MS: Final = 60_000
+MINUTE_MS: Final = 60_000
 _LENGTH: Final = len("2026-11-29 02:15")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -24,7 +24,7 @@ _EXACT_FROM: Final = 2
 
 def moment(at_ms: int) -> str:
     """`2026-11-29 02:15 UTC`. Told of a clock far out of order, a time may be none that a calendar has."""
-    return _minute(at_ms // _MINUTE_MS)
+    return _minute(at_ms // MINUTE_MS)
 
 
 @lru_cache(MINUTES_REMEMBERED)

@@ -111,8 +111,8 @@ class Standing:
         return max(self.defined_ms, self.scheduled_ms)
 
 
-class State(msgspec.Struct, frozen=True):
-    """What is to be said of a job.
+class State(msgspec.Struct, frozen=True, gc=False):
+    """What is to be said of a job. Nothing in it can lead back to it, so nobody has to look for that.
 
     `why` and `advice` are of the facet that the word comes from; `severity` is that facet's, "" when nothing is
     wrong. `next_ms`: when this may change though nothing is heard, 0 for never. `wants_ms`: what its host has to be
@@ -157,7 +157,7 @@ class State(msgspec.Struct, frozen=True):
         )
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """A job of which something else is to be said than before; `before` is None the first time."""
 
     key: JobKey
