@@ -18,15 +18,16 @@ from watchbill.commandline import (
     USAGE,
     Command,
     Parser,
-    Version,
+    add_command,
     add_unbuilt,
     at_home,
-    home_option,
+    program,
     run,
     say,
 )
 
 if TYPE_CHECKING:
+    from watchbill.commandline import Commands
     from watchbill.config import Homes
 
 PROGRAM = "watchbill-agent"
@@ -57,22 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = home_option()
-    parser = Parser(
-        prog=PROGRAM,
-        parents=[shared],
-        description="Samples this host and streams what it sees to the collector.",
-        epilog="Exit codes: 0 ok, 1 failed, 2 usage or configuration, 5 not reachable, 6 refused.",
-    )
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser, commands = program(PROGRAM, "Samples this host and streams what it sees to the collector.")
 
-    def add(name: str, command: Command, help_: str, *, json: bool = False) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, parents=[shared], help=help_, description=help_.capitalize() + ".")
-        added.set_defaults(command=command)
-        if json:
-            added.add_argument("--json", action="store_true", help="print one JSON document")
-        return added
+    def add(name: str, command: Command, help_: str, *, json: bool = False) -> Parser:
+        return add_command(commands, name, help_, command, json=json)
 
     start = add("run", _run, "run the agent until it is stopped")
     start.add_argument("-v", "--verbose", action="store_true", help="log more")
@@ -107,17 +96,14 @@ def _add_enroll(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--proxy", default=None, help="as proxy in agent.toml, which it overrides")
 
 
-def _add_spool(parser: argparse.ArgumentParser) -> None:
+def _add_spool(parser: Parser) -> None:
     actions = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
     for name, help_ in (
         ("inspect", "say what is in it"),
         ("verify", "read all of it; exit 1 when something is damaged"),
         ("repair", "take what is damaged out of the way; the agent must not run"),
     ):
-        added = actions.add_parser(
-            name, parents=[home_option()], help=help_, description=help_.capitalize() + "."
-        )
-        added.add_argument("--json", action="store_true", help="print one JSON document")
+        added = add_command(actions, name, help_, json=True)
         added.add_argument(
             "--dir", metavar="DIR", type=Path, help="the spool's directory, if not the agent's own"
         )
@@ -125,26 +111,16 @@ def _add_spool(parser: argparse.ArgumentParser) -> None:
             added.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
-def _add_backup(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_backup(commands: "Commands") -> None:
     from watchbill_agent.backups.commandline import add_commands
 
-    help_ = "wrap a backup's command, report how one went"
-    add_commands(
-        commands.add_parser(
-            "backup", parents=[home_option()], help=help_, description=help_.capitalize() + "."
-        )
-    )
+    add_commands(add_command(commands, "backup", "wrap a backup's command, report how one went"))
 
 
-def _add_actions(commands: "argparse._SubParsersAction[Parser]") -> None:
+def _add_actions(commands: "Commands") -> None:
     from watchbill_agent.actions.commandline import add_commands
 
-    help_ = "check and list what root lets be run on this host"
-    add_commands(
-        commands.add_parser(
-            "actions", parents=[home_option()], help=help_, description=help_.capitalize() + "."
-        )
-    )
+    add_commands(add_command(commands, "actions", "check and list what root lets be run on this host"))
 
 
 def _add_leaving(parser: argparse.ArgumentParser) -> None:

@@ -14,10 +14,11 @@ from watchbill.commandline import (
     USAGE,
     Command,
     Parser,
-    Version,
+    add_command,
     add_unbuilt,
     at_home,
     home_option,
+    program,
     run,
     say,
 )
@@ -42,20 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = home_option()
-    parser = Parser(
-        prog=PROGRAM,
-        parents=[shared],
-        description="Takes what agents send, keeps it, judges it, and answers for it.",
-        epilog="Exit codes: 0 ok, 1 failed, 2 usage or configuration, 5 not reachable, 6 refused.",
-    )
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser, commands = program(PROGRAM, "Takes what agents send, keeps it, judges it, and answers for it.")
 
-    def add(name: str, command: Command, help_: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, parents=[shared], help=help_, description=help_.capitalize() + ".")
-        added.set_defaults(command=command)
-        return added
+    def add(name: str, command: Command, help_: str, *, json: bool = False) -> Parser:
+        return add_command(commands, name, help_, command, json=json)
 
     add("init", _init, "make the certificate authority, the keys, the store and the first administrator")
     start = add("run", _run, "run the collector until it is stopped")
@@ -67,8 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     printing = check.add_mutually_exclusive_group()
     printing.add_argument("--print-sample", action="store_true", help="print a commented collector.toml")
     printing.add_argument("--print-reference", action="store_true", help="print what may be configured")
-    doctor = add("doctor", _doctor, "find out why the collector does not do what it should")
-    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    add("doctor", _doctor, "find out why the collector does not do what it should", json=True)
     add("migrate", _migrate, "bring the store to this version's schema")
     rules = add("rules", _rules, "check rule files, judge their unit tests, or print the stock pack")
     rule_actions = rules.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -77,24 +67,17 @@ def _parser() -> argparse.ArgumentParser:
         ("test", "+", "judge unit tests of rules", "unit-test files, as promtool has them"),
         ("stock", "*", "print files of the stock pack", "names of files; none lists them all"),
     ):
-        action = rule_actions.add_parser(
-            name, parents=[shared], help=help_, description=help_.capitalize() + "."
-        )
+        action = add_command(rule_actions, name, help_, json=name != "check")
         action.add_argument("file", nargs=many, help=about)
         action.set_defaults(action=name)
-        if name != "check":
-            action.add_argument("--json", action="store_true", help="print one JSON document")
     runbooks = add("runbooks", _runbooks, "judge runbooks without a running collector")
     runbook_actions = runbooks.add_subparsers(title="actions", metavar="ACTION", required=True)
     about_lint = "judge runbook files: what is wrong or odd, as far as the files tell"
-    linting = runbook_actions.add_parser(
-        "lint", parents=[shared], help=about_lint, description=about_lint.capitalize() + "."
-    )
+    linting = add_command(runbook_actions, "lint", about_lint, json=True)
     linting.add_argument("file", nargs="+", help="runbook files")
-    linting.add_argument("--json", action="store_true", help="print one JSON document")
     from watchbill_collector.usercommand import add_arguments as add_user_arguments
 
-    add_user_arguments(add("user", _user, "manage who may use the API"), shared)
+    add_user_arguments(add("user", _user, "manage who may use the API"), home_option())
     promql = add("promql", _promql, "evaluate PromQL over data given on standard input")
     promql.add_argument("--json-lines", action="store_true", required=True, help="one JSON object a line")
     for name, help_ in LATER.items():

@@ -15,6 +15,8 @@ from watchbill import outputs
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+    Commands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - It has no other name.
+
 OK, FAILED, USAGE = 0, 1, 2
 INTERRUPTED = 130
 
@@ -60,9 +62,33 @@ def home_option() -> Parser:
     return shared
 
 
-def add_unbuilt(
-    commands: "argparse._SubParsersAction[Parser]", name: str, help_: str, command: Command
-) -> None:
+def program(name: str, description: str) -> "tuple[Parser, Commands]":
+    """The command line of a program that has commands, and where they are added."""
+    parser = Parser(
+        prog=name,
+        parents=[home_option()],
+        description=description,
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage or configuration, 5 not reachable, 6 refused.",
+    )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    return parser, parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_command(
+    commands: "Commands", name: str, help_: str, command: Command | None = None, *, json: bool = False
+) -> Parser:
+    """A command, or the verb of one. Without `command` it is a group, whose verbs say what is called."""
+    added = commands.add_parser(
+        name, parents=[home_option()], help=help_, description=help_.capitalize() + "."
+    )
+    if command is not None:
+        added.set_defaults(command=command)
+    if json:
+        added.add_argument("--json", action="store_true", help="print one JSON document")
+    return added
+
+
+def add_unbuilt(commands: "Commands", name: str, help_: str, command: Command) -> None:
     """A command that is promised: whatever is typed behind it, options too, reaches `command`, which says so."""
     # Nothing begins with this character, so nothing is an option that this parser would have to know.
     later = commands.add_parser(name, help=help_, prefix_chars="\0", add_help=False)

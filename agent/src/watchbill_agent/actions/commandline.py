@@ -2,21 +2,17 @@
 
 import argparse
 
-from watchbill.commandline import home_option
+from watchbill.commandline import Parser, add_command
 
 
-def add_commands(actions: argparse.ArgumentParser) -> None:
+def add_commands(actions: Parser) -> None:
     """The commands of the group."""
     group = actions.add_subparsers(title="what to do", metavar="ACTION", required=True)
     for name, command, help_ in (
         ("check", _check, "read actions.d and observe.d and print every fault; exit 2 when there is one"),
         ("list", _list, "list what may be run on this host"),
     ):
-        added = group.add_parser(
-            name, parents=[home_option()], help=help_, description=help_.capitalize() + "."
-        )
-        added.add_argument("--json", action="store_true", help="print one JSON document")
-        added.set_defaults(command=command)
+        added = add_command(group, name, help_, command, json=True)
         if name == "list":
             added.add_argument("--digest", action="store_true", help="with the digests that approvers see")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from watchbill.commandline import FAILED, OK, Parser, home_option, say
+from watchbill.commandline import FAILED, OK, Parser, add_command, home_option, say
 from watchbill_agent.entry import OWN_FAILURE
 
 if TYPE_CHECKING:
@@ -23,26 +23,18 @@ TAIL_BYTES_MAX: Final = 32 * 1024
 """Read of a file for `--tail`; its end is kept."""
 
 
-def add_commands(backup: argparse.ArgumentParser) -> None:
+def add_commands(backup: Parser) -> None:
     """The commands of the group."""
     actions = backup.add_subparsers(title="what to do", metavar="ACTION", required=True)
     for name, command, help_ in (
         ("list", _list, "list this host's jobs and what was seen of them last"),
         ("look", _look, "look at a job's repositories now, as this user; nothing is sent"),
     ):
-        added = actions.add_parser(
-            name, parents=[home_option()], help=help_, description=help_.capitalize() + "."
-        )
-        added.add_argument("--json", action="store_true", help="print one JSON document")
-        added.set_defaults(command=command)
+        added = add_command(actions, name, help_, command, json=True)
         if name == "look":
             added.add_argument("job", metavar="JOB", help="its name in backups.d")
             added.add_argument("--copy", metavar="NAME", help="only this copy")
-    report = actions.add_parser(
-        "report", parents=[home_option()], help="say how a backup went", description="Say how a backup went."
-    )
-    _add_report(report)
-    report.set_defaults(command=_report)
+    _add_report(add_command(actions, "report", "say how a backup went", _report))
     _add_manifest(
         actions.add_parser(
             "manifest",
