@@ -55,7 +55,7 @@ export function csrfToken(cookies: string, port: string): string {
   return found;
 }
 
-async function write<T>(method: "POST" | "DELETE", path: string, body?: unknown): Promise<T> {
+export async function write<T>(method: "POST" | "DELETE", path: string, body?: unknown): Promise<T> {
   const port = location.port || (location.protocol === "https:" ? "443" : "80");
   const headers: Record<string, string> = { "X-Watchbill-CSRF": csrfToken(document.cookie, port) };
   if (body !== undefined) headers["Content-Type"] = "application/json";

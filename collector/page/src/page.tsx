@@ -5,6 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { AlertPage } from "./alert";
 import { AuditPage } from "./auditing";
 import { BackupsPage } from "./backups";
+import { Deciding } from "./deciding";
 import { Login, Who } from "./entry";
 import { moment, since } from "./format";
 import { HostPage } from "./host";
@@ -13,6 +14,8 @@ import { NoticesPage } from "./notices";
 import { Overview } from "./overview";
 import { QueryPage } from "./querying";
 import { RulesPage } from "./rules";
+import { RunPage } from "./run";
+import { RunbooksPage } from "./runbooks";
 import { ServicesPage } from "./services";
 import { SilencesPage } from "./silences";
 import { Silencing } from "./silencing";
@@ -22,9 +25,9 @@ import "./page.css";
 const WORDS = { connecting: "connecting", live: "live", lost: "not live", login: "login needed" };
 
 const WAYS: [string, string][] = [
-  ["", "Now"], ["hosts", "Hosts"], ["services", "Services"], ["backups", "Backups"], ["rules", "Rules"], ["silences", "Silences"], ["notices", "Notices"], ["query", "Query"],
+  ["", "Now"], ["hosts", "Hosts"], ["services", "Services"], ["backups", "Backups"], ["runbooks", "Runbooks"], ["rules", "Rules"], ["silences", "Silences"], ["notices", "Notices"], ["query", "Query"],
 ];
-const PARENTS: Record<string, string> = { alerts: "", host: "hosts" };
+const PARENTS: Record<string, string> = { alerts: "", host: "hosts", runs: "runbooks" };
 
 interface Place {
   view: string;
@@ -69,6 +72,10 @@ function View({ view, name, expr }: Place) {
       return <ServicesPage name={name} />;
     case "backups":
       return <BackupsPage id={name} />;
+    case "runbooks":
+      return <RunbooksPage name={name} />;
+    case "runs":
+      return name === undefined ? <RunbooksPage name={undefined} /> : <RunPage key={name} id={name} />;
     case "rules":
       return <RulesPage id={name} />;
     case "silences":
@@ -127,6 +134,7 @@ function Page() {
       <Stale />
       <div class={link.value === "lost" ? "view old" : "view"}><View {...place} /></div>
       <Silencing />
+      <Deciding />
     </>
   );
 }

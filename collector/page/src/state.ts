@@ -165,7 +165,7 @@ let events: EventSource | undefined;
 function listen(): void {
   if (events !== undefined && events.readyState !== EventSource.CLOSED) return;
   events = new EventSource("/api/watchbill/v1/events");
-  for (const kind of ["alert", "host", "backup", "resync"]) events.addEventListener(kind, hurry);
+  for (const kind of ["alert", "host", "backup", "run", "resync"]) events.addEventListener(kind, hurry);
   // The stream breaks at once when the collector goes; the next poll could be seconds away.
   events.addEventListener("error", hurry);
 }
