@@ -140,7 +140,7 @@ class _Rewriter:
             if self._operators > OPERATORS_MAX:
                 raise TooLarge(f"the expression has more than {OPERATORS_MAX} operators")
         if token.text == "(" and self._brackets and self._brackets[-1] == "[":
-            raise NotSupported("a duration expression in a range")
+            raise self._unsupported(token, "a duration expression in a range")
         if token.kind == "other" and token.text in "([{":
             self._brackets.append(token.text)
             self._name = ""
@@ -150,7 +150,7 @@ class _Rewriter:
             if self._brackets:
                 self._brackets.pop()
         elif token.kind == "trim":
-            raise NotSupported(f"the histogram trim operator {token.text!r}")
+            raise self._unsupported(token, f"the histogram trim operator {token.text!r}")
         elif token.kind == "other" and token.text == "@":
             if self._at_number():
                 return
@@ -161,7 +161,7 @@ class _Rewriter:
             if token.text.lower() == "offset":
                 self._offset(token)
                 return
-            raise NotSupported(f"the {token.text.lower()!r} modifier")
+            raise self._unsupported(token, f"the {token.text.lower()!r} modifier")
         self._emit(token)
 
     def _emit(self, token: Token) -> None:
@@ -249,7 +249,7 @@ class _Rewriter:
             elif token.kind == "word" and token.text.lower() in ("inf", "nan"):
                 raise BadQuery(f"duration out of range: {token.text}")
             elif token.text == "(" or (token.kind == "word" and token.text.lower() in _DURATION_FUNCTIONS):
-                raise NotSupported("a duration expression", "offset ...")
+                raise self._unsupported(token, "a duration expression", "offset ...")
             return
 
     def _inside_range(self, token: Token) -> None:
@@ -260,7 +260,7 @@ class _Rewriter:
         elif token.kind == "word" or token.text in "+-*/%^":
             if token.kind == "word" and token.text.lower() not in _DURATION_FUNCTIONS:
                 raise BadQuery(f"unexpected {token.text!r} in a range, wanted a duration such as 5m")
-            raise NotSupported("a duration expression in a range")
+            raise self._unsupported(token, "a duration expression in a range")
         else:
             self._emit(token)
 
@@ -287,6 +287,9 @@ class _Rewriter:
             self._position = position
             return True
         return False
+
+    def _unsupported(self, token: Token, feature: str, expression: str = "") -> NotSupported:
+        return NotSupported(feature, expression, place(self._text, token.at))
 
     def _peek(self) -> Token | None:
         return self._tokens[self._position] if self._position < len(self._tokens) else None

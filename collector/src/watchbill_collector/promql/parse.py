@@ -16,7 +16,7 @@ from watchbill_collector.matching import InvalidRegex, Matcher, MatchOp
 from watchbill_collector.promql import ast
 from watchbill_collector.promql.errors import BadQuery, NotSupported, TooLarge
 from watchbill_collector.promql.lexer import Prepared, Token, prepare, tokens, told
-from watchbill_collector.promql.positions import Sites
+from watchbill_collector.promql.positions import Sites, first_word
 from watchbill_collector.promql.syntax import fault
 from watchbill_collector.promql.wording import worded
 
@@ -42,6 +42,7 @@ _MATCH_OPS = {
     "NotRe": MatchOp.NOT_REGEX,
 }
 
+_FILLS = ("fill", "fill_left", "fill_right")
 _UNKNOWN = re.compile(r"unknown function with name '(\w+)'")
 _OF_SIGNS = "unary expression only allowed on expressions of type scalar or instant vector"
 
@@ -83,6 +84,7 @@ class _Converter:
 
     def __init__(self, text: str, prepared: Prepared) -> None:
         self._refused = partial(_refused, text, prepared.tokens)
+        self._first = partial(first_word, text, prepared.tokens)
         self._at_ms = prepared.at_ms
         self._text = prepared.places.text
         self._sites = Sites(text, prepared.tokens)
@@ -120,7 +122,7 @@ class _Converter:
 
     def _VectorSelector(self, node: Any) -> ast.Selector:  # noqa: N802
         if node.matchers.or_matchers:
-            raise NotSupported("'or' between label matchers")
+            raise NotSupported("'or' between label matchers", at=self._first(("or",), in_braces=True))
         matchers = [
             Matcher(self._text(matcher.name), _MATCH_OPS[_name(matcher.op)], self._text(matcher.value))
             for matcher in node.matchers.matchers
@@ -171,7 +173,7 @@ class _Converter:
         if modifier is not None:
             fill = modifier.fill_values
             if fill is not None and (fill.lhs is not None or fill.rhs is not None):
-                raise NotSupported("the 'fill' modifier")
+                raise NotSupported("the 'fill' modifier", at=self._first(_FILLS, in_braces=False))
         matching = None
         op = str(node.op)
         if lhs.kind is ast.Kind.VECTOR and rhs.kind is ast.Kind.VECTOR:

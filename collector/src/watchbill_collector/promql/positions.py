@@ -49,6 +49,17 @@ class Sites:
         return place(self._text, self._tokens[token].at)
 
 
+def first_word(text: str, tokens: Sequence[Token], words: Sequence[str], *, in_braces: bool) -> str:
+    """`line:column` of the first of some words, in braces or outside; empty when there is none."""
+    depth = 0
+    for token in tokens:
+        if token.kind == "other" and token.text in "{}":
+            depth += 1 if token.text == "{" else -1
+        elif token.kind == "word" and token.text.lower() in words and (depth > 0) == in_braces:
+            return place(text, token.at)
+    return ""
+
+
 def _inside(first: int, expr: ast.Expr) -> int:
     """The first token behind the parentheses around an expression."""
     while isinstance(expr, ast.Paren):
