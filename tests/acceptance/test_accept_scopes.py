@@ -227,6 +227,8 @@ ASKED: dict[str, list[Ask]] = {
         Ask("GET", f"{OURS}/runs?runbook={WHO}-book"),
         Ask("POST", f"{OURS}/runs", {"runbook": f"{WHO}-book", "reason": "mine"}),
     ],
+    f"{OURS}/roster": [Ask("GET", f"{OURS}/roster"), Ask("POST", f"{OURS}/roster", {"signed": "QUFB" * 30})],
+    f"{OURS}/roster/behind": [Ask("GET", f"{OURS}/roster/behind")],
     f"{OURS}/runs/{{name}}": [Ask("GET", f"{OURS}/runs/{WHO}-run")],
     f"{OURS}/runs/{{name}}/journal": [Ask("GET", f"{OURS}/runs/{WHO}-run/journal")],
     f"{OURS}/runs/{{name}}/vote": [

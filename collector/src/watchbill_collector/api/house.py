@@ -21,6 +21,7 @@ from watchbill_collector.api.ports import (
     RulesService,
     UsersService,
 )
+from watchbill_collector.api.roster_port import NoRoster, RosterService
 from watchbill_collector.api.runbook_port import RunbookService
 from watchbill_collector.api.runbook_twin import NoRunbooks
 from watchbill_collector.api.services import NoServices, ServicesService
@@ -52,6 +53,7 @@ class Services:
     telling: TellingService = field(default_factory=NoTelling)
     backups: BackupsService = field(default_factory=NoBackups)
     runbooks: RunbookService = field(default_factory=NoRunbooks)
+    roster: RosterService = field(default_factory=NoRoster)
 
 
 @dataclass(frozen=True, slots=True)

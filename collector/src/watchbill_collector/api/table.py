@@ -9,6 +9,7 @@ from watchbill_collector.api.notifications import NOTIFICATION_ROUTES
 from watchbill_collector.api.ours import OUR_ROUTES
 from watchbill_collector.api.people import PEOPLE_ROUTES
 from watchbill_collector.api.prometheus import PROMETHEUS_ROUTES
+from watchbill_collector.api.roster import ROSTER_ROUTES
 from watchbill_collector.api.routes import Route
 from watchbill_collector.api.runbooks import RUNBOOK_ROUTES
 from watchbill_collector.api.services import SERVICE_ROUTES
@@ -23,6 +24,7 @@ ROUTES: tuple[Route, ...] = (
     *SILENCE_ROUTES,
     *BACKUP_ROUTES,
     *RUNBOOK_ROUTES,
+    *ROSTER_ROUTES,
     *ALERT_LIST_ROUTES,
     *ALERT_ROUTES,
     *OUR_ROUTES,

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("approving", "Agree to what a run wants to do, with your own key."),
     "deny": ("approving", "Say no to it."),
     "automation": ("automation", "Whether anything acts by itself; pause or resume that."),
+    "roster": ("roster", "Who may approve: keys, signed rosters, hosts that are behind."),
     "enroll": ("enroll", "Make tokens that let hosts in; list or revoke them."),
     "gaps": ("hosts", "Which data are known to be missing, and why."),
     "silences": ("silences", "Quiet for some alerts, for a while, with a reason."),
@@ -43,7 +44,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 LATER = (
     "incidents",
     "drills",
-    "roster",
     "evidence",
     "mark",
     "report",
