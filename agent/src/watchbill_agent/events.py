@@ -41,6 +41,10 @@ class Events:
         collector has it once. Raises UsageError for one that no collector takes, SpoolFull when it cannot be kept.
         """
         content = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+        return await self.keep_bytes(kind, content, event_id)
+
+    async def keep_bytes(self, kind: str, content: bytes, event_id: bytes | None = None) -> Receipt:
+        """The same for a payload that is JSON already. Raises as `keep` does."""
         if not is_kind(kind):
             raise UsageError(f"got the kind {kind!r}, wanted {KIND_WANTED}")
         if len(content) > EVENT_BYTES_MAX:

@@ -21,8 +21,8 @@ from watchbill.actions.signing import public_key
 from watchbill.clock import Clock, SystemClock
 from watchbill.homes import Homes
 from watchbill_agent.runner.core import Runner
+from watchbill_agent.runner.event import Event
 from watchbill_agent.runner.launching import SessionLauncher
-from watchbill_agent.runner.telling import Event
 
 COLLECTOR, SAFE, ANNA, BORIS = (bytes([n]) * 32 for n in (1, 2, 3, 4))
 SITE, AGENT, INSTANCE = "main", "agent-2", "db2"

@@ -32,6 +32,7 @@ from watchbill.logs import fields
 from watchbill_agent.runner import bounds, tree
 from watchbill_agent.runner.boot import boot_id
 from watchbill_agent.runner.cells import Disk, SystemDisk
+from watchbill_agent.runner.event import Event
 from watchbill_agent.runner.executor import Place, finish, not_begun, nothing_known
 from watchbill_agent.runner.inventory import inventory
 from watchbill_agent.runner.job import Job
@@ -51,7 +52,7 @@ from watchbill_agent.runner.launching import Launcher, NotLaunched
 from watchbill_agent.runner.ledger import KEPT_MS, Class, Entry, Ledger, LedgerFull, Marks, Progress
 from watchbill_agent.runner.rooms import Rooms
 from watchbill_agent.runner.supervising import CANCEL, Ended
-from watchbill_agent.runner.telling import Allowance, Answers, Event, Notes
+from watchbill_agent.runner.telling import Allowance, Answers, Notes
 
 log = logging.getLogger(__name__)
 

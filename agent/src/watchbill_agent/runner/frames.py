@@ -19,7 +19,7 @@ from typing import Any, Final
 from watchbill.actions.canonical import canonical, read_canonical
 from watchbill.errors import ProtocolError, Unreadable
 from watchbill_agent.runner.bounds import FRAME_BYTES_MAX, FRAME_S
-from watchbill_agent.runner.telling import Event
+from watchbill_agent.runner.event import Event
 
 LENGTH: Final = struct.Struct(">I")
 SOCKET_NAME: Final = "runner.sock"

@@ -1,37 +1,21 @@
-"""What waits to be told: each event has a name made from what it says, so that one that is told again is the same one.
+"""What waits to be told.
 
 Refusals have cells of their own on the disk; answers to questions are kept in memory, for they are asked again.
 """
 
 import contextlib
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from watchbill.actions.outcomes import COMMAND_REFUSED
-from watchbill.limits import EVENT_ID_BYTES
 from watchbill_agent.runner import bounds
 from watchbill_agent.runner.cells import Cells, Disk
+from watchbill_agent.runner.event import Event
 from watchbill_agent.runner.rooms import opened
 
 NOTES: Final = "notes"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing to be told."""
-
-    kind: str
-    payload: bytes
-
-    @property
-    def id(self) -> bytes:
-        """Its name."""
-        said = b"watchbill/runner-event/v1\0" + self.kind.encode() + b"\0" + self.payload
-        return hashlib.sha256(said).digest()[:EVENT_ID_BYTES]
 
 
 class Allowance:
