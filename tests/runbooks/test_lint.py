@@ -252,6 +252,13 @@ def test_more_changed_hosts_than_the_limit_are_found(fleet: Fleet) -> None:
     assert found == ["r.yaml: error: limits.hosts: changes 3 hosts, its limit is 2"]
 
 
+def test_a_finding_holds_nothing_that_a_terminal_would_obey(fleet: Fleet) -> None:
+    steps = '- {do: app.look, on: {select: "role=\\"\\e[2J\\""}}'
+    (found,) = _found(steps, Around(fleet=fleet))
+    assert "takes in no host" in found
+    assert found.isprintable()
+
+
 def test_findings_are_bounded() -> None:
     steps = "\n".join(['- {check: \'alert("x", h) or alert("y", h)\'}'] * 150)
     found = _found(steps, Around(alerts=()))

@@ -221,6 +221,7 @@ steps:
         ("- {id: a, approve: dba}\n  - {check: a.out.x}", 6, ['"a.out"', "wanted a.ok"]),
         ("- {id: a, do: x.y, on: w}\n  - {id: a, do: x.y, on: w}", 6, ['"a" again', "than in line 5"]),
         ("- {do: x.y, on: w, with: {a: 'x-{{h}}'}}", 5, ["with.a", "the whole value"]),
+        ("- {do: x.y, on: w, with: {A-b: c}}", 5, ["with", '"A-b"', "the name of an argument"]),
         ("- {do: x.y, on: {{h}}}", 5, ["{{...}} without quotes", "quotes around it"]),
         ("- {do: x.y, on: w, with: {a: [1]}}", 5, ["with.a", "a list", "text"]),
         ("- {do: x.y, on: w, undo: {do: x.z, on: w, when: 'true'}}", 5, ["undo", '"when"']),
@@ -314,6 +315,19 @@ def test_a_mistake_in_a_parameter_is_told(parameter: str, says: list[str]) -> No
     assert problems[0].startswith("r.yaml:3: params.p.")
     for piece in says:
         assert piece in problems[0]
+
+
+def test_a_mistake_is_told_without_what_a_terminal_would_obey() -> None:
+    escape = "\\e[2J\\u202e"
+    for text in (
+        f'runbook: "{escape}"\nsteps: []\n',
+        f'"{escape}": 1\n"{escape}": 2\nrunbook: r\nsteps: []\n',
+        f'runbook: r\nsteps: [{{id: "{escape}"}}, {{do: x.y, on: "{escape}", with: {{"{escape}": 1}}}}]\n',
+        f'runbook: r\nparams: {{"{escape}": {{type: host}}}}\nsteps: [{{check: "{escape} = \'{escape}"}}]\n',
+    ):
+        problems = _problems(text)
+        assert problems
+        assert all(problem.isprintable() for problem in problems)
 
 
 def test_all_mistakes_are_told_at_once_from_top_to_end() -> None:

@@ -93,7 +93,8 @@ class TreeReading:
                     for name, inner in (self.mapping(base, f"{at}.<<", allowed) or {}).items():
                         merged.setdefault(name, inner)
             elif key.text in own:
-                self.bad(key, f"{at}.{key.text}" if at else key.text, "the same key again", "each key once")
+                name = shown(key.text).strip('"')
+                self.bad(key, f"{at}.{name}" if at else name, "the same key again", "each key once")
             elif allowed is not None and key.text not in allowed:
                 close = get_close_matches(key.text, allowed, 1)
                 wanted = f'"{close[0]}"?' if close else "one of " + ", ".join(allowed)

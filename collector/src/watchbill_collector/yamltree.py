@@ -175,6 +175,13 @@ def kind(node: Tree) -> str:
 
 
 def shown(text: str) -> str:
-    """Text for an error message, cut to what helps."""
-    one_line = " ".join(text.split())
+    """Text for an error message, cut to what helps, with nothing in it that a terminal would obey."""
+    one_line = printable(" ".join(text[:1_000].split()))
     return f'"{one_line[:80]}..."' if len(one_line) > 80 else f'"{one_line}"'
+
+
+def printable(text: str) -> str:
+    """Text with nothing in it that a terminal would obey, or that would turn it round."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,10 +1,11 @@
 """What is wrong, or odd, with a runbook: told with its place."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from watchbill.errors import Problem
+from watchbill_collector.yamltree import printable
 
 ERROR: Final = "error"
 """It must not be run so."""
@@ -43,7 +44,8 @@ def from_problem(problem: Problem) -> Finding:
 
 def in_order(found: Iterable[Finding], file: str) -> list[Finding]:
     """Each once, from the top of the file to its end, bounded."""
-    every = sorted(dict.fromkeys(found), key=lambda one: (one.line, one.severity))
+    clean = (replace(one, message=printable(one.message)) for one in found)
+    every = sorted(dict.fromkeys(clean), key=lambda one: (one.line, one.severity))
     if len(every) <= FINDINGS_MAX:
         return every
     more = f"{len(every) - FINDINGS_MAX} more findings"

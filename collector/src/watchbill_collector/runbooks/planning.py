@@ -38,6 +38,7 @@ from watchbill_collector.runbooks.resolving import (
     resolve,
 )
 from watchbill_collector.runbooks.templates import plain, render
+from watchbill_collector.yamltree import printable
 
 ROWS_MAX: Final = 20_000
 """Steps times hosts of one plan; what is beyond is a problem of its own."""
@@ -117,7 +118,7 @@ def plan(
         planning.problems.append(f"{len(planning.rows)} rows, wanted at most {ROWS_MAX}")
     return Planned(
         rows=tuple(planning.rows[:ROWS_MAX]),
-        problems=tuple(dict.fromkeys(planning.problems)),
+        problems=tuple(dict.fromkeys(map(printable, planning.problems))),
         covered=planning.covered,
         lock=lock,
         hosts=tuple(hosts),

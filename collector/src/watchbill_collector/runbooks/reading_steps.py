@@ -91,17 +91,7 @@ class StepReading(TreeReading):
         self._left -= 1
         if self._left < 0:
             return None
-        at = position
-        if isinstance(node, Mapping):
-            # Mistakes are told by the id, which people know, where there is one.
-            at = next(
-                (
-                    value.text
-                    for key, value in node.pairs
-                    if isinstance(key, Scalar) and key.text == "id" and isinstance(value, Scalar)
-                ),
-                position,
-            )[: bounds.NAME_CHARACTERS_MAX]
+        at = _known_as(node) or position
         keys = self.mapping(node, at, STEP_KEYS)
         if keys is None:
             return None
@@ -201,11 +191,13 @@ class StepReading(TreeReading):
         pairs = {} if node is None else self.mapping(node, at, None) or {}
         if node is not None and len(pairs) > bounds.ARGUMENTS_MAX:
             self.bad(node, at, f"{len(pairs)} arguments", f"at most {bounds.ARGUMENTS_MAX}")
-        made = {
-            name: self.template(one, f"{at}.{name}")
-            for name, one in list(pairs.items())[: bounds.ARGUMENTS_MAX]
-        }
-        return {name: one for name, one in made.items() if one is not None}
+        made: dict[str, Template] = {}
+        for name, one in list(pairs.items())[: bounds.ARGUMENTS_MAX]:
+            if not NAME.fullmatch(name):
+                self.bad(one, at, shown(name), f"the name of an argument: {_in_words(NAME)}")
+            elif (template := self.template(one, f"{at}.{name}")) is not None:
+                made[name] = template
+        return made
 
     def _target(self, node: Tree, at: str) -> Target | None:
         if isinstance(node, Mapping) and any(isinstance(key, Scalar) for key, _ in node.pairs):
@@ -390,6 +382,14 @@ class StepReading(TreeReading):
         if close:
             return f'"{close[0]}"?'
         return f"one of {', '.join(choices)}" if choices else "none: there are no parameters"
+
+
+def _known_as(node: Tree) -> str:
+    """The id of a step, by which its mistakes are told, because people know it; "" where there is none."""
+    for key, value in node.pairs if isinstance(node, Mapping) else ():
+        if isinstance(key, Scalar) and key.text == "id" and isinstance(value, Scalar):
+            return value.text if NAME.fullmatch(value.text) else ""
+    return ""
 
 
 def _in_words(pattern: re.Pattern[str]) -> str:
