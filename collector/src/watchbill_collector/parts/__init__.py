@@ -3,7 +3,7 @@
 `app` opens them one after the other and knows their order. A part
 
 1. is made with the ground and with the parts opened before it that it needs (the import contract `parts know those
-   opened before them` holds the order): making it builds its objects and waits for nothing;
+   opened before them` holds the order): making it builds its objects, and may read files, since nobody is served yet;
 2. is `open`ed: here it may wait, for a thread, a file, a port;
 3. is told to `begin` once all parts are open: here its loops are started, by `ground.house.spawn` or `ground.every`.
 
