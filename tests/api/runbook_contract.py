@@ -274,7 +274,9 @@ async def a_gate_that_the_collector_checks_takes_a_vote_of_who_is_logged_in(stag
     run = await stage.begin("guarded")
     assert (run.state, run.exit_code) == (RunState.WAITING, 4)
     gate = gate_of(run)
+    assert gate.state == "waiting"
     assert not gate.verified_on_host
+    assert gate.manifest_digest == grants.digest(gate.manifest.encode()), "it can be signed as well"
     assert stage.done("web1") == 0
     with pytest.raises(NoSuch):
         await stage.service.approve(run.id, "nothing", True, "", APPROVER)
