@@ -36,7 +36,7 @@ from watchbill_collector.runbooks.run.words import RunVerb
 from watchbill_collector.runbooks.run.world import World
 from watchbill_collector.services.run_book import RunBook, called_by
 from watchbill_collector.services.run_orders import OrderDesk
-from watchbill_collector.services.run_twin import FleetTwin, HostTwin, Program
+from watchbill_collector.services.run_twin import FleetTwin, HostTwin, Program, Told
 from watchbill_collector.services.runs import Runs
 from watchbill_collector.store import Store, crit, hosts, runbooks
 from watchbill_collector.store import runs as run_rows
@@ -69,12 +69,17 @@ class House:
     in_force: dict[str, Runbook] = field(default_factory=dict)
     store: Store = field(init=False)
     runs: Runs = field(init=False)
+    writing: Callable[[], None] = field(default=lambda: None)
     written: Callable[[int], None] = field(default=lambda _: None)
+    mix: Callable[[list[tuple[str, Told]]], list[tuple[str, Told]]] = field(default=lambda told: told)
+    """Another order of what hosts say, or some of it twice."""
+    _taken: int = 0
     _seq: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def start(self) -> None:
         """A collector begins, and goes on with what it finds."""
-        self.store = Store.open(self.directory, SITE)
+        if not hasattr(self, "store"):
+            self.store = Store.open(self.directory, SITE)
         orders = OrderDesk(self.store, self.clock, SITE, SEED, self.fleet)
         self.runs = Runs(
             self.store,
@@ -85,13 +90,25 @@ class House:
             tell=lambda run, channel, text: self.told.append((channel, text)),
             publish=self.published.append,
         )
+        self.runs.writing = lambda: self.writing()
         self.runs.written = lambda count: self.written(count)
+        for one in self.in_force.values():
+            self.runs.book.know(one)
         await self.runs.load()
         await self.runs.resume()
 
+    def another(self) -> "House":
+        """Another site's hosts over the same store: making a store takes longer than most tests."""
+        found = House(self.directory, self.clock)
+        found.store, found._seq = self.store, self._seq
+        left = [one.run_id for one in self.store.read(lambda c: run_rows.summaries(c, SITE))]
+        self.store.write_blocking(lambda c: run_rows.remove(c, left))
+        found._taken = self._taken + len(self.fleet.hosts)
+        return found
+
     def kill(self) -> None:
-        """What was in memory is gone."""
-        self.store.close()
+        """What was in memory is gone; what was committed is not."""
+        del self.runs
 
     def world(self) -> World:
         """As an app would put it together."""
@@ -115,7 +132,7 @@ class House:
 
     def host(self, name: str, labels: Mapping[str, str] | None = None, *, at_once: bool = True) -> HostTwin:
         """A host more, enrolled."""
-        number = len(self.fleet.hosts) + 1
+        number = self._taken + len(self.fleet.hosts) + 1
         agent = f"{number:08d}-0000-4000-8000-000000000000"
         return self.fleet.add(
             HostTwin(agent, name, SITE, public_key(SEED), self.clock, labels=labels, at_once=at_once)
@@ -133,7 +150,7 @@ class House:
                 row = Host(
                     agent_id=host.agent,
                     site=SITE,
-                    instance=host.name,
+                    instance=host.agent,  # Unique in a store, which several sites use one after the other.
                     state=HostState.ACTIVE,
                     labels=host.labels,
                     ephemeral=False,
@@ -188,7 +205,7 @@ class House:
 
     async def pump(self) -> bool:
         """What hosts say is committed, then handed on; whether there was anything."""
-        found = self.fleet.take()
+        found = self.mix(self.fleet.take())
         for agent, event in found:
             if type(event) in KINDS:
                 self._commit(agent, event)
@@ -307,6 +324,14 @@ def make_house(migrated: Path, quick_path: Path) -> Iterator[Callable[[], House]
     for house in made:
         if hasattr(house, "store"):
             house.store.close()
+
+
+@pytest.fixture
+def store_house(make_house: Callable[[], House]) -> House:
+    """One site with a store, and no collector yet."""
+    found = make_house()
+    found.store = Store.open(found.directory, SITE)
+    return found
 
 
 @pytest.fixture

@@ -136,8 +136,10 @@ class Runs:
         self.counters = Counters()
         self.book = book
         self.orders = orders
+        self.writing: Callable[[], None] = lambda: None
         self.written: Callable[[int], None] = lambda _: None
-        """Called with the number of rows after each commit and before anything follows: where tests kill us."""
+        """Called before each commit, and with the number of rows after it, before anything follows: where tests kill
+        us."""
         self._store = store
         self._clock = clock
         self._world = world
@@ -488,6 +490,7 @@ class Runs:
                 call(connection)
             return heads
 
+        self.writing()
         heads = await self._store.write(work)
         for one, head in zip(written, heads, strict=True):
             one.live.head = head

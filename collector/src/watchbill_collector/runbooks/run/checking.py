@@ -2,7 +2,7 @@
 
 from watchbill_collector.runbooks.expression import Scope
 from watchbill_collector.runbooks.expressions import evaluate, show, truth
-from watchbill_collector.runbooks.model import Call, Check, Gate, Notify, Step
+from watchbill_collector.runbooks.model import Call, Check, Gate, Notify
 from watchbill_collector.runbooks.resolving import call_parameters
 from watchbill_collector.runbooks.run.acting import Acted, Came
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow
@@ -198,7 +198,6 @@ def call(run: Run, flow: Flow, flat: FlatStep, step: StepProgress, world: World)
     return acted
 
 
-def began(step: Step, name: str) -> StepBegan:
+def began(name: str) -> StepBegan:
     """The row that begins a step without hosts."""
-    assert step is not None
     return StepBegan(step=name, phase=Phase.FORWARD.value)

@@ -3,7 +3,7 @@
 import base64
 
 from watchbill.actions.bounds import COMMAND_TTL_MS_MAX
-from watchbill.actions.definition import Effect
+from watchbill.actions.definition import ArgumentRefused, Effect
 from watchbill.actions.order import Command, Purpose
 from watchbill_collector.runbooks.run.flow import Flow
 from watchbill_collector.runbooks.run.progress import Attempt, Run
@@ -35,7 +35,7 @@ def probe(run: Run, attempt: Attempt, target: Target, world: World, now_ms: int)
         arguments = action.bind(
             {name: value for name, value in attempt.arguments.items() if name in wanted}, target.host
         )
-    except ValueError as exc:
+    except ArgumentRefused as exc:
         return f"the probe {target.probe}: {exc}"
     asked = Target(
         host=target.host,

@@ -196,7 +196,7 @@ class _Decider:
                 return Move([self._hold(unit.head.id, f"when: {text} is unknown")])
             if verdict is Verdict.FALSE:
                 return Move(self._ended(unit.head, StepState.SKIPPED, f"when: {text} is false"))
-            return Move([checking.began(unit.head.step, unit.head.id)])
+            return Move([checking.began(unit.head.id)])
         stuck: list[tuple[str, str]] = []
         going = False
         for one in unit.steps:
@@ -277,10 +277,14 @@ class _Decider:
                     return Acted(came=Came.FAILED, detail=made)
                 acted = Acted(rows=[made], effect=made.effect != Effect.READ.value)
                 return self._guarded(position, flat, run.step(flat.id), acted)
+            case Check() if run.step(flat.id).again:
+                # To judge once more what was seen before would change nothing.
+                wanted = fresh.stale(run, self._flow, position, flat.id)
+                return Acted(rows=[wanted if isinstance(wanted, Refresh) else checking.began(flat.id)])
             case Call():
                 return checking.call(run, self._flow, flat, run.step(flat.id), world)
             case _:
-                return Acted(rows=[checking.began(flat.step, flat.id)])
+                return Acted(rows=[checking.began(flat.id)])
 
     def _guarded(self, position: int, flat: FlatStep, step: StepProgress, acted: Acted) -> Acted:
         """An effect is about to begin: not while everything is paused, and not on premises that are old."""

@@ -171,6 +171,7 @@ def _try_again(run: Run, step_id: str) -> None:
     step.ended_ms, step.detail, step.noted, step.verdict = 0, "", False, None
     step.timers.clear()
     step.gate = None
+    step.again = True
     # It begins anew, with the hosts and actions as they are now; on hosts where it went well it is not done again.
     step.state = StepState.PENDING
     for host, tries in step.attempts.items():

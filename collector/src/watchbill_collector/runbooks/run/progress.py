@@ -158,6 +158,8 @@ class StepProgress:
     verdicts: int = 0
     gate: GateProgress | None = None
     notified_n: int = 0
+    again: bool = False
+    """A person said retry."""
 
     @property
     def ended(self) -> bool:
