@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -91,10 +92,12 @@ async def agents(host: Host) -> AsyncIterator[Callable[..., Agent]]:
 
 
 async def until(look: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(ENDS_S):
-        while not (found := look()):
-            await asyncio.sleep(0.01)
-        return found
+    until_s = time.monotonic() + ENDS_S
+    while True:
+        if found := look():
+            return found
+        assert time.monotonic() < until_s
+        await asyncio.sleep(0.01)
 
 
 def order(host: Host, command: Any, ttl_ms: int = 60_000) -> RunnerOrder:
