@@ -54,7 +54,7 @@ _WORDS: Final = {
     "running": Word.RUNNING,
 }
 _GOOD: Final = Word.OK
-_ALL_WELL: Final = {OK}
+_ALL_WELL: Final = [OK] * len(FacetName)
 _NOTHING_YET: Final = ("no-run", "no-record")
 
 
@@ -72,7 +72,8 @@ def judge(
 
     `listening_ms`: nobody could be heard before. `dues` saves working out the same due times again.
     """
-    evidence = evidence.about(definition.copies)
+    if evidence.copies:
+        evidence = evidence.about(definition.copies)
     sight = Sight(
         definition,
         evidence,
@@ -125,7 +126,7 @@ def judge(
 
 def _word(facets: dict[FacetName, Facet], evidence: Evidence) -> tuple[Word, FacetName]:
     """The word, and the facet that it comes from."""
-    levels = {facet.level for facet in facets.values()}
+    levels = [facet.level for facet in facets.values()]
     if levels == _ALL_WELL and evidence.records:
         return _GOOD, RUN
     for name, word in _BAD if BAD in levels else ():

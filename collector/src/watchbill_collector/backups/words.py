@@ -144,14 +144,14 @@ class State(msgspec.Struct, frozen=True, gc=False):
         return worst(facet.level for facet in self.facets.values())
 
     def says(self) -> tuple[object, ...]:
-        """All but when it may change."""
+        """All but when it may change; what differs most often comes first."""
         return (
+            self.last_run,
             self.word,
+            self.point_ms,
             self.facets,
             self.why,
-            self.point_ms,
             self.verified_point_ms,
-            self.last_run,
             self.snapshots,
             self.severity,
         )
