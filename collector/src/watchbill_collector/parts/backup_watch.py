@@ -25,7 +25,7 @@ class BackupWatch(Part):
             emit=intake.ingest.commits.add_own,
             publish=ground.bus.publish,
         )
-        intake.ingest.read_event = self.backups.door.read
+        intake.reads(self.backups.door.read)
         intake.crit.backups_told = self.backups.told
         changes.follow(self.backups.host_changed)
         ground.metrics.register(BackupMetrics(self.backups))

@@ -1,6 +1,8 @@
 """Ingest with what is around it: who may send, the critical events, the windows that rules read, the witnesses of the
 audit."""
 
+from collections.abc import Callable
+
 from watchbill.leaving import DECOMMISSION, Leaving
 from watchbill_collector.head import Head
 from watchbill_collector.hosts import ChangeKind, HostChange
@@ -17,6 +19,10 @@ from watchbill_collector.services.witnessing import COMPARED_EVERY_S, Witnessing
 
 STALLED_S = 120.0
 """How long a commit may wait before the outside watchdog is not pinged."""
+
+
+Reader = Callable[[str, str, bytes, bytes], object | None]
+"""Of one host's event: its kind, id and payload. Raises RecordRefused."""
 
 
 class Intake(Part):
@@ -41,6 +47,8 @@ class Intake(Part):
         self.ingest.audit_head = self._witnessing.head
         self.ingest.witness = self._witnessing.shown
         self.ingest.left = self._host_left
+        self._readers: list[Reader] = []
+        self.ingest.read_event = self._read_event
         self.ingest.restore([*past.history.marks(), *self.crit.marks()])
         changes.follow(self._host_changed)
         ground.metrics.register(self.ingest.counters)
@@ -53,6 +61,17 @@ class Intake(Part):
             "completeness", recall(past.history, past.table, registry, self.ingest, now_ms)
         )
         self._ground.every("witnesses", COMPARED_EVERY_S, self._witnessing.compare)
+
+    def reads(self, reader: Reader) -> None:
+        """Have critical events read at the door by `reader`, too: it answers None for kinds that are not its own."""
+        self._readers.append(reader)
+
+    def _read_event(self, agent_id: str, kind: str, event_id: bytes, payload: bytes) -> object | None:
+        for reader in self._readers:
+            found = reader(agent_id, kind, event_id, payload)
+            if found is not None:
+                return found
+        return None
 
     def stalled(self) -> bool:
         """Whether commits stand still."""
