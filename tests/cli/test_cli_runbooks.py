@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from watchbill.actions import grants
-from watchbill.actions.grants import open_vote, read_manifest
+from watchbill.actions.grants import Manifest, ProtectedEffect, open_vote, read_manifest
 from watchbill.actions.roster import Person, Roster
 from watchbill.clock import SystemClock
 from watchbill_collector.api.ports import Caller, Grant, Role, at
 from watchbill_collector.api.runbook_port import Finding
 from watchbill_collector.api.runbook_twin import RunbooksTwin, TwinBook, TwinStep, blank
 from watchbill_collector.cli.approval_key import create, load
+from watchbill_collector.cli.approving import gate_lines
 from watchbill_collector.cli.errors import Unreachable
 from watchbill_collector.cli.following import follow
 from watchbill_collector.cli.program import run
@@ -463,3 +464,27 @@ def _plan_of_many() -> dict[str, Any]:
 def test_a_line_breaks_between_its_parts_alone() -> None:
     assert list(folded(["aaa", "bbb", "ccc"], "", 2, 8)) == ["aaa bbb", "  ccc"]
     assert list(folded(["a" * 20, "b"], "x ", 4, 8)) == ["x " + "a" * 20, "    b"]
+
+
+def test_what_is_agreed_to_names_every_host_and_says_alike_things_once() -> None:
+    def effect(host: str, **arguments: str) -> ProtectedEffect:
+        return ProtectedEffect(
+            step="go",
+            agent=f"id-{host}",
+            host=host,
+            action="a.b",
+            action_digest="0" * 64,
+            arguments=arguments,
+        )
+
+    manifest = Manifest(
+        site="main", run="r1", runbook="x", runbook_digest="1" * 64, gate="consent", requester="rita",
+        reason=f"why {HOSTILE}", drill=False, opened_ms=0, expires_ms=2**42,
+        effects=(*(effect(f"web{number}", unit="nginx") for number in range(30)), effect("web30", unit="other")),
+    )  # fmt: skip
+    shown = "\n".join(gate_lines(Screen(io.StringIO(), False), manifest, manifest.content()))
+    assert "31 protected actions on 31 hosts" in shown
+    assert all(f"web{number} (id-web{number})" in shown for number in range(31))
+    assert shown.count('unit = "nginx"') == 1
+    assert grants.digest(manifest.content()) in shown
+    assert "evil\\x1b[31m\\u202e" in shown

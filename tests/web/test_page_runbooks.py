@@ -176,6 +176,16 @@ def test_a_gate_that_hosts_look_at_shows_the_command_and_no_button(served: Serve
     assert "drill" in page.locator(".run h1").inner_text()
 
 
+def test_the_first_screen_names_runs_that_wait_for_somebody(served: Served, visit: Any) -> None:
+    _, page = login(served, visit, "viewer", "/#/runbooks")
+    page.locator("table.runbooks").wait_for()
+    page.goto(f"{served.url}/#/")
+    open_runs = page.locator(".openruns")
+    open_runs.get_by_text("consent: 2 of dba have to agree").wait_for()
+    open_runs.get_by_role("link", name="pg-failover").click()
+    page.locator(".gate").wait_for()
+
+
 def test_an_approver_agrees_in_a_dialog_with_his_token(served: Served, visit: Any) -> None:
     run_id = served.runs["guarded"]
     _, own = login(served, visit, "operator", f"/#/runs/{run_id}")

@@ -4,6 +4,7 @@ import { AlertList, AskedAlerts, serviceHash } from "./alerts";
 import { type Alert, type Crowd, type Dispatch, fetchAlerts, fetchDispatch, fetchServices, type Service } from "./api";
 import { since } from "./format";
 import { HostTable } from "./hosts";
+import { OpenRuns } from "./run";
 import { alerts, crowds, hosts, hushed, link, loud, now, seesAll, severityOf, total, useAsked } from "./state";
 import { Text } from "./text";
 
@@ -121,6 +122,7 @@ export function Overview() {
       </section>
       <Trouble dispatch={dispatch.data} />
       <ServicesInTrouble services={services.data ?? []} />
+      <OpenRuns />
       <Alerts />
       <HostTable few />
     </main>

@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { hostHash } from "./alerts";
 import { decide } from "./deciding";
 import { duration, moment, since, span } from "./format";
-import { approveGate, type Attempt, changeRun, fetchJournal, fetchRun, type JournalRow, type Run, type Step, type Verb } from "./runbookdata";
+import { approveGate, type Attempt, changeRun, fetchJournal, fetchRun, fetchRuns, type JournalRow, type Run, type Step, type Verb } from "./runbookdata";
 import { may, me, now, useAsked } from "./state";
 import { Lines, Text } from "./text";
 
@@ -12,6 +12,7 @@ const APPROVING = ["approver"];
 const ENDED = ["succeeded", "failed", "undone", "cancelled", "expired"];
 const HOSTS_SHOWN = 40;
 const JOURNAL_SHOWN = 300;
+const OPEN_SHOWN = 8;
 
 export const runHash = (id: string): string => `#/runs/${encodeURIComponent(id)}`;
 export const runbookHash = (name: string): string => `#/runbooks/${encodeURIComponent(name)}`;
@@ -219,6 +220,26 @@ function Journal({ id }: { id: string }) {
     <section>
       <h2><button type="button" class="plain" aria-expanded={open} onClick={() => setOpen(!open)}>{open ? "▾" : "▸"} Journal</button></h2>
       {open && <Rows id={id} />}
+    </section>
+  );
+}
+
+/** What is under way or waits for somebody, for the first screen. */
+export function OpenRuns() {
+  const { data } = useAsked(() => fetchRuns({ open: "1", limit: String(OPEN_SHOWN) }), "open runs");
+  if (data === undefined || data.runs.length === 0) return null;
+  return (
+    <section>
+      <h2>Runs</h2>
+      <ul class="openruns">
+        {data.runs.map((run) => (
+          <li key={run.id}>
+            <a href={runHash(run.id)}><Text of={run.runbook} max={64} /></a>{run.drill && <> <span class="mark quietened">drill</span></>} <Standing of={run.state} />{" "}
+            <Text of={run.state_detail} max={160} /> <span class="facts">by <Text of={run.requester} max={40} />, <Recovery run={run} /></span>
+          </li>
+        ))}
+        {data.truncated && <li><a href="#/runbooks">and more</a></li>}
+      </ul>
     </section>
   );
 }

@@ -69,7 +69,8 @@ def _operation(route: Route, method: str, by_type: dict[type, dict[str, Any]]) -
         + ([] if in_form else [_parameter(parameter) for parameter in _in_query(route)]),
         "responses": {
             "201"
-            if method == "POST" and route.path.endswith(("/enrolments", "/logins", "/users", "/tokens"))
+            if method == "POST"
+            and route.path.endswith(("/enrolments", "/logins", "/users", "/tokens", "/runs"))
             else "200": _success(route, by_type),
             "default": {
                 "description": "What went wrong.",

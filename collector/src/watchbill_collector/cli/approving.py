@@ -9,6 +9,7 @@ import base64
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,7 @@ from watchbill_collector.cli.runbook_text import (
 from watchbill_collector.cli.screen import Screen, clean, span
 
 if TYPE_CHECKING:
-    from watchbill.actions.grants import Manifest
+    from watchbill.actions.grants import Manifest, ProtectedEffect
 
 COMMENT_CHARACTERS_MAX: Final = 500
 VALUE_MAX: Final = 1_024
@@ -142,7 +143,7 @@ def _gate(run: dict[str, Any], wanted: str | None) -> _Gate:
     return _Gate(step, content, manifest, bool(found["verified_on_host"]))
 
 
-def gate_lines(screen: Screen, manifest: "Manifest", content: bytes) -> Any:
+def gate_lines(screen: Screen, manifest: "Manifest", content: bytes) -> Iterator[str]:
     """What is agreed to, in full: every protected effect with host, action and arguments."""
     from watchbill.actions.grants import digest
 
@@ -173,11 +174,14 @@ def gate_lines(screen: Screen, manifest: "Manifest", content: bytes) -> Any:
     else:
         hosts = list(dict.fromkeys(effect.host for effect in manifest.effects))
         yield f"{count_of(len(manifest.effects), 'protected action')} on {count_of(len(hosts), 'host')}:"
-    for effect in manifest.effects:
-        head = (
-            f"  {clean(effect.step)}: {clean(effect.action)} on {clean(effect.host)} ({clean(effect.agent)})"
-        )
-        yield from folded([head], "", 0, width)
+    for same in _alike(manifest.effects):
+        effect = same[0]
+        head = f"  {clean(effect.step)}: {clean(effect.action)} on"
+        # Each host by its name and by its identity: the second is what it looks at itself.
+        where = [
+            f"{clean(one.host)} ({clean(one.agent)})" + ("," if one is not same[-1] else "") for one in same
+        ]
+        yield from folded(where, head, 6, width)
         for name, value in effect.arguments.items():
             yield from folded([f"{clean(name)} =", clean(json.dumps(value), VALUE_MAX)], " " * 6, 10, width)
         yield f"      action {clean(effect.action_digest)}"
@@ -185,6 +189,15 @@ def gate_lines(screen: Screen, manifest: "Manifest", content: bytes) -> Any:
         yield ""
         yield "What an action runs, its host says: watchbill-agent actions list --digest"
     yield ""
+
+
+def _alike(effects: Sequence["ProtectedEffect"]) -> "list[list[ProtectedEffect]]":
+    """Effects that differ by their hosts alone stand together."""
+    found: dict[tuple[str, ...], list[ProtectedEffect]] = {}
+    for one in effects:
+        key = (one.step, one.action, one.action_digest, json.dumps(dict(one.arguments), sort_keys=True))
+        found.setdefault(key, []).append(one)
+    return list(found.values())
 
 
 def _ask(question: str, yes: bool) -> None:
