@@ -403,6 +403,28 @@ def test_automation_is_paused_with_a_name_and_a_reason(as_: Any) -> None:
     assert as_("rita", "automation", "resume", "--reason", "moved").out == "Automation is on.\n"
 
 
+def test_drills_say_what_is_due_and_what_they_have_shown(as_: Any, people: Any) -> None:
+    assert as_("rita", "drills").out.startswith("No runbook says how often")
+    assert as_("rita", "drills", "report").out == "No drill was held, and none is planned.\n"
+    now = at(SystemClock().wall_ms())
+    planned = {"drill_every_s": 30 * 86_400.0, "rto_s": 900.0}
+    put(people, "old", RESTART, view=planned | {"drill_due": now - timedelta(days=2)})
+    put(people, "young", RESTART, view=planned | {"drill_due": now + timedelta(days=2), "last_drill": now})
+    due = as_("rita", "drills", "due").out.splitlines()
+    assert re.match(r"old +30d +never, overdue +2d ago", due[1])
+    assert due[2].startswith("young")
+    assert due[3] == "To hold it: watchbill run old --drill --reason TEXT"
+    assert as_("rita", "run", "old", "--drill", "--reason", "it is due").code == 0
+    as_("rita", "run", "restart", "--reason", "no drill")
+    report = as_("rita", "drill", "report").out.splitlines()
+    assert re.match(r"old +1 +1 +never, overdue +0s +- +15m +yes", report[1])
+    assert re.match(r"young +0 +0 +ended, 0s ago +- +- +15m +unknown", report[2])
+    assert [line.split()[1] for line in report[5:]] == ["old"], "what was no drill is not told"
+    document = as_("rita", "drills", "report", "--json").json
+    assert [(one["name"], one["met"]) for one in document["runbooks"]] == [("old", True), ("young", None)]
+    assert as_("rita", "drills", "report", "--since", "0s", "--json").json["drills"] == []
+
+
 def typed(arguments: list[str], environment: dict[str, str], answer: bytes) -> tuple[int, str]:
     """A command at a real terminal, to whose first question that is typed."""
     pid, terminal = pty.fork()

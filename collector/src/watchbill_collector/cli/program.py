@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List runs; show, follow or steer one."),
     "approve": ("approving", "Agree to what a run wants to do, with your own key."),
     "deny": ("approving", "Say no to it."),
+    "drills": ("drills", "Which rehearsals are due, and what those that were held have shown."),
     "automation": ("automation", "Whether anything acts by itself; pause or resume that."),
     "roster": ("roster", "Who may approve: keys, signed rosters, hosts that are behind."),
     "enroll": ("enroll", "Make tokens that let hosts in; list or revoke them."),
@@ -43,7 +44,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 LATER = (
     "incidents",
-    "drills",
     "evidence",
     "mark",
     "report",
