@@ -29,6 +29,7 @@ from watchbill.files import Lock, make_directory
 from watchbill.identity import AgentIdentity, IdentityFile
 from watchbill.limits import SPOOL_BYTES_DEFAULT
 from watchbill.logs import RateLimit, fields
+from watchbill.protocol import frames
 from watchbill.protocol.client import Fork
 from watchbill.protocol.frames import (
     RUN_ID_BYTES,
@@ -40,6 +41,7 @@ from watchbill.protocol.frames import (
     VerifyBackup,
 )
 from watchbill_agent import exposition, lastrun
+from watchbill_agent.actions.relay import Relay
 from watchbill_agent.audit_heads import SAVE_EVERY_EDGE_S, SAVE_EVERY_S, AuditHeads
 from watchbill_agent.backups.drop import ORDER
 from watchbill_agent.backups.host import HostBackups
@@ -54,6 +56,7 @@ from watchbill_agent.metrics_page import MetricsPage
 from watchbill_agent.question import SOCKET_NAME
 from watchbill_agent.renew import Renewer
 from watchbill_agent.report import gaps_document, status_document
+from watchbill_agent.runner.frames import SOCKET_NAME as RUNNER_SOCKET
 from watchbill_agent.sampling import Sampling, prepare
 from watchbill_agent.scheduler import Slept
 from watchbill_agent.selfstats import Facts, SelfStats, started_s
@@ -118,6 +121,7 @@ class Agent:
         self._run_id = os.urandom(RUN_ID_BYTES)
         self._limit = limit
         self._link: Link | None = None
+        self._relay: Relay | None = None
         self.budget: Budget | None = None
         self._house: Daemon | None = None
         self._after = ""
@@ -210,6 +214,7 @@ class Agent:
             self._start_keeper(house)
             await self.backups.start(house, self.events, lambda: self.spool.state(Stream.CRIT).acked)
             self.served = await self.served.opened(self.config)
+            self._start_relay(house)
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
             lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, UNKNOWN_MS, self.spool.retired))
@@ -316,6 +321,20 @@ class Agent:
         """The collector asks for something that `_about` says is taken here."""
         if isinstance(request, VerifyBackup):
             self.backups.asked(request)
+        elif self._relay is not None:
+            self._relay.take(request)
+
+    def _start_relay(self, house: Daemon) -> None:
+        if self.identity is None:
+            return
+        self._relay = Relay(
+            self.homes.run.parent / "runner" / RUNNER_SOCKET,
+            self.homes.etc,
+            self.events,
+            self.clock,
+            lambda: self.spool.state(Stream.CRIT).acked,
+        )
+        house.spawn("runner", self._relay.run())
 
     def _start_link(self, house: Daemon) -> None:
         if self.identity is None:
@@ -425,7 +444,7 @@ class Agent:
             ticks_per_message=self.config.ticks,
             beat_interval_ms=self.config.beat_interval_ms,
             keeps_messages=self.config.edge,
-            takes=(VERIFY,),
+            takes=(VERIFY, frames.ORDER),
         )
 
     async def _watch_link(self, house: Daemon) -> None:
@@ -442,6 +461,8 @@ class Agent:
                 self.time.met(self._collector_ms())
                 if self.time.save_due:
                     await asyncio.to_thread(self.time.save)
+            if self._relay is not None and now[1] != seen[1]:
+                self._relay.connected()
             seen = now
             summary = self._summary()
             if summary != said:
