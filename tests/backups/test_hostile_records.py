@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,7 +134,9 @@ def test_what_a_host_says_moves_no_cursor_and_has_an_end():
     history.saw(DUE + H, DUE)
     listed = (("\x1b[2J" + "y" * 250, DUE), ("\x07", DUE + 1))
     history.tell(
-        Kind.OBSERVE, DUE + 2 * H, snapshots=replace(SOME, count=2, ids_digest="a", parts=1, listed=listed)
+        Kind.OBSERVE,
+        DUE + 2 * H,
+        snapshots=msgspec.structs.replace(SOME, count=2, ids_digest="a", parts=1, listed=listed),
     )
     history.tell(Kind.OBSERVE, DUE + 3 * H, snapshots=SOME)
     gone = history.state(DUE + 4 * H)

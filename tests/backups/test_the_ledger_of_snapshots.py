@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from watchbill.backups.definition import Copy, Retention
@@ -163,7 +164,7 @@ def test_a_host_that_sets_its_clock_ahead_does_not_age_its_snapshots():
     history.told.pop()
     evidence = history.evidence(late)
     evidence.add(
-        replace(record, observed_ms=late + 365 * D, snapshots=found, point_ms=kept[0][1]),
+        msgspec.structs.replace(record, observed_ms=late + 365 * D, snapshots=found, point_ms=kept[0][1]),
         late + 1000,
         -365 * D,
     )

@@ -1,8 +1,10 @@
 """Backups in the control state: the same on SQLite and PostgreSQL, also for what strangers send."""
 
 import dataclasses
+import zlib
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -53,7 +55,7 @@ def record(number: int, job: str = "nightly", **more: Any) -> Record:
         observed_ms=number * 1000,
         run_id=f"{number:032x}",
     )
-    return dataclasses.replace(made, **more)
+    return msgspec.structs.replace(made, **more)
 
 
 @pytest.fixture
@@ -123,6 +125,15 @@ def test_a_start_reads_records_job_by_job_as_they_arrived_and_none_that_come_mea
     assert [number for _, _, number in told if number != 9] == [4, 2, 5, 3]
     assert (AGENTS[1], "nightly", 9) in told
     assert kept.read(lambda c: backups.last_place(c, "elsewhere")) == 0
+
+
+def test_a_record_that_an_older_store_compressed_otherwise_is_read(kept: Store) -> None:
+    add(kept, record(1))
+    row = kept.read(lambda c: dict(c.execute(BACKUP_RECORDS.select()).mappings().one()))
+    row |= {"place": row["place"] + 1, "record_id": f"{2:032x}", "body": zlib.compress(record(2).to_json())}
+    kept.write_blocking(lambda c: c.execute(BACKUP_RECORDS.insert(), row))
+    found = kept.read(lambda c: backups.records_after(c, "main", 0, 99))
+    assert [one.record for one in found] == [record(1), record(2)]
 
 
 def test_a_record_that_is_kept_is_never_changed(kept: Store) -> None:

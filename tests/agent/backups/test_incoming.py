@@ -4,10 +4,10 @@ import json
 import os
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from watchbill.backups.record import Kind, Outcome, Record, Source, new_id
@@ -35,7 +35,7 @@ def record(**more: object) -> dict[str, Any]:
         outcome=Outcome.OK,
         observed_ms=1_700_000_000_000,
     )
-    made = replace(made, **more)  # type: ignore[arg-type]
+    made = msgspec.structs.replace(made, **more)  # type: ignore[arg-type]
     document: dict[str, Any] = json.loads(made.to_json())
     return document
 

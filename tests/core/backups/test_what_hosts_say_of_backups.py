@@ -4,6 +4,7 @@ refused."""
 import json
 from dataclasses import fields, replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,7 +176,7 @@ def test_a_record_is_short_when_little_is_known_and_keeps_what_is_zero():
         "outcome",
         "observed_ms",
     }
-    zero = replace(PLAIN, exit_code=0, bytes_source=0, files_failed=0)
+    zero = msgspec.structs.replace(PLAIN, exit_code=0, bytes_source=0, files_failed=0)
     assert read_record(zero.to_json()) == zero
 
 
@@ -211,7 +212,7 @@ def test_a_record_is_short_when_little_is_known_and_keeps_what_is_zero():
 )
 def test_an_impossible_record_is_refused_with_what_is_wrong(changed, says):
     with pytest.raises(Unreadable, match=says):
-        read_record(replace(PLAIN, **changed).to_json())
+        read_record(msgspec.structs.replace(PLAIN, **changed).to_json())
 
 
 def test_every_severity_is_one_that_incidents_know():

@@ -7,8 +7,10 @@ that is too long for all of them the newest are told, and all are counted.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from watchbill.backups.record import (
     ERROR_CHARACTERS_MAX,
@@ -52,7 +54,7 @@ def observed(looked: Looked, found: Observation, redact: Redact = str) -> tuple[
     """The records of one look: one, or as many as the list of snapshots needs."""
     record = _record(looked, Kind.OBSERVE, found.outcome, found, redact)
     running = found.running and found.outcome is Outcome.OK
-    record = replace(
+    record = msgspec.structs.replace(
         record,
         outcome=Outcome.RUNNING if running else found.outcome,
         point_ms=_point_ms(found, looked.ended_ms),
@@ -67,16 +69,22 @@ def observed(looked: Looked, found: Observation, redact: Redact = str) -> tuple[
     if found.outcome is Outcome.UNKNOWN:
         return (record,)
     return tuple(
-        replace(record, record_id=record.record_id if not number else new_id(), snapshots=part)
+        msgspec.structs.replace(
+            record, record_id=record.record_id if not number else new_id(), snapshots=part
+        )
         for number, part in enumerate(snapshot_parts(found.snapshots, looked.told_digest))
     )
 
 
 def verified(looked: Looked, found: Verification, redact: Redact = str) -> Record:
     """The record of one verification: of the time at which it was found, where that is earlier."""
-    record = replace(_record(looked, Kind.VERIFY, found.outcome, found, redact), verify=found.proof)
+    record = msgspec.structs.replace(
+        _record(looked, Kind.VERIFY, found.outcome, found, redact), verify=found.proof
+    )
     if 0 < found.proved_ms < looked.ended_ms:
-        return replace(record, started_ms=min(looked.began_ms, found.proved_ms), finished_ms=found.proved_ms)
+        return msgspec.structs.replace(
+            record, started_ms=min(looked.began_ms, found.proved_ms), finished_ms=found.proved_ms
+        )
     return record
 
 
@@ -136,7 +144,7 @@ def snapshot_parts(snapshots: Sequence[Snapshot], told_digest: str) -> list[Snap
     parts = _divided(sorted(snapshots, key=lambda each: (-each.time_ms, each.id)))
     parts.reverse()
     return [
-        replace(counted, part=number, parts=len(parts), listed=tuple(reversed(part)))
+        msgspec.structs.replace(counted, part=number, parts=len(parts), listed=tuple(reversed(part)))
         for number, part in enumerate(parts)
     ]
 

@@ -16,7 +16,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -386,7 +386,7 @@ class Backups:
             if request_id:
                 self._allowance.use(max(EACH_S, self.clock.monotonic_s() - began_s))
         (record, *_) = self._records(one, answer, Kind.VERIFY, began_ms)
-        record = replace(record, run_id=request_id.hex())
+        record = msgspec.structs.replace(record, run_id=request_id.hex())
         one = self._now(one, answer)
         self.counts.verifications += 1
         age_s = age_of(check.level, one.job.definition.verify)

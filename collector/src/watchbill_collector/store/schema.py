@@ -353,7 +353,7 @@ BACKUP_RECORDS = sa.Table(
     sa.Column("observed_ms", sa.BigInteger, nullable=False),  # By the host's clock, as all times of a record.
     sa.Column("shift_ms", sa.BigInteger, nullable=False),  # What is added to them.
     sa.Column("received_ms", sa.BigInteger, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),  # JSON through zlib: the record.
+    sa.Column("body", sa.LargeBinary, nullable=False),  # JSON through zstd: the record.
     sa.UniqueConstraint("agent_id", "record_id"),
     sqlite_autoincrement=True,
 )
