@@ -121,7 +121,9 @@ class Agent:
         self._run_id = os.urandom(RUN_ID_BYTES)
         self._limit = limit
         self._link: Link | None = None
-        self._relay: Relay | None = None
+        self.relay: Relay | None = None
+        """To this host's runner; None where nobody could order anything."""
+        self._relaying: asyncio.Task[object] | None = None
         self.budget: Budget | None = None
         self._house: Daemon | None = None
         self._after = ""
@@ -226,6 +228,8 @@ class Agent:
             log.info("watching", extra=fields(series=self.sampling.batcher.series, version=__version__))
             await house.stopping.wait()
             loop.cancel()
+            if self._relaying is not None:
+                self._relaying.cancel()  # What the runner says waits there for the next agent.
             self.backups.stop()
             house.progress.forget("sampling")
             await self._drain(house)
@@ -321,20 +325,20 @@ class Agent:
         """The collector asks for something that `_about` says is taken here."""
         if isinstance(request, VerifyBackup):
             self.backups.asked(request)
-        elif self._relay is not None:
-            self._relay.take(request)
+        elif self.relay is not None:
+            self.relay.take(request)
 
     def _start_relay(self, house: Daemon) -> None:
         if self.identity is None:
             return
-        self._relay = Relay(
+        self.relay = Relay(
             self.homes.run.parent / "runner" / RUNNER_SOCKET,
             self.homes.etc,
             self.events,
             self.clock,
             lambda: self.spool.state(Stream.CRIT).acked,
         )
-        house.spawn("runner", self._relay.run())
+        self._relaying = house.spawn("runner", self.relay.run())
 
     def _start_link(self, house: Daemon) -> None:
         if self.identity is None:
@@ -461,8 +465,8 @@ class Agent:
                 self.time.met(self._collector_ms())
                 if self.time.save_due:
                     await asyncio.to_thread(self.time.save)
-            if self._relay is not None and now[1] != seen[1]:
-                self._relay.connected()
+            if self.relay is not None and now[1] != seen[1]:
+                self.relay.connected()
             seen = now
             summary = self._summary()
             if summary != said:

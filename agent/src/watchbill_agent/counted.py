@@ -12,7 +12,7 @@ def counted(agent: "Agent", log_lines_suppressed: int) -> Facts:
     """As it is now. Without a link, and before a daemon runs it, what they count is nothing."""
     sampling, queue, identity = agent.sampling, agent.spool.facts(), agent.identity
     link = None if agent.sender is None else agent.sender.facts
-    house = agent.house
+    house, relay = agent.house, agent.relay
     backups, reports, requests = agent.backups.counts, agent.backups.incoming, agent.backups.requests
     return Facts(
         series=sampling.batcher.series,
@@ -60,6 +60,10 @@ def counted(agent: "Agent", log_lines_suppressed: int) -> Facts:
         backup_requests=requests.taken + requests.dropped,
         backup_requests_refused=requests.refused,
         backup_requests_dropped=requests.dropped,
+        orders=0 if relay is None else relay.counts.orders,
+        orders_dropped=0 if relay is None else relay.counts.dropped,
+        orders_without_runner=0 if relay is None else relay.counts.no_runner,
+        orders_events=0 if relay is None else relay.counts.events,
         backup_reports=0 if reports is None else reports.kept,
         backup_reports_refused=0 if reports is None else reports.refused,
         backup_reports_waiting=0 if reports is None else reports.waiting,

@@ -60,6 +60,10 @@ class Facts:
     backup_requests: int = 0
     backup_requests_refused: int = 0
     backup_requests_dropped: int = 0
+    orders: int = 0
+    orders_dropped: int = 0
+    orders_without_runner: int = 0
+    orders_events: int = 0
     backup_reports: int = 0
     backup_reports_refused: int = 0
     backup_reports_waiting: int = 0
@@ -134,6 +138,10 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("backup_requests_total", _COUNTER, "Verifications of backups that the collector asked for."),
     ("backup_requests_refused_total", _COUNTER, "Of these, those that this host did not make."),
     ("backup_requests_dropped_total", _COUNTER, "Of these, those that were too many to be answered."),
+    ("orders_total", _COUNTER, "Orders of the collector for this host's runner."),
+    ("orders_dropped_total", _COUNTER, "Of these, those that were too many, or that no runner took in time."),
+    ("orders_without_runner_total", _COUNTER, "Of these, those that were refused because no runner listens."),
+    ("orders_events_total", _COUNTER, "Events that this host's runner told."),
     ("backup_reports_total", _COUNTER, "Records of runs that others handed over."),
     (
         "backup_reports_refused_total",
@@ -236,6 +244,10 @@ class SelfStats:
             facts.backup_requests,
             facts.backup_requests_refused,
             facts.backup_requests_dropped,
+            facts.orders,
+            facts.orders_dropped,
+            facts.orders_without_runner,
+            facts.orders_events,
             facts.backup_reports,
             facts.backup_reports_refused,
             facts.backup_reports_waiting,

@@ -119,7 +119,11 @@ async def test_an_order_is_run_and_its_events_are_kept_and_forgotten_by_the_runn
         assert (inventory.runner, [action.name for action in inventory.actions]) == (True, ["svc"])
 
 
-async def test_without_a_runner_an_order_is_refused_and_stays_so(host: Host, agents: Any) -> None:
+async def test_without_a_runner_an_order_is_refused_and_stays_so(
+    host: Host, agents: Any, monkeypatch: Any
+) -> None:
+    from watchbill_agent.actions import relay
+
     host.action("svc", ["/bin/true"], "once")
     agent = agents()
     command = host.command("svc")
@@ -127,7 +131,10 @@ async def test_without_a_runner_an_order_is_refused_and_stays_so(host: Host, age
     (refused,) = await until(lambda: agent.said(outcomes.COMMAND_REFUSED))
     assert (refused.reason, refused.key, refused.run) == (Refusal.RUNNER, host.key(command), "r1")
     await until(lambda: [one.runner for one in agent.said(outcomes.ACTIONS_INVENTORY)] == [False])
+    monkeypatch.setattr(relay, "FILES_LOOK_S", 0.05)
     async with serving(host) as service:
+        agent.relay.connected()
+        await until(lambda: [one.runner for one in agent.said(outcomes.ACTIONS_INVENTORY)] == [False, True])
         agent.relay.take(order(host, command))
         await until(lambda: len(agent.said(outcomes.COMMAND_REFUSED)) == 2)
         agent.relay.take(order(host, host.command("svc", attempt=2)))

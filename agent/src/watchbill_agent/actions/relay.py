@@ -45,6 +45,8 @@ FILES_LOOK_S: Final = 30.0
 """How often it is looked whether root's files are others now."""
 INVENTORY_AGAIN_S: Final = 3_600.0
 """An unchanged inventory is told again at a connection, when this has passed: its collector may be another one."""
+NO_RUNNER: Final = "none"
+"""The version of an inventory that says that no runner answers; it is looked again whether one does."""
 WATCHED: Final = ("actions.d", "observe.d")
 WATCHED_FILES: Final = ("enrolled.json", "roster.pub")
 
@@ -272,7 +274,7 @@ class Relay:
         files = await asyncio.to_thread(self._look_at_files)
         again = self._again and now_s - self._told_s >= INVENTORY_AGAIN_S
         changed, self._changed = self._changed, False
-        if files == self._files and self._version and not again and not changed:
+        if files == self._files and self._version not in ("", NO_RUNNER) and not again and not changed:
             return
         try:
             async with Door(self._socket) as door:
@@ -342,6 +344,6 @@ def _nothing() -> tuple[str, bytes]:
     from watchbill.actions.outcomes import Inventory
 
     none = Inventory(
-        version="none", runner=False, ledger="", epoch=0, roster_serial=0, roster_keys=(), actions=()
+        version=NO_RUNNER, runner=False, ledger="", epoch=0, roster_serial=0, roster_keys=(), actions=()
     )
     return none.version, none.to_json()
