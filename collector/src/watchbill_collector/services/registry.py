@@ -13,6 +13,7 @@ from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Spool, Standing
 from watchbill_collector.services import backup_intake
 from watchbill_collector.services.backup_intake import Written
+from watchbill_collector.services.run_intake import COMMAND_KINDS, Committed, RunDoor
 from watchbill_collector.store import Store, crit
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState
@@ -79,13 +80,22 @@ class StoreCritSink:
         self.backups_told: Callable[[frozenset[str]], None] = lambda _: None
         """Told that something new of backups is committed, with the hosts whose jobs are others now. From the
         committing thread; must not block."""
+        self.commands: RunDoor | None = None
+        """Keeps what hosts say of commands and actions; None: nobody asks for any."""
+        self.commands_told: Callable[[Committed], None] = lambda _: None
+        """Told what of that is committed; in the same way."""
 
     def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
         """Write events and watermarks in one transaction. Raises StorageError."""
         now_ms = self._clock.wall_ms()
-        told = self._store.write_blocking(lambda connection: self._write(connection, marks, events, now_ms))
+        committed = Committed()
+        told = self._store.write_blocking(
+            lambda connection: self._write(connection, marks, events, now_ms, committed)
+        )
         if told is not None:
             self.backups_told(told)
+        if committed.told or committed.inventories:
+            self.commands_told(committed)
 
     def _write(
         self,
@@ -93,6 +103,7 @@ class StoreCritSink:
         marks: Sequence[Mark],
         events: Mapping[Spool, Sequence[CritEvent]],
         now_ms: int,
+        committed: Committed,
     ) -> frozenset[str] | None:
         """In the transaction; what `backups_told` is to be told, None for nothing."""
         site, changed, found = self._store.site, set(), False
@@ -102,16 +113,19 @@ class StoreCritSink:
             new = set(crit.commit(connection, site, at, [_record(event) for event in those], now_ms))
             fresh = [event for event in those if event.seq in new]
             written = backup_intake.write(connection, site, mark.agent_id, fresh, now_ms)
+            if self.commands is not None:
+                self.commands.write(connection, mark.agent_id, fresh, now_ms, committed)
             found = found or written is not Written.NOTHING
             if written is Written.JOBS:
                 changed.add(mark.agent_id)
         return frozenset(changed) if found else None
 
     def trim(self) -> int:
-        """Let go of the oldest events of agents' own lives, and of backups, which are kept apart; how many went.
+        """Let go of the oldest events of agents' own lives, and of backups and commands, which are kept apart; how many
+        went.
         Blocks. Raises StorageError.
         """
-        site, kinds = self._store.site, LIFE | backup_intake.BACKUP_KINDS
+        site, kinds = self._store.site, LIFE | backup_intake.BACKUP_KINDS | COMMAND_KINDS
         return self._store.write_blocking(lambda connection: crit.trim(connection, site, kinds))
 
     def marks(self) -> list[Mark]:

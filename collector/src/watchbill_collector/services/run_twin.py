@@ -78,6 +78,7 @@ class HostTwin:
         self._entries: dict[str, _Entry] = {}
         self._counter = 0
         self._epoch = 0
+        self._made_ms = 0
         self._numbers = itertools.count(1)
 
     def allow(self, action: Action, program: Program | None = None) -> None:
@@ -158,6 +159,8 @@ class HostTwin:
         return None
 
     def _counted(self, address: Address) -> tuple[Refusal, str] | None:
+        if address.issued_ms < self._made_ms:
+            return Refusal.COUNTER, "ordered before this ledger was made"
         if address.counter <= self._counter:
             return Refusal.COUNTER, f"number {address.counter}, {self._counter} was seen"
         self._counter = address.counter
@@ -259,6 +262,7 @@ class HostTwin:
         self.ledger = f"{self.name}-ledger-{next(self._numbers)}"
         self._entries.clear()
         self._counter = 0
+        self._made_ms = self._clock.wall_ms()
 
 
 @dataclass(slots=True)

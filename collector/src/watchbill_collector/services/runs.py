@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
@@ -66,6 +66,8 @@ RUNS_PER_TURN_MAX: Final = 500
 INBOX_MAX: Final = 200_000
 """What hosts said and nobody has looked at; beyond it the oldest goes, counted, and is read back from the store."""
 LOADED_AT_ONCE: Final = 500
+IDLE_S: Final = 30.0
+"""Between turns without news."""
 RETRY_S: Final = 1.0
 """After the store could not be written."""
 SYSTEM: Final = "system"
@@ -172,11 +174,13 @@ class Runs:
         """Open runs."""
         return len(self._live)
 
-    def past(self, since_ms: int = 0) -> list[restraint.Past]:
-        """Runs as others are bound by them: all that are open, and those that ended since. Blocks for a read."""
+    async def past(self, since_ms: int = 0) -> list[restraint.Past]:
+        """Runs as others are bound by them: all that are open, and those that ended since."""
         site = self._store.site
-        ended = self._store.read(lambda connection: runs.summaries(connection, site, since_ms=since_ms))
-        found = [_past_of(one) for one in ended if one.run_id not in self._live]
+        stored = await asyncio.to_thread(
+            self._store.read, lambda connection: runs.outlines(connection, site, since_ms)
+        )
+        found = [_past_of(one) for one in stored if one.run_id not in self._live]
         return found + [_past(live.run) for live in self._live.values()]
 
     # ------------------------------------------------------------ what happens
@@ -333,9 +337,10 @@ class Runs:
             if live.run.state in HOLDS_LOCK and live.run.state is not RunState.HELD:
                 live.resumed = True
 
-    async def run(self) -> None:
-        """Turn after turn, for ever."""
+    async def run(self, made: Callable[[], None] = lambda: None) -> None:
+        """Turn after turn, for ever. `made` is called after each."""
         while True:
+            made()
             try:
                 await self.turn()
                 wake_s = self._wake_s()
@@ -353,7 +358,8 @@ class Runs:
         moments = [live.wake_ms for live in self._live.values() if live.wake_ms is not None]
         if any(live.run.open_keys for live in self._live.values()):
             moments.append(now_ms + ASK_AFTER_MS)
-        return max(0.0, (min(moments) - now_ms) / 1000) if moments else 60.0
+        wake_s = (min(moments) - now_ms) / 1000 if moments else IDLE_S
+        return min(max(0.0, wake_s), IDLE_S)
 
     async def turn(self) -> int:
         """Decide, write, do, until nothing is left without news; how many rows were written."""
@@ -655,16 +661,16 @@ def _past(run: Run) -> restraint.Past:
     )
 
 
-def _past_of(summary: RunSummary) -> restraint.Past:
+def _past_of(row: Any) -> restraint.Past:
     return restraint.Past(
-        run_id=summary.run_id,
-        runbook=summary.runbook,
-        lock=summary.lock_name,
-        state=RunState(summary.state),
-        drill=summary.drill,
-        created_ms=summary.created_ms,
-        started_ms=summary.started_ms,
-        ended_ms=summary.ended_ms,
+        run_id=row.run_id,
+        runbook=row.runbook,
+        lock=row.lock_name,
+        state=RunState(row.state),
+        drill=bool(row.drill),
+        created_ms=row.created_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
     )
 
 

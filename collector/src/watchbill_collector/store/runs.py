@@ -212,6 +212,18 @@ def summaries(
     return [_summary(row) for row in connection.execute(query)]
 
 
+def outlines(connection: sa.Connection, site: str, since_ms: int = 0) -> list[Any]:
+    """Of each run what others are bound by, the newest first: run_id, runbook, lock_name, state, drill, created_ms,
+    started_ms, ended_ms."""
+    table = RUNS.c
+    names = ("run_id", "runbook", "lock_name", "state", "drill", "created_ms", "started_ms", "ended_ms")
+    query = sa.select(*(table[name] for name in names)).where(
+        table.site == site, table.created_ms >= since_ms
+    )
+    query = query.order_by(table.created_ms.desc(), table.run_id.desc()).limit(RUNS_READ_MAX)
+    return list(connection.execute(query))
+
+
 def _summary_query() -> "sa.Select[Any]":
     return sa.select(*(RUNS.c[name] for name in RunSummary.__slots__))
 

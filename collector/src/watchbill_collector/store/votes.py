@@ -1,0 +1,50 @@
+"""Votes on gates, as they were handed in: who said what of which run, for whoever has to find a person's words."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from watchbill_collector.store.schema import RUN_VOTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteRow:
+    """One vote. `signed` is empty for who was logged in at the page; `voided_ms` 0 while it holds."""
+
+    run_id: str
+    step: str
+    manifest_digest: str
+    person: str
+    approve: bool
+    at_ms: int
+    comment: str
+    signed: bytes
+    voided_ms: int = 0
+    voided_why: str = ""
+
+
+def add(connection: sa.Connection, site: str, vote: VoteRow) -> None:
+    """Keep one, in the transaction of the journal's row."""
+    values: dict[str, object] = {name: getattr(vote, name) for name in VoteRow.__slots__}
+    values["approve"] = int(vote.approve)
+    connection.execute(RUN_VOTES.insert().values(site=site, **values))
+
+
+def of_person(connection: sa.Connection, site: str, person: str) -> list[VoteRow]:
+    """Everything that somebody said and that holds, the newest first."""
+    table = RUN_VOTES.c
+    query = sa.select(*(table[name] for name in VoteRow.__slots__)).where(
+        table.site == site, table.person == person, table.voided_ms == 0
+    )
+    rows = connection.execute(query.order_by(table.place.desc())).mappings()
+    return [
+        VoteRow(**{**row, "approve": bool(row["approve"]), "signed": bytes(row["signed"])}) for row in rows
+    ]
+
+
+def void(connection: sa.Connection, site: str, person: str, why: str, now_ms: int) -> int:
+    """What somebody said does not hold any more; how many votes that were."""
+    table = RUN_VOTES.c
+    where = (table.site == site) & (table.person == person) & (table.voided_ms == 0)
+    changed = RUN_VOTES.update().where(where).values(voided_ms=now_ms, voided_why=why)
+    return connection.execute(changed).rowcount
