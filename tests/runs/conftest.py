@@ -63,6 +63,7 @@ class House:
     fleet: FleetTwin = field(default_factory=FleetTwin)
     facts: Facts = NO_FACTS
     roster: Roster | None = None
+    disabled: frozenset[str] = frozenset()
     paused: str = ""
     told: list[tuple[str, str]] = field(default_factory=list)
     published: list[RunSummary] = field(default_factory=list)
@@ -125,6 +126,7 @@ class House:
             ledger=lambda agent: hosts_of[agent].ledger,
             labels={host.agent: host.labels for host in hosts_of.values()},
             roster=self.roster,
+            disabled=self.disabled,
             paused=self.paused,
         )
 

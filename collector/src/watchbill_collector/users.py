@@ -199,6 +199,10 @@ class Users:
         """Everybody, by name."""
         return sorted(self._users.values(), key=lambda user: user.name.lower())
 
+    def disabled_names(self) -> frozenset[str]:
+        """Who was let out, in small letters."""
+        return frozenset(user.name.lower() for user in list(self._users.values()) if user.disabled)
+
     def find(self, name: str) -> User:
         """The user of that name. Raises UsageError."""
         for user in list(self._users.values()):

@@ -108,7 +108,11 @@ def command_of(run: Run, flow: Flow, attempt: Attempt) -> Command:
     gate = run.step(attempt.gate).gate if attempt.gate and attempt.gate in flow.steps else None
     if gate is not None:
         manifest = gate.opened.manifest.encode("utf-8")
-        votes = tuple(base64.b64decode(vote.signed) for _, vote in gate.votes if vote.signed)
+        votes = tuple(
+            base64.b64decode(vote.signed)
+            for _, vote in gate.votes
+            if vote.signed and vote.person not in gate.voided
+        )
     return Command(
         run=run.run_id,
         runbook=run.created.runbook,

@@ -14,6 +14,7 @@ from watchbill_collector.runbooks.run import attempts, checking, fresh
 from watchbill_collector.runbooks.run.acting import Acted, Came, begin, go_on
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow, Unit
 from watchbill_collector.runbooks.run.fold import apply
+from watchbill_collector.runbooks.run.gates import lapsed, to_void
 from watchbill_collector.runbooks.run.progress import Run, StepProgress
 from watchbill_collector.runbooks.run.rows import (
     AnyRow,
@@ -69,6 +70,9 @@ def decide(run: Run, flow: Flow, world: World, now_ms: int) -> Move:
         return _proposed(run, now_ms)
     if run.state is RunState.QUEUED:
         return _queued(run, world)
+    void = to_void(run, world)
+    if void:
+        return Move(list(void))
     move = attempts.keep(run, flow, world, now_ms)
     if move.rows:
         return move
@@ -287,10 +291,11 @@ class _Decider:
                 return Acted(rows=[checking.began(flat.id)])
 
     def _guarded(self, position: int, flat: FlatStep, step: StepProgress, acted: Acted) -> Acted:
-        """An effect is about to begin: not while everything is paused, and not on premises that are old."""
+        """An effect is about to begin: not while everything is paused, not without those who agreed, and not on
+        premises that are old."""
         if not acted.effect:
             return acted
-        acted = self._unpaused(acted)
+        acted = self._agreed(self._unpaused(acted))
         if not acted.effect or fresh.took_effect(step):
             return acted
         wanted = fresh.stale(self._run, self._flow, position, flat.id)
@@ -306,6 +311,15 @@ class _Decider:
         if not self._world.paused:
             return acted
         return Acted(rows=_without_effects(acted), waiting=f"automation is paused: {self._world.paused}")
+
+    def _agreed(self, acted: Acted) -> Acted:
+        """What people allowed who do not count any more is not begun; a person decides."""
+        for one in acted.rows if acted.effect else ():
+            gate = self._run.step(one.gate).gate if isinstance(one, Intent) and one.gate else None
+            fault = lapsed(gate) if gate is not None else ""
+            if fault:
+                return Acted(came=Came.STUCK, detail=fault, rows=_without_effects(acted))
+        return acted
 
     def _refresh(self) -> Move:
         """A round of fresh premises: the first that does not hold is a failure of its step."""
@@ -375,7 +389,7 @@ class _Decider:
                 return Acted(came=Came.FAILED, detail=made)
             return Acted(rows=[made])
         acted = go_on(self._run, self._flow, step, None, self._world, self._now_ms)
-        return self._unpaused(acted) if acted.effect else acted
+        return self._agreed(self._unpaused(acted)) if acted.effect else acted
 
     # ------------------------------------------------------------ ends
 

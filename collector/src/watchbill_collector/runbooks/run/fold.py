@@ -140,6 +140,8 @@ def _gate_goes_on(run: Run, at_ms: int, one: "row.Voted | row.GateClosed | row.V
     assert gate is not None, "a gate is opened first"
     if isinstance(one, row.Voted):
         gate.votes.append((at_ms, one))
+        # Only what he had said before is void.
+        gate.voided.pop(one.person, None)
     else:
         gate.closed, gate.closed_ms = one, at_ms
         run.stale_n = run.n

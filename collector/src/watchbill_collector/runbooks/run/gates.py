@@ -18,11 +18,12 @@ from watchbill_collector.runbooks.model import Act, Gate
 from watchbill_collector.runbooks.resolving import Bound, Resolved, resolve
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow
 from watchbill_collector.runbooks.run.progress import GateProgress, Run
-from watchbill_collector.runbooks.run.rows import GateOpened, Target
+from watchbill_collector.runbooks.run.rows import GateOpened, Target, VotesVoided
 from watchbill_collector.runbooks.run.scope import scope_of
 from watchbill_collector.runbooks.run.world import AGREED_MS, GATE_MS, World
 
 PROBLEMS_SHOWN: Final = 5
+LET_OUT: Final = "was disabled on the collector"
 
 
 def covered(run: Run, flow: Flow, gate: str, world: World) -> tuple[list[ProtectedEffect], list[str]]:
@@ -111,6 +112,42 @@ def _token(effect: ProtectedEffect) -> str:
     return json.dumps(effect.document(), sort_keys=True, separators=(",", ":"))
 
 
+# ---------------------------------------------------------------- who was let out
+
+
+def is_out(person: str, world: World) -> bool:
+    """Whether somebody was disabled on this collector; names of users are the same in capitals and small letters."""
+    return bool(world.disabled) and person.lower() in world.disabled
+
+
+def to_void(run: Run, world: World) -> list[VotesVoided]:
+    """Rows for what people said who are disabled since: it stays void also when they are let in again."""
+    if not world.disabled:
+        return []
+    gone = {
+        vote.person
+        for step in run.steps.values()
+        if step.gate is not None
+        for _, vote in step.gate.votes
+        if vote.person not in step.gate.voided and is_out(vote.person, world)
+    }
+    return [VotesVoided(person=one, why=LET_OUT) for one in sorted(gone)]
+
+
+def lapsed(gate: GateProgress) -> str:
+    """Why a gate that was passed allows nothing more, or "": too few of those who agreed are left."""
+    closed = gate.closed
+    if closed is None or not closed.passed:
+        return ""
+    gone = [one for one in closed.people if one in gate.voided]
+    left = len(closed.people) - len(gone)
+    if not gone or left >= gate.opened.count:
+        return ""
+    why = "; ".join(f"{one} {gate.voided[one]}" for one in gone)
+    opened = gate.opened
+    return f"{left} of {opened.count} of {opened.role} still agree: {why}; retry {opened.step} to ask again"
+
+
 # ---------------------------------------------------------------- counting
 
 
@@ -131,6 +168,8 @@ def tally(run: Run, gate: GateProgress, world: World, now_ms: int) -> Tally:
     for _, vote in gate.votes:
         if vote.person in gate.voided:
             left_out[vote.person] = gate.voided[vote.person]
+        elif is_out(vote.person, world):
+            left_out[vote.person] = LET_OUT
         elif vote.digest != opened.digest:
             left_out[vote.person] = "agreed to something else"
         elif opened.on_host and not vote.signed and vote.approve:

@@ -41,7 +41,8 @@ DETAIL_MAX: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """See the module. `connected` and `ledger` are by agent id. `why_not` says why a run that waits for its turn may
+    """See the module. `connected` and `ledger` are by agent id. `disabled` are those who were let out of this
+    collector, in small letters: what they agreed to does not hold. `why_not` says why a run that waits for its turn may
     not begin yet, "" when it may."""
 
     site: str
@@ -51,6 +52,7 @@ class World:
     ledger: Callable[[str], str] = field(default=lambda _: "")
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     roster: Roster | None = None
+    disabled: frozenset[str] = frozenset()
     paused: str = ""
     why_not: str = ""
     rows_left: int = 1_000_000
