@@ -10,6 +10,7 @@ from watchbill_collector.api.backup_twin import NoBackups
 from watchbill_collector.api.channel_port import ChannelsService
 from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.events import EventBus
+from watchbill_collector.api.evidence_port import EvidenceService, NoEvidence
 from watchbill_collector.api.page import PageFile
 from watchbill_collector.api.people_port import PeopleService
 from watchbill_collector.api.pool import QueryPool
@@ -54,6 +55,7 @@ class Services:
     backups: BackupsService = field(default_factory=NoBackups)
     runbooks: RunbookService = field(default_factory=NoRunbooks)
     roster: RosterService = field(default_factory=NoRoster)
+    evidence: EvidenceService = field(default_factory=NoEvidence)
 
 
 @dataclass(frozen=True, slots=True)

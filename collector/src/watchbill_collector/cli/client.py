@@ -31,6 +31,18 @@ class Client:
         query = f"?{urlencode(fields, doseq=True)}" if fields else ""
         return self._json("GET", f"{BASE}{path}{query}")
 
+    def download(self, path: str, fields: Fields | None = None) -> bytes:
+        """What a path of ours answers, when it is no document."""
+        query = f"?{urlencode(fields, doseq=True)}" if fields else ""
+        status, content = self._ask("GET", f"{BASE}{path}{query}", None, "")
+        if status < 400:
+            return content
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            document = {}
+        raise _failure(status, document, self.collector)
+
     def post(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
         """Change something."""
         body = json.dumps(document or {}).encode()

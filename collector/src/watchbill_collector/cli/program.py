@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("approving", "Agree to what a run wants to do, with your own key."),
     "deny": ("approving", "Say no to it."),
     "drills": ("drills", "Which rehearsals are due, and what those that were held have shown."),
+    "evidence": ("evidence", "A run, or a time, as a signed archive; check one."),
     "automation": ("automation", "Whether anything acts by itself; pause or resume that."),
     "roster": ("roster", "Who may approve: keys, signed rosters, hosts that are behind."),
     "enroll": ("enroll", "Make tokens that let hosts in; list or revoke them."),
@@ -44,7 +45,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 LATER = (
     "incidents",
-    "evidence",
     "mark",
     "report",
 )

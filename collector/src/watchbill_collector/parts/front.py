@@ -9,6 +9,7 @@ from watchbill_collector.api.house import House, HttpOptions, Services
 from watchbill_collector.api.page import load_page
 from watchbill_collector.api.pool import QueryPool
 from watchbill_collector.api.ports import at
+from watchbill_collector.api.runbook_twin import NoRunbooks
 from watchbill_collector.api.server import HttpServer, TlsFiles
 from watchbill_collector.api.status_port import CertificateStatus, PortStatus
 from watchbill_collector.configured import answered_names
@@ -26,6 +27,7 @@ from watchbill_collector.services.backup_answers import BackupAnswers
 from watchbill_collector.services.channels import ChannelService
 from watchbill_collector.services.condition import CollectorMetrics, ConditionService, OwnSamples
 from watchbill_collector.services.doorkeeping import DoorService
+from watchbill_collector.services.evidence import Beside, Evidence
 from watchbill_collector.services.fleet import FleetService
 from watchbill_collector.services.judging import JudgingService
 from watchbill_collector.services.people import ManagingService, PeopleService
@@ -98,6 +100,8 @@ class Front(Part):
         engine, book, ingest = self._judging.engine, self._judging.book, self._intake.ingest
         dispatching, clock, bindings = notices.dispatching, ground.clock, state.bindings
         accounts = AccountsService(past.history, state.registry)
+        backups = BackupAnswers(self._backup_watch.backups, state.store, clock, ingest)
+        runbooks = NoRunbooks()
         rules = JudgingService(book, state.belonging, dispatching.hush_of)
         hosts = FleetService(state.registry, ingest, accounts, ingest.delivered, state.lifetimes)
         return Services(
@@ -124,7 +128,15 @@ class Front(Part):
                 bindings,
             ),
             telling=AlertTelling(dispatching.dispatcher, state.store, clock, lambda: dispatching.routing),
-            backups=BackupAnswers(self._backup_watch.backups, state.store, clock, ingest),
+            backups=backups,
+            runbooks=runbooks,
+            evidence=Evidence(
+                state.store,
+                clock,
+                state.audit,
+                state.pki.audit,
+                Beside(clock, state.store, runbooks, backups),
+            ),
             trials=TrialsService(engine, past.history, past.table, bindings, clock),
         )
 

@@ -50,7 +50,7 @@ class State(Part):
 
     def _open_audit(self) -> None:
         clock, stack = self._ground.clock, self._ground.stack
-        audit = Audit(self.store, clock, self.pki.audit)
+        self.audit = audit = Audit(self.store, clock, self.pki.audit)
         witnesses = Witnesses(audit.hashes)
         self.auditing = AuditKeeper(self.store, clock, audit, witnesses, self.registry)
         stack.callback(self.auditing.sign)

@@ -490,7 +490,8 @@ class Runs:
                 runs.save_summary(connection, site, summary)
                 heads.append(head)
                 for entry in one.entries:
-                    known = {**entry.detail, "journal_n": head.n, "journal_hash": head.hash.hex()}
+                    told = {"run": summary.run_id, "journal_n": head.n, "journal_hash": head.hash.hex()}
+                    known = {**entry.detail, **told}
                     audit.append(connection, site, clock, replace(entry, detail=known))
             for call in extra:
                 call(connection)
