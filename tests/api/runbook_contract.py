@@ -4,11 +4,11 @@ A `Stage` is a service with two hosts, `web1` bound to team a and `db1` bound to
 author `ann` and accepted by nobody:
 
 - `restart`: svc.restart on web1;
-- `broken`: svc.restart on web1, which fails the first time in each run, and holds it;
+- `broken`: an action on web1 that fails the first time in each run, and holds it;
 - `guarded`: a gate of one `ops` that only the collector checks, then svc.restart on web1;
 - `promote`: a gate of two `dba` that db1 verifies, then pg.promote on db1, once and protected; lock `pg/db1`.
 
-`settle` lets what the service does by itself happen. `people` signs: `ben`, `cleo` and `rita` have the role dba on db1.
+`settle` lets what the service does by itself happen. Votes are signed by `ben`, `cleo` and `rita`, who have the roles dba and ops on every host, `out` on those of team a.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ PEOPLE = tuple(
     Person(
         name=name,
         key=public_key(seed),
-        roles=("dba",),
+        roles=("dba", "ops"),
         scopes=("team=a",) if name == "out" else (),
     )
     for name, seed in SEEDS.items()
