@@ -25,6 +25,7 @@ from watchbill_collector.api.backup_port import (
     BackupJob,
     backup_id,
 )
+from watchbill_collector.api.backup_report import BackupRpo
 from watchbill_collector.api.page import load_page
 from watchbill_collector.api.ports import Caller, GapSummary, Grant, Host, HostState, Role, at
 from watchbill_collector.api.server import HttpServer
@@ -149,7 +150,21 @@ def fill(twins: Twins) -> None:
             point=NOW - timedelta(hours=52),
             verified_point=NOW - timedelta(days=31),
             facets=facets,
-        )
+        ),
+        rpo=BackupRpo(
+            rpo_s=93_600.0,
+            objective=0.999,
+            since=NOW - timedelta(days=30),
+            until=NOW,
+            unknown_s=0.0,
+            kept=0.96389,
+            over_s=93_600.0,
+            times=1,
+            spans=(),
+            worst_s=187_200.0,
+            budget_s=2_592.0,
+            left_s=-90_000.0,
+        ),
     )
     for word in WORDS:
         if word != "STALE":
@@ -274,6 +289,7 @@ def test_the_drawer_says_why_what_to_do_and_what_happened(served: Served, visit:
         "data holds (25 % looked at)",
         "was OK: the point got too old",
         "code 3; 10.0 GiB read; 120000 files",
+        "96.389 % of 30 days wanted 99.9 %: budget overspent by 1d1h",
     ):
         assert wanted in text, wanted
     assert shown.locator(".strip li").count() == 12

@@ -336,6 +336,7 @@ export interface BackupDetail {
   };
   runs: BackupEntry[];
   yours: boolean;
+  rpo: { kept: number | null; objective: number; over_s: number; left_s: number } | null;
 }
 
 export interface Uncovered {

@@ -228,6 +228,12 @@ function schedule({ history }: BackupDetail): string {
   return cron || calendar ? `${cron || calendar} (${zone})` : "none: its age alone counts";
 }
 
+/** Never rounded up to the whole: 100 % are 100 %. */
+const share = (kept: number): string => (kept >= 1 ? "100 %" : `${(Math.floor(kept * 100_000) / 1_000).toString()} %`);
+
+const budget = (rpo: { objective: number; left_s: number }): string =>
+  `wanted ${share(rpo.objective)}: budget ${rpo.left_s >= 0 ? `of ${span(rpo.left_s)} left` : `overspent by ${span(-rpo.left_s)}`}`;
+
 function Facts({ detail }: { detail: BackupDetail }) {
   const { backup, history } = detail;
   const { definition } = history;
@@ -241,6 +247,12 @@ function Facts({ detail }: { detail: BackupDetail }) {
       <dd>{moment(backup.point, now.value)} <span class="facts">(<Age point={backup.point} rpo={backup.rpo_s} />)</span></dd>
       <dt>Proven to</dt>
       <dd>{backup.verified_point === null ? "nothing yet" : moment(backup.verified_point, now.value)}</dd>
+      {detail.rpo && detail.rpo.kept !== null && (
+        <>
+          <dt>RPO kept</dt>
+          <dd>{share(detail.rpo.kept)} of 30 days <span class="facts">{budget(detail.rpo)}</span></dd>
+        </>
+      )}
       <dt>Last run</dt>
       <dd><LastRun run={backup.last_run} /></dd>
       <dt>Next run</dt>
