@@ -196,9 +196,10 @@ class Trigger:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
     """The rehearsal: every so often, with other parameters, cleaned up after in any case. `clock_stop` names the step
-    at which the recovery time of a drill ends."""
+    at which the recovery time of a drill ends; `auto`: it begins by itself when it is due."""
 
     every_s: float = 0.0
+    auto: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     clock_stop: str = ""
     cleanup: tuple[Act, ...] = ()

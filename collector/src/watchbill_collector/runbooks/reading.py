@@ -274,7 +274,7 @@ class _Reader(StepReading):
     def _drill(self, node: Tree | None, parameters: tuple[Parameter, ...]) -> Drill | None:
         if node is None:
             return None
-        keys = self._part(node, "drill", ("every", "params", "clock", "cleanup"))
+        keys = self._part(node, "drill", ("every", "auto", "params", "clock", "cleanup"))
         given = self._part(keys.get("params"), "drill.params", tuple(one.name for one in parameters))
         values: dict[str, str] = {}
         for one in parameters:
@@ -285,8 +285,11 @@ class _Reader(StepReading):
                 if fault:
                     self.bad(given[one.name], at, *fault)
         clock = self._part(keys.get("clock"), "drill.clock", ("stop",))
+        if "auto" in keys and "every" not in keys:
+            self.bad(keys["auto"], "drill.auto", "auto without every", "how often, such as every: 30d")
         return Drill(
             every_s=self.seconds(keys.get("every"), "drill.every"),
+            auto=self._truth(keys.get("auto"), "drill.auto"),
             parameters=values,
             clock_stop=self.word(clock["stop"], "drill.clock.stop") if "stop" in clock else "",
             cleanup=tuple(
