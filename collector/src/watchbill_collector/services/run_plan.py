@@ -1,5 +1,6 @@
 """Plans that have looked: planned, looked at what can be looked at, and planned again with what was seen."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -34,7 +35,9 @@ async def live_plan(
     """A plan, and what was looked at for it."""
     purpose = Purpose.PLAN if purpose_of_people else Purpose.PREFLIGHT
     found: dict[tuple[str, str], Looked] = {}
-    planned = plan(runbook, judged, world.fleet, world.facts, drill=drill, books=books)
+    planned = await asyncio.to_thread(
+        lambda: plan(runbook, judged, world.fleet, world.facts, drill=drill, books=books)
+    )
     for _ in range(ROUNDS_MAX):
         todo = [
             row for row in planned.looks if row.arguments is not None and (row.step, row.host) not in found
@@ -44,7 +47,11 @@ async def live_plan(
         looked = await looks.look(runbook.name, runbook.digest, todo, world, purpose)
         found |= {(one.row.step, one.row.host): one for one in looked}
         seen = seen_of(list(found.values()))
-        planned = plan(runbook, judged, world.fleet, world.facts, drill=drill, books=books, seen=seen)
+        planned = await asyncio.to_thread(
+            lambda seen=seen: plan(  # type: ignore[misc]
+                runbook, judged, world.fleet, world.facts, drill=drill, books=books, seen=seen
+            )
+        )
     if purpose_of_people:
         showing = [row for row in planned.rows if row.plan_argv and row.arguments is not None]
         for one in await looks.look(runbook.name, runbook.digest, showing, world):

@@ -57,6 +57,10 @@ COMMENT_CHARACTERS_MAX: Final = 500
 PROPOSAL_MS: Final = 24 * 3_600_000
 """How long a proposal waits for somebody to start it."""
 
+Studied = tuple[tuple[int, int], tuple[str, ...], tuple[Finding, ...]]
+"""Of a text: the fleet it was judged against, the hosts that it touches, what is wrong with it."""
+_NEVER: Final[Studied] = ((-1, -1), (), ())
+
 
 class RunbookDesk:
     """See the module. On the loop; what asks the store does so in a thread."""
@@ -81,8 +85,7 @@ class RunbookDesk:
         self._rights = rights
         self._around = around
         self._looks = Looks(running, clock)
-        self._touched: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
-        self._findings: dict[str, tuple[tuple[int, int], tuple[Finding, ...]]] = {}
+        self._studied: dict[str, Studied] = {}
 
     # ------------------------------------------------------------ runbooks
 
@@ -90,15 +93,17 @@ class RunbookDesk:
         """All that he sees, by name."""
         past = await self._past()
         preflights = await self._preflights()
+        books = dict(self._shelf.books)
+        await self._study(*books.values())
         return [
             self._view(name, book, past, preflights)
-            for name, book in self._shelf.books.items()
+            for name, book in books.items()
             if self._rights.sees(caller, self._hosts_of(book))
         ]
 
     async def runbook(self, name: str, caller: Caller) -> tuple[RunbookView, str]:
         """One, and its text."""
-        book = self._book(name, caller)
+        book = await self._book(name, caller)
         view = self._view(name, book, await self._past(), await self._preflights())
         return view, book.content.decode("utf-8", "replace")
 
@@ -111,10 +116,10 @@ class RunbookDesk:
 
     async def plan(self, name: str, given: Mapping[str, str], drill: bool, caller: Caller) -> Plan:
         """What a run would do now; live looks, nothing changed."""
-        runbook = self._usable(name, caller)
+        runbook = await self._usable(name, caller)
         judged = self._judge(runbook, given, drill)
         world = self._fleet()
-        first = self._planned(runbook, judged, drill)
+        first = await self._planned(runbook, judged, drill)
         self._rights.may_change(caller, _hosts(first), f"plan {name}")
         problems = self._problems(runbook, drill)
         planned, looked = await live_plan(
@@ -145,7 +150,7 @@ class RunbookDesk:
 
     async def accept(self, name: str, digest: str, caller: Caller) -> RunbookView:
         """Say that this text may be run. Not by who wrote it."""
-        book = self._book(name, caller)
+        book = await self._book(name, caller)
         self._rights.may_change(caller, self._hosts_of(book), f"accept {name}", APPROVING_ROLES)
         if book.runbook is None:
             raise Refused(f"{name} cannot be read, and so not be accepted: watchbill runbooks lint {name}")
@@ -163,7 +168,7 @@ class RunbookDesk:
 
     async def reset_breaker(self, name: str, reason: str, caller: Caller) -> RunbookView:
         """Let its trigger act again."""
-        book = self._book(name, caller)
+        book = await self._book(name, caller)
         self._rights.may_change(caller, self._hosts_of(book), f"reset the breaker of {name}")
         if book.runbook is None or not self._breaker_open(book.runbook, await self._past()):
             raise Refused(f"the breaker of {name} is not open")
@@ -176,9 +181,9 @@ class RunbookDesk:
         self, name: str, given: Mapping[str, str], reason: str, drill: bool, confirm: str, caller: Caller
     ) -> RunView:
         """Begin a run."""
-        runbook = self._usable(name, caller)
+        runbook = await self._usable(name, caller)
         judged = self._judge(runbook, given, drill)
-        planned = self._planned(runbook, judged, drill)
+        planned = await self._planned(runbook, judged, drill)
         self._rights.may_change(caller, _hosts(planned), f"run {name}")
         problems = [*self._problems(runbook, drill), *planned.problems]
         if problems:
@@ -200,7 +205,7 @@ class RunbookDesk:
         if runbook is None:
             raise no_runbook(name)
         judged = self._judge(runbook, given, drill=False)
-        planned = self._planned(runbook, judged, drill=False)
+        planned = await self._planned(runbook, judged, drill=False)
         past, now_ms = await self._past(), self._clock.wall_ms()
         why = [*self._problems(runbook, drill=False), *planned.problems]
         why += restraint.limited(runbook.limits, name, planned.lock, past, now_ms)
@@ -411,25 +416,53 @@ class RunbookDesk:
 
     # ------------------------------------------------------------ what is asked again and again
 
-    def _book(self, name: str, caller: Caller) -> Book:
+    async def _book(self, name: str, caller: Caller) -> Book:
         book = self._shelf.books.get(name)
-        if book is None or not self._rights.sees(caller, self._hosts_of(book)):
+        if book is None:
+            raise no_runbook(name)
+        await self._study(book)
+        if not self._rights.sees(caller, self._hosts_of(book)):
             raise no_runbook(name)
         return book
 
-    def _usable(self, name: str, caller: Caller) -> Runbook:
-        book = self._book(name, caller)
+    async def _usable(self, name: str, caller: Caller) -> Runbook:
+        book = await self._book(name, caller)
         if book.runbook is None:
             raise Refused(f"{name} cannot be read: watchbill runbooks lint {name}")
         return book.runbook
+
+    async def _study(self, *books: Book) -> None:
+        """What is wrong with runbooks and which hosts they touch, where that is not known of this fleet: in a thread,
+        because over a thousand hosts it takes seconds."""
+        generation = self._fleet.generation
+        todo = [
+            book
+            for book in books
+            if book.runbook is not None and self._studied.get(book.digest, _NEVER)[0] != generation
+        ]
+        if not todo:
+            return
+        world, around = self._fleet(), self._around_now(whole=True)
+
+        def work() -> None:
+            for book in todo:
+                assert book.runbook is not None
+                judged = self._judge(book.runbook, {}, drill=False)
+                planned = plan(book.runbook, judged, world.fleet, world.facts, books=around.books)
+                found = tuple(_finding(one) for one in lint(book.runbook, around))
+                self._studied[book.digest] = (generation, _hosts(planned), found)
+
+        await asyncio.to_thread(work)
 
     def _judge(self, runbook: Runbook, given: Mapping[str, str], drill: bool) -> Judged:
         now = datetime.fromtimestamp(self._clock.wall_ms() / 1000, UTC)
         return judge_parameters(runbook, given, now, drill=drill)
 
-    def _planned(self, runbook: Runbook, judged: Judged, drill: bool) -> Planned:
-        world = self._fleet()
-        return plan(runbook, judged, world.fleet, world.facts, drill=drill, books=self._shelf.in_force)
+    async def _planned(self, runbook: Runbook, judged: Judged, drill: bool) -> Planned:
+        world, books = self._fleet(), self._shelf.in_force
+        return await asyncio.to_thread(
+            lambda: plan(runbook, judged, world.fleet, world.facts, drill=drill, books=books)
+        )
 
     def _problems(self, runbook: Runbook, drill: bool) -> list[str]:
         """Why a runbook may not be run at all now."""
@@ -450,15 +483,8 @@ class RunbookDesk:
         return found
 
     def _hosts_of(self, book: Book) -> tuple[str, ...]:
-        """The hosts that a runbook touches with its defaults."""
-        if book.runbook is None:
-            return ()
-        known = self._touched.get(book.digest)
-        if known is None or known[0] != self._fleet.generation:
-            judged = self._judge(book.runbook, {}, drill=False)
-            planned = self._planned(book.runbook, judged, drill=False)
-            known = self._touched[book.digest] = (self._fleet.generation, _hosts(planned))
-        return known[1]
+        """The hosts that a runbook touches with its defaults, as it was last studied."""
+        return self._studied.get(book.digest, _NEVER)[1]
 
     def _around_now(self, *, whole: bool) -> Around:
         return Around(
@@ -482,11 +508,7 @@ class RunbookDesk:
                 )
                 for one in book.mistakes
             )
-        known = self._findings.get(book.digest)
-        if known is None or known[0] != self._fleet.generation:
-            found = tuple(_finding(one) for one in lint(book.runbook, self._around_now(whole=True)))
-            known = self._findings[book.digest] = (self._fleet.generation, found)
-        return known[1]
+        return self._studied.get(book.digest, _NEVER)[2]
 
     def _view(
         self,

@@ -234,7 +234,7 @@ class Runs:
         live = Live(run, flow, runs.genesis(self._store.site, run_id))
         async with self._turning:
             made = Written(live, [(now_ms, one) for one in rows], [], [entry])
-            await self._write([made], extra)
+            await self._write([made], extra, new=True)
             self._live[run_id] = live
             self._lock(live)
             self._mark(live)
@@ -476,19 +476,28 @@ class Runs:
             self._do(one)
 
     async def _write(
-        self, written: Sequence[Written], extra: Sequence[Callable[[sa.Connection], None]]
+        self,
+        written: Sequence[Written],
+        extra: Sequence[Callable[[sa.Connection], None]],
+        *,
+        new: bool = False,
     ) -> None:
         """All rows in one transaction; the heads that follow are ours once it is committed."""
         site, clock = self._store.site, self._clock
         summaries = [summary_of(one.live.run) for one in written]
 
         def work(connection: sa.Connection) -> list[JournalHead]:
-            heads: list[JournalHead] = []
-            for one, summary in zip(written, summaries, strict=True):
-                new = [NewRow(at_ms, kind_of(row), body_of(row)) for at_ms, row in one.rows]
-                head = runs.append(connection, site, summary.run_id, one.live.head, new)
-                runs.save_summary(connection, site, summary)
-                heads.append(head)
+            added = [
+                (
+                    one.live.run.run_id,
+                    one.live.head,
+                    [NewRow(at_ms, kind_of(row), body_of(row)) for at_ms, row in one.rows],
+                )
+                for one in written
+            ]
+            heads = runs.append_all(connection, site, added)
+            runs.save_summaries(connection, site, summaries, new=new)
+            for one, head in zip(written, heads, strict=True):
                 for entry in one.entries:
                     told = {"run": summary.run_id, "journal_n": head.n, "journal_hash": head.hash.hex()}
                     known = {**entry.detail, **told}

@@ -21,8 +21,8 @@ from watchbill_collector.store.text import canonical_json
 ROWS_PER_RUN_MAX: Final = 100_000
 """A run with so many is held, and nothing of it is sent any more; people may still end it (`ROWS_FOR_PEOPLE`)."""
 ROWS_FOR_PEOPLE: Final = 1_000
-BODY_BYTES_MAX: Final = 256 * 1024
-"""Of one row. Manifests are the longest; who writes keeps within it."""
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of one row. A step over a thousand hosts is the longest; who writes keeps well within it."""
 RUNS_KEPT_MAX: Final = 20_000
 """That have ended; the oldest go, with their journals. The audit keeps the head of each."""
 RUNS_KEPT_MS: Final = 3 * 366 * 86_400_000
@@ -110,41 +110,68 @@ def append(
     connection: sa.Connection, site: str, run_id: str, head: JournalHead, new: Iterable[NewRow]
 ) -> JournalHead:
     """Add rows after `head`; the head that follows. Nothing may depend on them before this is committed."""
+    return append_all(connection, site, [(run_id, head, new)])[0]
+
+
+def append_all(
+    connection: sa.Connection, site: str, added: Iterable[tuple[str, JournalHead, Iterable[NewRow]]]
+) -> list[JournalHead]:
+    """The same for several runs: their heads, in order."""
     rows: list[dict[str, object]] = []
-    for one in new:
-        body = canonical_json(one.body)
-        assert len(body) <= BODY_BYTES_MAX, f"{one.kind}: {len(body)} bytes"
-        following = JournalHead(
-            head.n + 1, row_hash(site, run_id, head.n + 1, one.at_ms, one.kind, body, head.hash)
-        )
-        rows.append(
-            {
-                "run_id": run_id,
-                "n": following.n,
-                "site": site,
-                "at_ms": one.at_ms,
-                "kind": one.kind,
-                "body": body,
-                "prev_hash": head.hash,
-                "hash": following.hash,
-            }
-        )
-        head = following
+    heads: list[JournalHead] = []
+    for run_id, head, new in added:
+        last = head
+        for one in new:
+            body = canonical_json(one.body)
+            assert len(body) <= BODY_BYTES_MAX, f"{one.kind}: {len(body)} bytes"
+            n = last.n + 1
+            following = JournalHead(n, row_hash(site, run_id, n, one.at_ms, one.kind, body, last.hash))
+            rows.append(
+                {
+                    "run_id": run_id,
+                    "n": n,
+                    "site": site,
+                    "at_ms": one.at_ms,
+                    "kind": one.kind,
+                    "body": body,
+                    "prev_hash": last.hash,
+                    "hash": following.hash,
+                }
+            )
+            last = following
+        heads.append(last)
     if rows:
         connection.execute(RUN_JOURNAL.insert(), rows)
-    return head
+    return heads
 
 
 def save_summary(connection: sa.Connection, site: str, summary: RunSummary) -> None:
     """Put a run's line in place of the one before."""
+    known = connection.execute(sa.select(sa.literal(1)).where(RUNS.c.run_id == summary.run_id)).first()
+    save_summaries(connection, site, [summary], new=known is None)
+
+
+def save_summaries(
+    connection: sa.Connection, site: str, summaries: Sequence[RunSummary], *, new: bool
+) -> None:
+    """Put the lines of several runs in place of those before; `new`: there are none yet."""
+    if not summaries:
+        return
+    if new:
+        connection.execute(RUNS.insert(), [{"run_id": one.run_id, **_values(site, one)} for one in summaries])
+    else:
+        rows = [{"key": one.run_id, **_values(site, one)} for one in summaries]
+        connection.execute(RUNS.update().where(RUNS.c.run_id == sa.bindparam("key")), rows)
+
+
+def _values(site: str, summary: RunSummary) -> dict[str, object]:
     values: dict[str, object] = {name: getattr(summary, name) for name in RunSummary.__slots__}
+    values["site"] = site
     values["drill"] = int(summary.drill)
     values["parameters"] = canonical_json(dict(summary.parameters))
     values["hosts"] = json.dumps(list(summary.hosts), separators=(",", ":"))
-    key = values.pop("run_id")
-    changed = connection.execute(RUNS.update().where(RUNS.c.run_id == key).values(values))
-    if not changed.rowcount:
-        connection.execute(RUNS.insert().values(run_id=key, site=site, **values))
+    del values["run_id"]
+    return values
 
 
 # ---------------------------------------------------------------- reading

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ from watchbill_collector.runbooks.run.rows import Intent, Probed, Row, StepBegan
 from watchbill_collector.runbooks.run.slots import Next, Slot
 from watchbill_collector.runbooks.run.words import Phase, Verdict
 from watchbill_collector.runbooks.run.world import DETAIL_MAX, World
+
+TARGETS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of a step's hosts with their arguments: they are one row of the journal."""
 
 
 class Came(Enum):
@@ -67,6 +71,8 @@ def begin(
     if len(resolved.bound) > HOSTS_MAX:
         return f"{act.action}: {len(resolved.bound)} hosts, at most {HOSTS_MAX}"
     targets = [_target(one) for one in resolved.bound]
+    if len(msgspec.json.encode(targets)) > TARGETS_BYTES_MAX:
+        return f"{act.action}: its arguments on {len(targets)} hosts are more than {TARGETS_BYTES_MAX} bytes"
     fault = _limited(run, flow, targets) or _disagreed(run, flow, name, phase, targets)
     if fault:
         return fault
@@ -124,7 +130,7 @@ def _disagreed(run: Run, flow: Flow, name: str, phase: Phase, targets: Sequence[
         progress = run.step(gate).gate if gate else None
         if progress is None or progress.closed is None or not progress.closed.passed:
             return f"{target.action} on {target.host} needs {target.approvals} of {target.role} to agree, and none did"
-        if not covers(progress.opened, name, target):
+        if not covers(progress, name, target):
             return (
                 f"{target.action} on {target.host} is not what was agreed to at {gate}: it has changed since"
             )

@@ -5,7 +5,16 @@ from watchbill_collector.runbooks.run.flow import Flow
 from watchbill_collector.runbooks.run.progress import Attempt, Run
 from watchbill_collector.runbooks.run.rows import CancelSent, Lapsed, Lost, Sent
 from watchbill_collector.runbooks.run.words import AttemptState, Phase, RunState
-from watchbill_collector.runbooks.run.world import LATE_MS, MARGIN_MS, RESEND_MS, Cancel, Move, Send, World
+from watchbill_collector.runbooks.run.world import (
+    AWAY_POLL_MS,
+    LATE_MS,
+    MARGIN_MS,
+    RESEND_MS,
+    Cancel,
+    Move,
+    Send,
+    World,
+)
 
 
 def keep(run: Run, flow: Flow, world: World, now_ms: int) -> Move:
@@ -40,7 +49,7 @@ def _unsent(run: Run, attempt: Attempt, world: World, now_ms: int, move: Move) -
         move.rows.append(Sent(key=attempt.key))
         move.effects.append(Send(attempt.key))
     else:
-        move.wake(attempt.not_after_ms)
+        move.wake(min(attempt.not_after_ms, now_ms + AWAY_POLL_MS))
         move.waiting = f"{attempt.host} is away"
 
 

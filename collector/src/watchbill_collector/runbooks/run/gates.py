@@ -91,11 +91,10 @@ def opening(run: Run, flow: Flow, gate: FlatStep, world: World, now_ms: int) -> 
         digest=manifest_digest(content),
         own_vote=what.own_vote,
         on_host=bool(effects),
-        covers=[_token(one) for one in effects],
     )
 
 
-def covers(opened: GateOpened, step: str, target: Target) -> bool:
+def covers(gate: GateProgress, step: str, target: Target) -> bool:
     """Whether what was agreed to names this effect."""
     effect = ProtectedEffect(
         step=step,
@@ -105,7 +104,10 @@ def covers(opened: GateOpened, step: str, target: Target) -> bool:
         action_digest=target.digest,
         arguments=dict(target.arguments),
     )
-    return _token(effect) in opened.covers
+    if gate.covers is None:
+        agreed = read_manifest(gate.opened.manifest.encode("utf-8")).effects
+        gate.covers = frozenset(_token(one) for one in agreed)
+    return _token(effect) in gate.covers
 
 
 def _token(effect: ProtectedEffect) -> str:

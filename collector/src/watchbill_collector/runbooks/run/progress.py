@@ -126,6 +126,8 @@ class GateProgress:
     voided: dict[str, str] = field(default_factory=dict)
     closed: GateClosed | None = None
     closed_ms: int = 0
+    covers: frozenset[str] | None = None
+    """The effects that its manifest names, once somebody wanted to know."""
 
 
 @dataclass(slots=True)

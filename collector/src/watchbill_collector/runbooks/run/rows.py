@@ -235,7 +235,6 @@ class GateOpened(Row, frozen=True, kw_only=True, tag="gate_opened"):
     digest: str
     own_vote: bool = False
     on_host: bool = False
-    covers: list[str] = []
 
 
 class Voted(Row, frozen=True, kw_only=True, tag="vote"):

@@ -16,7 +16,7 @@ from watchbill_collector.runbooks.model import Step
 from watchbill_collector.runbooks.run.progress import Attempt, StepProgress
 from watchbill_collector.runbooks.run.rows import Target
 from watchbill_collector.runbooks.run.words import NEVER_RAN, AttemptState, Verdict
-from watchbill_collector.runbooks.run.world import PROBES_MAX, UNKNOWNS_MAX, UNREACHABLE_MS
+from watchbill_collector.runbooks.run.world import AWAY_POLL_MS, PROBES_MAX, UNKNOWNS_MAX, UNREACHABLE_MS
 
 
 class Next(Enum):
@@ -101,7 +101,8 @@ def _of_unknown(
     if not connected:
         if now_ms >= last.done_ms + UNREACHABLE_MS:
             return Slot(Next.STUCK, f"{why}; the host is away", attempt=last)
-        return Slot(Next.WAIT, f"{why}; the host is away", last.done_ms + UNREACHABLE_MS, last)
+        again_ms = min(now_ms + AWAY_POLL_MS, last.done_ms + UNREACHABLE_MS)
+        return Slot(Next.WAIT, f"{why}; the host is away", again_ms, last)
     if now_ms < last.free_ms:
         return Slot(Next.WAIT, f"{why}; it could still begin", last.free_ms, last)
     if sum(one.state is AttemptState.UNKNOWN for one in tries) >= UNKNOWNS_MAX and not (

@@ -12,6 +12,8 @@ from watchbill_collector.runbooks.run.rows import Row
 
 COMMAND_MS: Final = 120_000
 """How long a command may wait until it begins, where its step says nothing shorter."""
+AWAY_POLL_MS: Final = 5_000
+"""How often it is looked whether a host is there again, should nobody say so."""
 RESEND_MS: Final = 2_000
 """After a command did not leave although its host seemed to be there."""
 MARGIN_MS: Final = 70_000
