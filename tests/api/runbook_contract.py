@@ -8,7 +8,8 @@ author `ann` and accepted by nobody:
 - `guarded`: a gate of one `ops` that only the collector checks, then svc.restart on web1;
 - `promote`: a gate of two `dba` that db1 verifies, then pg.promote on db1, once and protected; lock `pg/db1`.
 
-`settle` lets what the service does by itself happen. Votes are signed by `ben`, `cleo` and `rita`, who have the roles dba and ops on every host, `out` on those of team a.
+`settle` lets what the service does by itself happen. Votes are signed by `ben`, `cleo` and `rita`, who have the roles
+dba and ops on every host, and by `out`, who has them on those of team a.
 """
 
 import contextlib

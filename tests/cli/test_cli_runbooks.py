@@ -28,7 +28,7 @@ from watchbill_collector.cli.approving import gate_lines
 from watchbill_collector.cli.errors import Unreachable
 from watchbill_collector.cli.following import follow
 from watchbill_collector.cli.program import run
-from watchbill_collector.cli.runbook_text import folded, plan_lines
+from watchbill_collector.cli.runbook_text import folded, journal_rows, plan_lines
 from watchbill_collector.cli.screen import Screen
 
 HOSTILE = "evil\x1b[31m\u202e"
@@ -510,3 +510,20 @@ def test_what_is_agreed_to_names_every_host_and_says_alike_things_once() -> None
     assert shown.count('unit = "nginx"') == 1
     assert grants.digest(manifest.content()) in shown
     assert "evil\\x1b[31m\\u202e" in shown
+
+
+def test_what_came_of_a_command_is_told_with_the_step_and_the_host_that_its_intent_names() -> None:
+    def row(n: int, kind: str, step: str = "", host: str = "", **detail: object) -> dict[str, Any]:
+        return {
+            "n": n, "at": "2026-11-21T12:00:00Z", "kind": kind, "step": step, "host": host, "actor": "",
+            "detail": detail,
+        }  # fmt: skip
+
+    rows = [
+        row(1, "intent", "go", "web1", key="k1", digest="0" * 64, attempt=1),
+        row(2, "result", key="k1", exit_code=0, signed="QUJD"),
+        row(3, "result", key="k2"),
+    ]
+    told = list(journal_rows(rows))
+    assert told[1][2:] == ("result", "go", "web1", "-", "exit_code=0")
+    assert told[2][2:] == ("result", "-", "-", "-", "-")

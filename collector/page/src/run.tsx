@@ -178,7 +178,7 @@ function StepRow({ run, step, done }: { run: Run; step: Step; done: () => void }
           {step.started !== null && <>, {moment(step.started, now.value)}</>}
         </span>
       </p>
-      {step.detail && <p class="facts"><Text of={step.detail} max={600} /></p>}
+      {step.detail && !(step.kind === "approve" && step.state === "ok") && <p class="facts"><Text of={step.detail} max={600} /></p>}
       {step.votes.map((vote) => (
         <p key={vote.person + vote.at} class="facts">
           <strong><Text of={vote.person} max={80} /></strong> {vote.approve ? "agreed" : "said no"} {moment(vote.at, now.value)}
@@ -193,8 +193,22 @@ function StepRow({ run, step, done }: { run: Run; step: Step; done: () => void }
   );
 }
 
+/** For programs: they read the journal itself. */
+const NOISE = ["agent", "boot", "covers", "digest", "host_ms", "hosts", "key", "ledger", "manifest", "phase", "signed", "targets"];
+
 function said(row: JournalRow): string {
-  return Object.entries(row.detail).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+  return Object.entries(row.detail).filter(([name]) => !NOISE.includes(name)).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+}
+
+/** What came of a command is told by its key alone: its intent says where it belongs. */
+function placed(rows: JournalRow[]): JournalRow[] {
+  const places = new Map<unknown, { step: string; host: string }>();
+  return rows.map((row) => {
+    const { key } = row.detail;
+    if (key === undefined) return row;
+    if (row.step) places.set(key, { step: row.step, host: row.host });
+    return { ...row, ...(row.step ? {} : places.get(key)) };
+  });
 }
 
 function Rows({ id }: { id: string }) {
@@ -203,7 +217,7 @@ function Rows({ id }: { id: string }) {
   if (data === undefined) return <p class="quiet">asking …</p>;
   return (
     <ol class="timeline journal">
-      {data.slice(-JOURNAL_SHOWN).map((row) => (
+      {placed(data).slice(-JOURNAL_SHOWN).map((row) => (
         <li key={row.n}>
           <span class="facts figure">{row.n} · {moment(row.at, now.value)}</span>
           <span><strong><Text of={row.kind} max={40} /></strong> <Text of={row.step} max={80} /></span>

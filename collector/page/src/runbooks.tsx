@@ -86,8 +86,8 @@ function RunTable({ runs }: { runs: Run[] }) {
             <th scope="col">Run</th>
             <th scope="col">State</th>
             <th scope="col">Began</th>
-            <th scope="col">Recovery</th>
-            <th scope="col">Reason</th>
+            <th scope="col" class="wide">Recovery</th>
+            <th scope="col" class="wide">Reason</th>
           </tr>
         </thead>
         <tbody>
@@ -99,8 +99,8 @@ function RunTable({ runs }: { runs: Run[] }) {
               </td>
               <td data-word="State" class="form"><Standing of={run.state} />{run.state_detail && <p class="facts why"><Text of={run.state_detail} max={160} /></p>}</td>
               <td data-word="Began">{moment(run.created, now.value)} <span class="facts">by <Text of={run.requester} max={40} /></span></td>
-              <td data-word="Recovery"><Recovery run={run} /></td>
-              <td data-word="Reason" class="form"><Text of={run.reason} max={120} /></td>
+              <td data-word="Recovery" class="wide"><Recovery run={run} /></td>
+              <td data-word="Reason" class="form wide"><Text of={run.reason} max={120} /></td>
             </tr>
           ))}
         </tbody>

@@ -160,7 +160,7 @@ def gate_lines(screen: Screen, manifest: "Manifest", content: bytes) -> Iterator
             ("gate", clean(manifest.gate)),
             ("asked by", clean(manifest.requester)),
             ("reason", clean(manifest.reason, 2_000)),
-            ("gate ends", f"in {span(max(0.0, left_s))}"),
+            ("holds", f"for {span(max(0.0, left_s))} at most"),
             ("runbook", clean(manifest.runbook_digest)),
             ("signed over", digest(content)),
         ),

@@ -25,6 +25,7 @@ LINE_MAX: Final = 400
 WIDTH_MAX: Final = 120
 PIPED_WIDTH: Final = 10_000
 INDENT: Final = 4
+UNDO: Final = "undo"
 ASKS: Final = "waiting"
 """The state of a gate that is open."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9]{1,2}m")
@@ -121,7 +122,7 @@ def warnings(books: Sequence[dict[str, Any]]) -> Iterator[str]:
             for why in book["not_ready"][:WHYS_SHOWN]:
                 yield f"{name} is not ready: {clean(why, LINE_MAX)}"
         if readiness(book) == "broken":
-            yield f"{name} cannot be read: watchbill runbooks lint {name}"
+            yield f"{name} has mistakes: watchbill runbooks lint {name}"
         if book["breaker_open"]:
             yield f"{name} is not started by itself any more, its breaker is open: watchbill runbooks show {name}"
 
@@ -246,8 +247,12 @@ def plan_steps(screen: Screen, steps: Sequence[dict[str, Any]]) -> Iterator[str]
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for step in steps:
         grouped.setdefault((step["step"], step["kind"]), []).append(step)
-    for number, ((name, kind), rows) in enumerate(grouped.items(), 1):
-        yield from folded(_heading(screen, name, kind, rows), f"{number:3}", 7, width)
+    number = 0
+    for (name, kind), rows in grouped.items():
+        # An undo is no step of its own: it stands below the one that it would undo.
+        number += kind != UNDO
+        first = f"{'':7}" if kind == UNDO else f"{number:3} "
+        yield from folded(_heading(screen, name, kind, rows), first, 9 if kind == UNDO else 7, width)
         same: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in rows:
             same.setdefault((*row["argv"], "\0", row["verdict"], row["detail"], row["seen"]), []).append(row)
@@ -263,7 +268,7 @@ def plan_steps(screen: Screen, steps: Sequence[dict[str, Any]]) -> Iterator[str]
 
 def _heading(screen: Screen, name: str, kind: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     row = rows[0]
-    words = [f" {screen.painted(clean(name) + ':', 'bold')}"]
+    words = [] if kind == UNDO else [f" {screen.painted(clean(name) + ':', 'bold')}"]
     if kind == "approve":
         gate = f"GATE: {row['approvals']} of {clean(row['role'])} have to agree"
         return [*words, screen.painted(gate, "yellow")]
@@ -416,8 +421,8 @@ def step_words(step: dict[str, Any]) -> str:
     begun, ended = moment(step["started"]), moment(step["ended"])
     if begun is not None and ended is not None and step["attempts"]:
         parts.append(f"in {span((ended - begun).total_seconds())}")
-    if step["detail"]:
-        parts.append(step["detail"])
+    if step["detail"] and not (step["kind"] == "approve" and step["state"] == "ok"):
+        parts.append(step["detail"])  # Of a gate that opened: who agreed, which stands below it.
     return ", ".join(parts) or (step["kind"] if step["state"] == "pending" else "")
 
 
@@ -460,18 +465,45 @@ def next_lines(run: dict[str, Any]) -> Iterator[str]:
 JOURNAL_HEAD: Final = ("#", "WHEN", "WHAT", "STEP", "HOST", "WHO", "DETAIL")
 
 
-def journal_row(row: dict[str, Any]) -> tuple[str, ...]:
-    """One row of the journal."""
-    when = datetime.fromisoformat(row["at"]).astimezone()
-    return (
-        str(row["n"]),
-        when.strftime("%Y-%m-%d %H:%M:%S"),
-        row["kind"],
-        row["step"] or "-",
-        row["host"] or "-",
-        row["actor"] or "-",
-        " ".join(f"{name}={_value(value)}" for name, value in row["detail"].items()) or "-",
-    )
+NOISE: Final = frozenset(
+    {
+        "agent",
+        "boot",
+        "covers",
+        "digest",
+        "host_ms",
+        "hosts",
+        "key",
+        "ledger",
+        "manifest",
+        "phase",
+        "signed",
+        "targets",
+    }
+)
+"""Of a row's detail: for programs, which read --json."""
+
+
+def journal_rows(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """The journal, row by row. What came of a command is told by its key alone: its intent says where it belongs."""
+    places: dict[object, tuple[str, str]] = {}
+    for row in rows:
+        key, step, host = row["detail"].get("key"), row["step"], row["host"]
+        if key is not None and step:
+            places[key] = (step, host)
+        elif key is not None and not step:
+            step, host = places.get(key, ("", host))
+        when = datetime.fromisoformat(row["at"]).astimezone()
+        told = {name: value for name, value in row["detail"].items() if name not in NOISE}
+        yield (
+            str(row["n"]),
+            when.strftime("%Y-%m-%d %H:%M:%S"),
+            row["kind"],
+            step or "-",
+            host or "-",
+            row["actor"] or "-",
+            " ".join(f"{name}={_value(value)}" for name, value in told.items()) or "-",
+        )
 
 
 def _value(value: object) -> str:

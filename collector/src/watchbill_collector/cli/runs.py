@@ -9,7 +9,7 @@ from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.errors import OK, Misused
 from watchbill_collector.cli.following import follow, settled
 from watchbill_collector.cli.options import Session, sure, talks
-from watchbill_collector.cli.runbook_text import JOURNAL_HEAD, RUN_HEAD, journal_row, run_lines, run_row
+from watchbill_collector.cli.runbook_text import JOURNAL_HEAD, RUN_HEAD, journal_rows, run_lines, run_row
 from watchbill_collector.cli.running import left
 from watchbill_collector.cli.screen import clean
 
@@ -81,7 +81,7 @@ def log(session: Session, run_id: str, after: int) -> None:
     if not rows:
         session.screen.line("Nothing is written after that.")
         return
-    session.screen.table(JOURNAL_HEAD, [journal_row(row) for row in rows], (0,))
+    session.screen.table(JOURNAL_HEAD, list(journal_rows(rows)), (0,))
 
 
 def _verb(word: str, about: str, question: str = "") -> Callable[..., Any]:
