@@ -499,7 +499,7 @@ class Runs:
             runs.save_summaries(connection, site, summaries, new=new)
             for one, head in zip(written, heads, strict=True):
                 for entry in one.entries:
-                    told = {"run": summary.run_id, "journal_n": head.n, "journal_hash": head.hash.hex()}
+                    told = {"run": one.live.run.run_id, "journal_n": head.n, "journal_hash": head.hash.hex()}
                     known = {**entry.detail, **told}
                     audit.append(connection, site, clock, replace(entry, detail=known))
             for call in extra:
