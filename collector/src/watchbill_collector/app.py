@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from watchbill_collector.parts.ground import Ground, Part
     from watchbill_collector.parts.judging import Judging
     from watchbill_collector.parts.notices import Notices
+    from watchbill_collector.parts.runbooks import Runbooks
     from watchbill_collector.parts.state import State
 
 log = logging.getLogger("watchbill.collector")
@@ -99,6 +100,7 @@ class _Collector:
     _judging: "Judging"
     _backup_watch: "BackupWatch"
     _notices: "Notices"
+    _runbooks: "Runbooks"
 
     def __init__(self, ground: "Ground") -> None:
         self._ground = ground
@@ -119,6 +121,7 @@ class _Collector:
         from watchbill_collector.parts.judging import Judging
         from watchbill_collector.parts.notices import Notices
         from watchbill_collector.parts.past import Past
+        from watchbill_collector.parts.runbooks import Runbooks
         from watchbill_collector.parts.state import State
         from watchbill_collector.parts.upkeep import Upkeep
 
@@ -133,8 +136,11 @@ class _Collector:
         self._backup_watch = backups = await opened(BackupWatch(ground, state, past, changes, intake))
         self._notices = notices = await opened(Notices(ground, state, intake, judging))
         await state.auditing.began_signing()
+        self._runbooks = runbooks = await opened(
+            Runbooks(ground, state, past, changes, intake, judging, backups, notices)
+        )
         doors = await opened(Doors(ground, state, changes, intake))
-        front = await opened(Front(ground, state, past, intake, judging, backups, notices, doors))
+        front = await opened(Front(ground, state, past, intake, judging, backups, notices, runbooks, doors))
         await opened(Upkeep(ground, state, past, intake, doors, front))
 
         await state.auditing.began(await asyncio.to_thread(configured_texts, ground.homes, ground.config))
@@ -188,6 +194,7 @@ class _Collector:
         self._ground.config = config
         self._state.services = services
         self._backup_watch.backups.services_changed()
+        await self._runbooks.load()
         await self._judging.load()
         await dispatching.configure(config)
         self._judging.thread.wake()

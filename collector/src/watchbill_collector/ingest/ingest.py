@@ -112,6 +112,8 @@ class Ingest:
         Raises RecordRefused. Must not block."""
         self.left: Callable[[str, Leaving], None] = lambda *_: None
         """Told of every host that said goodbye. Must not block."""
+        self.came: Callable[[str], None] = lambda _: None
+        """Told of each session that begins, by its agent's id. Must not block."""
         self._surplus: dict[tuple[str, bytes, int], Mark] = {}
         self._waiting: dict[str, dict[Session, tuple[Hello, Host]]] = {}
         self.counters.watch(self._gauges, self._skews)
@@ -383,6 +385,7 @@ class Ingest:
         )
         if hello.audit:
             self.witness(agent.agent_id, hello.audit)
+        self.came(agent.agent_id)
         if fault is not None:
             session.tell(fault, 1, "a label of this host, in agent.toml, is left out")
 

@@ -9,7 +9,6 @@ from watchbill_collector.api.house import House, HttpOptions, Services
 from watchbill_collector.api.page import load_page
 from watchbill_collector.api.pool import QueryPool
 from watchbill_collector.api.ports import at
-from watchbill_collector.api.runbook_twin import NoRunbooks
 from watchbill_collector.api.server import HttpServer, TlsFiles
 from watchbill_collector.api.status_port import CertificateStatus, PortStatus
 from watchbill_collector.configured import answered_names
@@ -20,6 +19,7 @@ from watchbill_collector.parts.intake import Intake
 from watchbill_collector.parts.judging import Judging
 from watchbill_collector.parts.notices import Notices
 from watchbill_collector.parts.past import Past
+from watchbill_collector.parts.runbooks import Runbooks
 from watchbill_collector.parts.state import State
 from watchbill_collector.promql.querymemory import QueryMemory
 from watchbill_collector.services.accounts import AccountsService
@@ -54,6 +54,7 @@ class Front(Part):
         judging: Judging,
         backup_watch: BackupWatch,
         notices: Notices,
+        runbooks: Runbooks,
         doors: Doors,
     ) -> None:
         self._ground = ground
@@ -63,6 +64,7 @@ class Front(Part):
         self._judging = judging
         self._backup_watch = backup_watch
         self._notices = notices
+        self._runbooks = runbooks
         self._doors = doors
         http = ground.config.http
         self._tls = TlsFiles(http.certificate, http.key) if http.certificate and http.key else None
@@ -101,7 +103,7 @@ class Front(Part):
         dispatching, clock, bindings = notices.dispatching, ground.clock, state.bindings
         accounts = AccountsService(past.history, state.registry)
         backups = BackupAnswers(self._backup_watch.backups, state.store, clock, ingest)
-        runbooks = NoRunbooks()
+        runbooks = self._runbooks.house.desk
         rules = JudgingService(book, state.belonging, dispatching.hush_of)
         hosts = FleetService(state.registry, ingest, accounts, ingest.delivered, state.lifetimes)
         return Services(
@@ -130,6 +132,7 @@ class Front(Part):
             telling=AlertTelling(dispatching.dispatcher, state.store, clock, lambda: dispatching.routing),
             backups=backups,
             runbooks=runbooks,
+            roster=self._runbooks.roster,
             evidence=Evidence(
                 state.store,
                 clock,
