@@ -6,7 +6,8 @@ from typing import Final
 from watchbill.config import Homes
 from watchbill.errors import ConfigError, Problem
 from watchbill.files import UnreadableFile, read_bounded
-from watchbill_collector.runbooks.books import BOOKS_MAX, Source, read_books
+from watchbill_collector.runbooks.books import BOOKS_MAX, Source, read_books, usable
+from watchbill_collector.runbooks.model import Runbook
 from watchbill_collector.runbooks.reading import FILE_BYTES_MAX
 
 DIRECTORY: Final = "runbooks.d"
@@ -33,6 +34,11 @@ def read_directory(directory: Path) -> tuple[list[Source], list[Problem]]:
         except UnreadableFile as error:
             problems.append(Problem(str(file), 0, "", error.got, error.wanted))
     return sources, problems
+
+
+def usable_runbooks(etc: Path) -> dict[str, Runbook]:
+    """Those of `runbooks.d` that can be read, by name."""
+    return usable(read_books(read_directory(etc / DIRECTORY)[0]))
 
 
 def check_runbooks(homes: Homes) -> None:

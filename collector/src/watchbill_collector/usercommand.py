@@ -35,7 +35,10 @@ def add_arguments(user: argparse.ArgumentParser, shared: argparse.ArgumentParser
     grant.add_argument("name", help="the user's name")
     _granting(grant)
     for name, help_ in (
-        ("disable", "let somebody in no more: tokens open nothing, sessions end at once"),
+        (
+            "disable",
+            "let somebody in no more: tokens open nothing, sessions end, votes are void; shows what is short now",
+        ),
         ("enable", "let somebody in again"),
     ):
         add(name, help_).add_argument("name", help="the user's name")
@@ -90,6 +93,8 @@ def run_user(arguments: argparse.Namespace, homes: "Homes", config: "CollectorCo
             _print_user(user)
     else:
         _print_user(said["user"])
+        if "leaving" in said:
+            print_leaving(said["leaving"], said.get("leaving_unknown", ""))
         if token:
             print(f"token     {token_file or token}")
             if token_file is None:
@@ -130,12 +135,16 @@ def _do(homes: "Homes", config: "CollectorConfig", request: Mapping[str, Any]) -
     from watchbill.clock import SystemClock
     from watchbill_collector.configured import store_password
     from watchbill_collector.init import audit_key
+    from watchbill_collector.runbookfiles import usable_runbooks
+    from watchbill_collector.services.staffing import Staffing
     from watchbill_collector.store import Store
     from watchbill_collector.users import Users
 
     with Store.open(homes.var, config.site, config.store.url, store_password(config)) as store:
         store.sign_with(audit_key(homes.var))
-        return asyncio.run(answer(Users(store, SystemClock()), request, local_actor(os.geteuid())))
+        clock = SystemClock()
+        staffing = Staffing(store, clock, lambda: usable_runbooks(homes.etc))
+        return asyncio.run(answer(Users(store, clock), request, local_actor(os.geteuid()), staffing))
 
 
 def _print_user(user: Mapping[str, Any]) -> None:
@@ -151,3 +160,32 @@ def _print_user(user: Mapping[str, Any]) -> None:
         )
         used = f"used {one['used']}" if one["used"] else "never used"
         print(f"  token {one['id']}  {one['name'] or '-'}  {state}, {used}")
+
+
+def print_leaving(leaving: Mapping[str, Any] | None, unknown: str) -> None:
+    """For people: what ends, and what is short now."""
+    print("  his tokens open nothing, his sessions have ended")
+    if leaving is None:
+        print(f"  what he could approve cannot be told: {unknown}")
+        return
+    if leaving["runs"]:
+        print(f"  his votes are void in {', '.join(leaving['runs'])}")
+    if not leaving["roster"]:
+        return
+    print(
+        f"  STILL ON THE ROSTER {leaving['roster']}: hosts count what he signs until they have one without him"
+    )
+    print("    on the machine with its key: watchbill roster sign FILE --key KEY --previous FILE.signed")
+    print("    then: watchbill roster publish FILE.signed; watchbill roster behind")
+    for title, place in (
+        ("hosts whose actions he could approve", "hosts"),
+        ("runbooks that ask for his role", "runbooks"),
+    ):
+        if leaving[place]:
+            print(f"  {title}:")
+        for one in leaving[place]:
+            what = (
+                f"{one['host']}: {one['action']}" if place == "hosts" else f"{one['runbook']}, {one['where']}"
+            )
+            short = ", TOO FEW" if one["short"] else ""
+            print(f"    {what} needs {one['needed']} of {one['role']}, {one['left']} left{short}")

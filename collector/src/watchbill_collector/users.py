@@ -17,7 +17,7 @@ from watchbill.clock import Clock
 from watchbill.errors import Busy, Refused, StorageError, Unreadable, UsageError
 from watchbill_collector.credentials import Credential, parse_credential, same_hash, secret_hash
 from watchbill_collector.limiter import FailureLimiter
-from watchbill_collector.store import Store, events
+from watchbill_collector.store import Store, events, votes
 from watchbill_collector.store import users as rows
 from watchbill_collector.store.events import Event
 from watchbill_collector.store.text import harmless
@@ -40,6 +40,7 @@ TOKEN_TOUCH_S: Final = 300
 GRANTS_PER_USER_MAX: Final = 32
 SESSIONS_MAX: Final = 10_000
 NAME_MAX: Final = 128
+DISABLED: Final = "was disabled on the collector"
 FAILURES_PER_MINUTE_MAX: Final = 30
 _NO_HASH: Final = bytes(32)
 _NO_LOGIN: Final = "the login code opens nothing: unknown, used or older than ten minutes"
@@ -317,8 +318,8 @@ class Users:
             raise UsageError(f"{after.name} is the last administrator of everything: make another one first")
 
     async def disable(self, user_id: str, *, actor: str, source: str = "") -> None:
-        """Let a user in no more, at once: his tokens open nothing, his sessions end. Raises UsageError for the last
-        administrator.
+        """Let a user in no more, at once: his tokens open nothing, his sessions end, what he agreed to in open runs is
+        void. Raises UsageError for the last administrator.
         """
 
         def work(connection: sa.Connection) -> User:
@@ -327,7 +328,10 @@ class Users:
             self._keep_an_admin(before, user)
             rows.set_disabled(connection, user_id, disabled=True)
             rows.drop_sessions_of(connection, user_id)
-            self._record(connection, "user.disable", user.name, actor, source)
+            now_ms = self._clock.wall_ms()
+            runs = votes.void_in_open_runs(connection, self._store.site, user.name, DISABLED, now_ms)
+            detail = {"votes_void_in": runs} if runs else None
+            self._record(connection, "user.disable", user.name, actor, source, detail=detail)
             return user
 
         def then(user: User) -> None:

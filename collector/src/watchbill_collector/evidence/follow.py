@@ -131,6 +131,8 @@ def _gates(rows: _Read) -> list[dict[str, Any]]:
             case "vote" if body["step"] in open_gates:
                 vote = {"at_ms": at_ms, "signed": "", "comment": ""} | dict(body)
                 vote.pop("row", None)
+                # What somebody says after his words were void holds again.
+                open_gates[body["step"]].get("voided", {}).pop(body["person"], None)
                 open_gates[body["step"]]["votes"].append(vote)
             case "votes_voided":
                 for gate in open_gates.values():

@@ -22,6 +22,7 @@ from watchbill_collector.parts.past import Past
 from watchbill_collector.parts.runbooks import Runbooks
 from watchbill_collector.parts.state import State
 from watchbill_collector.promql.querymemory import QueryMemory
+from watchbill_collector.runbookfiles import usable_runbooks
 from watchbill_collector.services.accounts import AccountsService
 from watchbill_collector.services.backup_answers import BackupAnswers
 from watchbill_collector.services.channels import ChannelService
@@ -34,6 +35,7 @@ from watchbill_collector.services.people import ManagingService, PeopleService
 from watchbill_collector.services.queries import QueryService
 from watchbill_collector.services.served import ServedService
 from watchbill_collector.services.silencing import SilencingService
+from watchbill_collector.services.staffing import Staffing
 from watchbill_collector.services.telling import AlertTelling
 from watchbill_collector.services.trials import TrialsService
 from watchbill_collector.services.userdesk import UserSocket
@@ -75,7 +77,8 @@ class Front(Part):
     async def open(self) -> None:
         """Listen: on the socket of `user`, then on HTTP."""
         ground, http = self._ground, self._ground.config.http
-        desk = UserSocket(ground.homes.run, self._state.users)
+        staffing = Staffing(self._state.store, ground.clock, lambda: usable_runbooks(ground.homes.etc))
+        desk = UserSocket(ground.homes.run, self._state.users, staffing)
         await desk.start()
         ground.stack.push_async_callback(desk.stop)
         house = House(

@@ -28,6 +28,7 @@ class FleetView:
         facts: Callable[[], Facts] = lambda: NO_FACTS,
         roster: Callable[[], Roster | None] = lambda: None,
         paused: Callable[[], str] = lambda: "",
+        disabled: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._site = site
         self._registry = registry
@@ -36,6 +37,7 @@ class FleetView:
         self._facts = facts
         self._roster = roster
         self._paused = paused
+        self._disabled = disabled
         self._fleet: Fleet | None = None
         self._labels: Mapping[str, Mapping[str, str]] = NOBODY
         self._seen = (-1, -1)
@@ -82,4 +84,5 @@ class FleetView:
             labels=self._labels,
             roster=self._roster(),
             paused=self._paused(),
+            disabled=self._disabled(),
         )

@@ -42,7 +42,8 @@ RETRY_S: Final = 2.0
 
 
 class RunHouse:
-    """See the module. Made on the loop; `seed` is the collector's command key, `connected` says whether an agent is.
+    """See the module. Made on the loop; `seed` is the collector's command key, `connected` says whether an agent is,
+    `disabled` who was let out, in small letters: when that is another, `runs.changed`.
 
     `publish` is told `run` and a document, `tell` hands messages of runs over.
     """
@@ -59,6 +60,7 @@ class RunHouse:
         connected: Callable[[str], bool],
         facts: Callable[[], Facts] = lambda: NO_FACTS,
         roster: Callable[[], Roster | None] = lambda: None,
+        disabled: Callable[[], frozenset[str]] = frozenset,
         around: Around = OFFLINE,
         tell: Telling = lambda run, channel, text: None,  # noqa: ARG005 - Nobody to tell.
         publish: Callable[[str, object], None] = lambda kind, document: None,  # noqa: ARG005 - Nobody follows.
@@ -77,6 +79,7 @@ class RunHouse:
             facts=facts,
             roster=roster,
             paused=lambda: self.restraints.paused,
+            disabled=disabled,
         )
         self.runs = Runs(
             store,

@@ -18,12 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from watchbill.errors import Permanent, StorageError, Unreachable, UsageError, WatchbillError
+from watchbill.errors import ConfigError, Permanent, StorageError, Unreachable, UsageError, WatchbillError
 from watchbill.files import make_directory
 from watchbill.logs import fields
 from watchbill_collector.api.people_port import GrantView
 from watchbill_collector.api.ports import Caller
 from watchbill_collector.services.people import ManagingService, read_grants
+from watchbill_collector.services.staffing import Staffing
 from watchbill_collector.users import Users
 
 log = logging.getLogger("watchbill.users")
@@ -38,7 +39,9 @@ SOCKET_MODE: Final = 0o600
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid; see unix(7).
 
 
-async def answer(users: Users, request: Mapping[str, Any], actor: str) -> dict[str, Any]:
+async def answer(
+    users: Users, request: Mapping[str, Any], actor: str, staffing: Staffing | None = None
+) -> dict[str, Any]:
     """Do what is asked: `do` says what, the rest is what it takes. Raises UsageError, StorageError, Busy."""
     service, by = ManagingService(users), Caller(actor, via="token")
     name = _text(request, "name")
@@ -57,7 +60,8 @@ async def answer(users: Users, request: Mapping[str, Any], actor: str) -> dict[s
         case "grant":
             return {"user": asdict(await service.grant(name, _grants(request), by))}
         case "disable":
-            return {"user": asdict(await service.disable(name, by))}
+            user = await service.disable(name, by)
+            return {"user": asdict(user), **await _leaving(users, user.name, staffing)}
         case "enable":
             return {"user": asdict(await service.enable(name, by))}
         case "token":
@@ -67,6 +71,17 @@ async def answer(users: Users, request: Mapping[str, Any], actor: str) -> dict[s
             return {"user": asdict(await service.revoke_token(name, _text(request, "token_id"), by))}
         case other:
             raise UsageError(f"nobody here does {str(other)[:40]!r}")
+
+
+async def _leaving(users: Users, name: str, staffing: Staffing | None) -> dict[str, Any]:
+    """What is missing now. He is out already: what cannot be read then undoes nothing."""
+    if staffing is None:
+        return {}
+    try:
+        found = await asyncio.to_thread(staffing.leaving, name, users.disabled_names())
+    except (StorageError, OSError, ConfigError) as exc:
+        return {"leaving": None, "leaving_unknown": str(exc)}
+    return {"leaving": found.document()}
 
 
 def _shown(service: ManagingService, users: Users, name: str) -> dict[str, Any]:
@@ -112,9 +127,10 @@ def local_actor(uid: int) -> str:
 class UserSocket:
     """The running collector's end."""
 
-    def __init__(self, directory: Path, users: Users) -> None:
+    def __init__(self, directory: Path, users: Users, staffing: Staffing | None = None) -> None:
         self.path = directory / SOCKET_NAME
         self._users = users
+        self._staffing = staffing
         self._open = 0
         self._server: asyncio.Server | None = None
         self.refused = 0
@@ -171,7 +187,7 @@ class UserSocket:
             request = json.loads(line)
             if not isinstance(request, dict):
                 raise UsageError("a request is a table")
-            return await answer(self._users, request, actor)
+            return await answer(self._users, request, actor, self._staffing)
         except UsageError as exc:
             return {"error": str(exc), "kind": "usage"}
         except (WatchbillError, ValueError, RecursionError) as exc:

@@ -218,6 +218,11 @@ def summary(connection: sa.Connection, run_id: str) -> RunSummary | None:
     return None if row is None else _summary(row)
 
 
+def is_open() -> sa.ColumnElement[bool]:
+    """The condition that a run has not ended."""
+    return RUNS.c.state.not_in(_ENDED)
+
+
 def summaries(
     connection: sa.Connection,
     site: str,
