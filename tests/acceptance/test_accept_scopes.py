@@ -231,6 +231,9 @@ ASKED: dict[str, list[Ask]] = {
     f"{OURS}/roster/behind": [Ask("GET", f"{OURS}/roster/behind")],
     f"{OURS}/runs/{{name}}": [Ask("GET", f"{OURS}/runs/{WHO}-run")],
     f"{OURS}/runs/{{name}}/journal": [Ask("GET", f"{OURS}/runs/{WHO}-run/journal")],
+    f"{OURS}/runs/{{name}}/evidence": [Ask("GET", f"{OURS}/runs/{WHO}-run/evidence")],
+    f"{OURS}/evidence": [Ask("GET", f"{OURS}/evidence")],
+    f"{OURS}/evidence/key": [Ask("GET", f"{OURS}/evidence/key")],
     f"{OURS}/runs/{{name}}/vote": [
         Ask("POST", f"{OURS}/runs/{WHO}-run/vote", {"step": "x", "vote": "QUFB" * 30})
     ],
