@@ -133,6 +133,28 @@ def test_a_ledger_that_does_not_know_itself_is_set_aside(tmp_path: Path, what: s
     ledger.close()
 
 
+def test_a_clock_that_was_years_ahead_stops_nothing_for_years(host: Host) -> None:
+    host.clock = ManualClock(NOW + 1_000 * DAY_MS)
+    host.action("svc", ["/bin/true"], "once", 'cooldown = "10m"\nparallel = 9')
+    runner = host.runner(launcher=Nobody(), boot="one")
+    first = host.command("svc")
+    runner.order(host.signed(first))
+    runner.close()
+    host.clock = ManualClock(NOW)
+    runner = host.runner(launcher=Nobody(), boot="two")
+    assert runner._store is not None
+    kept = runner._store.ledger.find(host.key(first))
+    assert kept is not None
+    assert (kept.at_ms, kept.until_ms - kept.at_ms) == (NOW, LEDGER_DAYS * DAY_MS)
+    host.clock.advance(601)
+    (found,) = said(runner.order(host.signed(host.command("svc", attempt=2))).events)
+    assert isinstance(found, Accepted), found
+    host.clock.set_wall_ms(NOW - 1_000 * DAY_MS)  # And back again, while it runs.
+    (found,) = said(runner.order(host.signed(host.command("svc", attempt=3))).events)
+    assert found.reason is Refusal.COOLDOWN
+    runner.close()
+
+
 def test_one_torn_mark_is_no_loss(tmp_path: Path) -> None:
     ledger = Ledger.open(SystemDisk(), tmp_path, NOW, slots=4)
     for counter in range(1, 4):

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from watchbill.actions import outcomes
+from watchbill.actions.bounds import CLOCK_AHEAD_MS_MAX
 from watchbill.actions.definition import Effect
-from watchbill.actions.enrolled import read_enrolled, read_roster_keys
+from watchbill.actions.enrolled import Enrolled, read_enrolled, read_roster_keys
 from watchbill.actions.files import load_allowed
 from watchbill.actions.order import LOOKS, Address, Ask, Cancel, Command, Order, Refusal, RosterCopy
 from watchbill.clock import Clock
@@ -192,6 +193,12 @@ class Runner:
             self._store.close()
             self._store = None
 
+    def _enrolled(self) -> Enrolled | None:
+        try:
+            return read_enrolled(self.homes.etc, self.owner)
+        except Unreadable as exc:
+            raise Judged(Refusal.SIGNATURE, str(exc)) from exc
+
     def host(self) -> Host:
         """What root of this host says now."""
         etc, owner = self.homes.etc, self.owner
@@ -224,19 +231,23 @@ class Runner:
 
     def order(self, signed: bytes) -> Answer:
         """Judge an order and carry it out; what it caused at once."""
-        host = self.host()
         try:
-            address, order = hear(signed, host)
+            # Root's other files are read for who has signed alone: reading them is work.
+            address, order = hear(signed, self._enrolled())
         except Judged as exc:
             return self._refused(self._refusal("", "", "", exc), self._strangers)
         store = self._opened()
+        if store is not None and store.ledger.made_ms > self._clock.wall_ms() + CLOCK_AHEAD_MS_MAX:
+            # Somebody has set the date back since: the ledger looks at its times when it is opened.
+            self.close()
+            store = self._opened()
         if store is None:
             key, run, step = _named(address, order)
             return self._refused(
                 self._refusal(key, run, step, Judged(Refusal.LEDGER, self.fault)), self._known
             )
         try:
-            return self._carry_out(store, host, address, order)
+            return self._carry_out(store, self.host(), address, order)
         except (OSError, StorageError) as exc:
             key, run, step = _named(address, order)
             no = Judged(Refusal.LEDGER, str(exc) if isinstance(exc, LedgerFull) else self._lost(exc))

@@ -61,27 +61,16 @@ class Host:
     roster_fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An order that is the collector's, for this host, and in time."""
-
-    address: Address
-    order: Order
-    marks: Marks
-    """As they are once it is taken."""
-
-
-def hear(signed: bytes, host: Host) -> tuple[Address, Order]:
+def hear(signed: bytes, own: Enrolled | None) -> tuple[Address, Order]:
     """The first words: whose it is, what it says, and for whom. Raises Judged."""
-    if host.enrolled is None:
-        raise Judged(Refusal.SIGNATURE, host.enrolled_fault or NOT_ENROLLED)
+    if own is None:
+        raise Judged(Refusal.SIGNATURE, NOT_ENROLLED)
     try:
-        address, order = open_order(host.enrolled.command_key, signed)
+        address, order = open_order(own.command_key, signed)
     except SignatureRefused as exc:
         raise Judged(Refusal.SIGNATURE, str(exc)) from exc
     except Unreadable as exc:
         raise Judged(Refusal.FORM, str(exc)) from exc
-    own = host.enrolled
     if (address.site, address.agent) != (own.site, own.agent_id):
         raise Judged(
             Refusal.OTHER_HOST,

@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from watchbill.actions.bounds import LEDGER_DAYS
+from watchbill.actions.bounds import CLOCK_AHEAD_MS_MAX, LEDGER_DAYS
 from watchbill.errors import StorageError
 from watchbill.files import make_directory
 from watchbill_agent.runner import bounds
@@ -158,6 +158,8 @@ class Ledger:
         self._free.reverse()
         if self._damaged and mend:
             self._another(now_ms)
+        if mend:
+            self._mend_times(now_ms)
 
     @staticmethod
     def join(disk: Disk, directory: Path) -> "Ledger":
@@ -315,6 +317,21 @@ class Ledger:
             reason=found["r"],
             slot=slot,
         )
+
+    def _mend_times(self, now_ms: int) -> None:
+        """What was written by a clock that was ahead counts from now on: else nothing would be taken before that time
+        came, and nothing forgotten."""
+        ahead = [entry for entry in self._entries.values() if entry.at_ms > now_ms + CLOCK_AHEAD_MS_MAX]
+        for entry in ahead:
+            mended = replace(entry, at_ms=now_ms, until_ms=now_ms + entry.until_ms - entry.at_ms)
+            self._cells.write(FIRST + 2 * entry.slot, mended.content())
+            self._entries[entry.key] = mended
+        if self.made_ms > now_ms + CLOCK_AHEAD_MS_MAX:
+            self.made_ms = now_ms
+            self._cells.write(0, _who(self.id, now_ms, self.slots))
+        elif not ahead:
+            return
+        self._cells.sync()
 
     def _another(self, now_ms: int) -> None:
         """What it held it may not know any more: from now on it is another ledger."""
