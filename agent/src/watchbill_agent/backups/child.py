@@ -15,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
@@ -30,6 +31,7 @@ from watchbill_agent.backups import adapters
 from watchbill_agent.backups.adapter import (
     Adapter,
     Check,
+    Commands,
     Job,
     Observation,
     Reason,
@@ -53,6 +55,8 @@ class Question(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     do: Literal["jobs", "observe", "verify"]
     etc: str = ""
+    runner: str = ""
+    """The socket of this host's runner; "" asks nothing of it."""
     parent: int = 0
     scratch: str = ""
     job: JobConfig | None = None
@@ -89,12 +93,14 @@ def _look(question: Question) -> tuple[Record, ...]:
     began_ms = clock.wall_ms()
     found: Observation | Verification
     try:
-        adapter = _adapter(question, question.job, question.target)
+        commands = _commands(question)
+        adapter = _adapter(question, question.job, question.target, commands)
         if question.do == "observe":
             found = adapter.observe(began_ms)
         else:
             assert question.check is not None, "a verification is of a level"
             found = adapter.verify(question.check, began_ms)
+        found = _with_hint(found, commands)
     except Exception as exc:  # noqa: BLE001 - An adapter's mistake is told as one; it must not look like silence.
         traceback.print_exc()
         found = _mistake(question, exc)
@@ -112,7 +118,22 @@ def _look(question: Question) -> tuple[Record, ...]:
     return (verified(looked, found, redact),)
 
 
-def _adapter(question: Question, config: JobConfig, target: Target) -> Adapter:
+def _commands(question: Question) -> Commands:
+    here = HostCommands(Path(question.scratch), question.within_s)
+    if not question.runner:
+        return here
+    from watchbill_agent.backups.through_runner import ThroughRunner
+
+    return ThroughRunner(here, Path(question.etc), Path(question.runner))
+
+
+def _with_hint(found: Observation | Verification, commands: Commands) -> Observation | Verification:
+    """Where the agent's user may not read something, root may let the runner: how is said with it."""
+    hint = getattr(commands, "hint", str)() if found.reason == Reason.NEEDS_RUNNER else ""
+    return replace(found, errors=error_lines(found.errors, hint)) if hint else found
+
+
+def _adapter(question: Question, config: JobConfig, target: Target, commands: Commands) -> Adapter:
     kind = adapters.find(config.definition.tool)
     assert kind is not None, "the configuration was read with it"
     scratch = Path(question.scratch)
@@ -127,7 +148,7 @@ def _adapter(question: Question, config: JobConfig, target: Target) -> Adapter:
         manifests=scratch.parent.parent / MANIFESTS / config.name,
     )
     options = Table(target.options, ("backup", config.definition.tool)).read(kind.options_type)
-    return kind(options, job, HostCommands(scratch, question.within_s))
+    return kind(options, job, commands)
 
 
 def _mistake(question: Question, exc: Exception) -> Observation | Verification:

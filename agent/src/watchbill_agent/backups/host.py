@@ -16,6 +16,7 @@ from watchbill.daemon import Daemon
 from watchbill.errors import StorageError
 from watchbill.logs import fields
 from watchbill.protocol.frames import VerifyBackup
+from watchbill_agent.actions.door import runner_socket
 from watchbill_agent.backups.drop import Drop
 from watchbill_agent.backups.incoming import Incoming
 from watchbill_agent.backups.present import Counts, load_jobs, was_told
@@ -81,7 +82,10 @@ class HostBackups:
         elif self._agent_id is not None and (jobs or was_told(self._homes.var)):
             from watchbill_agent.backups.service import Backups
 
-            self._service = Backups(jobs, self._homes.var, self._agent_id, self._events, self._clock)
+            runner = {"etc": str(self._homes.etc), "runner": str(runner_socket(self._homes.run))}
+            self._service = Backups(
+                jobs, self._homes.var, self._agent_id, self._events, self._clock, runner=runner
+            )
             self._looking = house.spawn("backups", self._service.run())
         self._watch_units(house, jobs)
 

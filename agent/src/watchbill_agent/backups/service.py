@@ -98,7 +98,8 @@ class Wanted:
 
 @dataclass(slots=True)
 class Backups:
-    """`jobs` are those of the files; `var` is the agent's state. `uniform` is where jitter comes from."""
+    """`jobs` are those of the files; `var` is the agent's state. `uniform` is where jitter comes from; `runner` tells a
+    look where this host's runner is (`etc`, `runner`)."""
 
     jobs: Sequence[JobConfig]
     var: Path
@@ -107,6 +108,7 @@ class Backups:
     clock: Clock
     ask: Ask = ask
     uniform: Callable[[float, float], float] = random.uniform
+    runner: Mapping[str, str] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     _repositories: dict[str, Repository] = field(default_factory=dict)
     _memory: memory.Memory = field(default_factory=memory.Memory)
@@ -296,6 +298,7 @@ class Backups:
             "job": one.job,
             "target": one.target,
             "scratch": str(self._scratch / scratch_name(one.key)),
+            **self.runner,
         }
 
     def _records(self, one: Repository, answer: Answer, kind: Kind, began_ms: int) -> tuple[Record, ...]:
