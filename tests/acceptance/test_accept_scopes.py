@@ -62,6 +62,14 @@ hosts = 'instance="own1"'
 """
 
 
+BOOK = f"""
+runbook: {MARK}-book
+about: {MARK} about
+steps:
+  - {{id: consent, approve: {MARK}-role, timeout: 1h}}
+"""
+
+
 class Ask(NamedTuple):
     """A request. What is in `path` after `?` is quoted when it is sent."""
 
@@ -229,16 +237,16 @@ ASKED: dict[str, list[Ask]] = {
     ],
     f"{OURS}/roster": [Ask("GET", f"{OURS}/roster"), Ask("POST", f"{OURS}/roster", {"signed": "QUFB" * 30})],
     f"{OURS}/roster/behind": [Ask("GET", f"{OURS}/roster/behind")],
-    f"{OURS}/runs/{{name}}": [Ask("GET", f"{OURS}/runs/{WHO}-run")],
-    f"{OURS}/runs/{{name}}/journal": [Ask("GET", f"{OURS}/runs/{WHO}-run/journal")],
-    f"{OURS}/runs/{{name}}/evidence": [Ask("GET", f"{OURS}/runs/{WHO}-run/evidence")],
+    f"{OURS}/runs/{{name}}": [Ask("GET", f"{OURS}/runs/RUN_")],
+    f"{OURS}/runs/{{name}}/journal": [Ask("GET", f"{OURS}/runs/RUN_/journal")],
+    f"{OURS}/runs/{{name}}/evidence": [Ask("GET", f"{OURS}/runs/RUN_/evidence")],
     f"{OURS}/evidence": [Ask("GET", f"{OURS}/evidence")],
     f"{OURS}/evidence/key": [Ask("GET", f"{OURS}/evidence/key")],
     f"{OURS}/runs/{{name}}/vote": [
-        Ask("POST", f"{OURS}/runs/{WHO}-run/vote", {"step": "x", "vote": "QUFB" * 30})
+        Ask("POST", f"{OURS}/runs/RUN_/vote", {"step": "consent", "vote": "QUFB" * 30})
     ],
-    f"{OURS}/runs/{{name}}/approve": [Ask("POST", f"{OURS}/runs/{WHO}-run/approve", {"step": "x"})],
-    f"{OURS}/runs/{{name}}/{{verb}}": [Ask("POST", f"{OURS}/runs/{WHO}-run/abort", {"reason": "mine"})],
+    f"{OURS}/runs/{{name}}/approve": [Ask("POST", f"{OURS}/runs/RUN_/approve", {"step": "consent"})],
+    f"{OURS}/runs/{{name}}/{{verb}}": [Ask("POST", f"{OURS}/runs/RUN_/abort", {"reason": "mine"})],
     f"{OURS}/automation": [Ask("GET", f"{OURS}/automation")],
     f"{OURS}/automation/pause": [Ask("POST", f"{OURS}/automation/pause", {"reason": "mine"})],
     f"{OURS}/automation/resume": [Ask("POST", f"{OURS}/automation/resume", {"reason": "mine"})],
@@ -299,6 +307,8 @@ def town(shared_house: Any, until: Any) -> dict[str, Any]:
     (collector.etc / "rules.d" / "all.yml").write_text(RULES)
     (collector.etc / "services.d").mkdir()
     (collector.etc / "services.d" / "all.toml").write_text(SERVICES)
+    (collector.etc / "runbooks.d").mkdir()
+    (collector.etc / "runbooks.d" / f"{MARK}-book.yaml").write_text(BOOK)
     collector.launch()
     agents = []
     for name, labels in (("own1", {"team": "a"}), (f"{MARK}1", {"team": "b", "rack": f"{MARK}-rack"})):
@@ -346,6 +356,7 @@ def town(shared_house: Any, until: Any) -> dict[str, Any]:
         "AGENT_": agents[1].agent_id,
         "BACKUP_": backup["id"],
         "EXEMPTION_": exemption["id"],
+        "RUN_": begun(collector),
     }
     tokens = {}
     for role in ROLE_NAMES:
@@ -354,6 +365,19 @@ def town(shared_house: Any, until: Any) -> dict[str, Any]:
         made = collector.ask("POST", f"{OURS}/users/the-{role}/tokens", b'{"name": "t"}').json
         tokens[role] = made["token"]
     return {"collector": collector, "names": names, "tokens": tokens}
+
+
+def begun(collector: Any) -> str:
+    """A run that waits at its gate, of who sees everything: what touches no host of a team is no team's."""
+    body = {"name": "whole", "grants": [{"role": "approver", "scope": ""}]}
+    assert collector.ask("POST", f"{OURS}/users", json.dumps(body).encode()).status in (200, 201)
+    token = collector.ask("POST", f"{OURS}/users/whole/tokens", b'{"name": "t"}').json["token"]
+    (book,) = collector.get("/runbooks")["runbooks"]
+    accept = json.dumps({"digest": book["digest"]}).encode()
+    assert collector.ask("POST", f"{OURS}/runbooks/{MARK}-book/accept", accept, token=token).status == 200
+    start = json.dumps({"runbook": f"{MARK}-book", "reason": f"{MARK} reason"}).encode()
+    run: str = collector.ask("POST", f"{OURS}/runs", start, token=token).json["id"]
+    return run
 
 
 def rule(collector: Any, name: str) -> Any:
@@ -397,6 +421,7 @@ def test_no_route_tells_of_another_teams_things(town: dict[str, Any], role: str)
         "ALERT_": "0" * 16,
         "BACKUP_": "1" * 16,
         "EXEMPTION_": "2" * 12,
+        "RUN_": "3" * 16,
         "AGENT_": "0" * 8 + town["names"]["AGENT_"][8:],
     }
     for route in ROUTES:
@@ -453,12 +478,18 @@ def test_the_foreign_things_are_still_there_and_everybody_else_finds_them(town: 
         f"{OURS}/gaps",
         f"{OURS}/enrolments",
         f"{OURS}/audit?limit=10000",
+        f"{OURS}/runbooks",
+        f"{OURS}/runbooks/{MARK}-book",
+        f"{OURS}/runs",
+        f"{OURS}/runs/{town['names']['RUN_']}",
+        f"{OURS}/runs/{town['names']['RUN_']}/journal",
     ):
         answer = collector.ask("GET", path)
         assert answer.status == 200, path
         assert MARK in answer.content.decode(), path
     assert collector.host(f"{MARK}1")["state"] in ("up", "down")
     assert collector.get("/silences")["silences"][-1]["state"] == "active"
+    assert collector.get(f"/runs/{town['names']['RUN_']}")["state"] == "waiting"
     (alert,) = [one for one in collector.alerts("Loaded") if one["labels"]["instance"] == f"{MARK}1"]
     assert alert["silences"] == [], "whatever team a silenced, it was its own"
 
