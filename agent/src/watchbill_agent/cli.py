@@ -43,7 +43,6 @@ UNFINISHED_EVERY_S = 0.1
 
 LATER = {
     "checks": "run a check once",
-    "act": "run a runbook step without the collector",
     "heartbeat": "send a ping to the collector",
 }
 """Commands that exist and are not built yet."""
@@ -83,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_leaving(add("leaving", _leaving, "tell the running agent why it is about to be stopped"))
     _add_backup(commands)
     _add_actions(commands)
+    _add_act(add("act", _act, "carry out a step of a bundle here, without the collector", json=True))
     for name, help_ in LATER.items():
         add_unbuilt(commands, name, f"{help_} (not built yet)", _later)
     return parser
@@ -121,6 +121,42 @@ def _add_actions(commands: "Commands") -> None:
     from watchbill_agent.actions.commandline import add_commands
 
     add_commands(add_command(commands, "actions", "check and list what root lets be run on this host"))
+
+
+def _add_act(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "step", nargs="?", metavar="STEP", help="the step; without it, what there is to do here"
+    )
+    parser.add_argument(
+        "--bundle", metavar="F", type=Path, required=True, help="as `watchbill runbooks export` wrote it"
+    )
+    parser.add_argument(
+        "--approval",
+        metavar="A",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="votes, as `watchbill approve --bundle` wrote them",
+    )
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why; others read it")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="what had to be found out"
+    )
+    parser.add_argument(
+        "--run", metavar="ID", default="", help="go on with this run instead of the bundle's own"
+    )
+    parser.add_argument(
+        "--attempt", metavar="N", type=int, default=1, help="which attempt: one is never run twice"
+    )
+    parser.add_argument("--undo", action="store_true", help="the step's undo instead")
+    parser.add_argument("--cleanup", action="store_true", help=argparse.SUPPRESS)
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    from watchbill_agent.actions.acting import act
+
+    return act(arguments)
 
 
 def _add_leaving(parser: argparse.ArgumentParser) -> None:

@@ -95,6 +95,14 @@ class Door:
         """Hand an order over: what it caused at once."""
         return _told(await self._ask(ANSWER_S, do="order", order=base64.b64encode(signed).decode("ascii")))
 
+    async def act(self, request: dict[str, Any]) -> Told:
+        """Have a step of a bundle begun; see `runner/acting.py`. Raises Refused for who is not root."""
+        return _told(await self._ask(ANSWER_S, do="act", **request))
+
+    async def acted(self, key: str) -> Told:
+        """What is known of one that was begun so."""
+        return _told(await self._ask(ANSWER_S, do="acted", key=key))
+
     async def events(self, wait_s: float) -> Told:
         """What waits to be told, waited for at most so long."""
         wait_s = min(wait_s, WAIT_S_MAX)

@@ -31,12 +31,13 @@ from watchbill.files import FileMissing, UnreadableFile, read_bounded, write_ato
 from watchbill.homes import Homes
 from watchbill.logs import fields
 from watchbill_agent.runner import bounds, tree
+from watchbill_agent.runner.acting import Act, check_bundle_epoch, glass_of, hear_act
 from watchbill_agent.runner.boot import boot_id
 from watchbill_agent.runner.cells import Disk, SystemDisk
 from watchbill_agent.runner.event import Event
 from watchbill_agent.runner.executor import Place, finish, not_begun, nothing_known
 from watchbill_agent.runner.inventory import inventory
-from watchbill_agent.runner.job import Job
+from watchbill_agent.runner.job import Glass, Job
 from watchbill_agent.runner.judging import (
     Host,
     Judged,
@@ -297,7 +298,75 @@ class Runner:
             return self._decline(store, key, command, exc, decided)
         return self._accept(store, key, command, yes, decided, now)
 
-    def _accept(self, store: Store, key: str, command: Command, yes: Yes, marks: Marks, now: Now) -> Answer:
+    def act(self, asked: Act) -> Answer:
+        """Carry out a step of a bundle, because root of this host asks for it; see `acting.py`."""
+        host, now = self.host(), self._now()
+        key = step = run = ""
+        try:
+            bundle, command = hear_act(asked, host, now)
+            run, step = command.run, command.step
+            key = command.key(bundle.site, self._own_id(host))
+            store = self._opened()
+            if store is None:
+                raise Judged(Refusal.LEDGER, self.fault)
+            known = store.ledger.find(key)
+            if known is not None:
+                return self._again(store, known, command)
+            check_bundle_epoch(bundle, store.ledger.marks)
+            self._bring_roster(store, host, bundle.roster)
+            self.look()
+            running = {room: one.job for room, one in self._running.items()}
+            yes = judge_command(
+                command, self.host(), store.ledger, running, len(self._empty_rooms(store)), now
+            )
+            glass = glass_of(asked, bundle, command)
+            log.critical(
+                "begun without the collector",
+                extra=fields(bundle=bundle.id, step=step, uid=asked.uid, reason=asked.reason, key=key),
+            )
+            return self._accept(store, key, command, yes, store.ledger.marks, now, glass)
+        except Judged as exc:
+            # No decision is written down: whoever asked stands before it, and asks again once it is mended.
+            return self._refused(self._refusal(key, run, step, exc), self._known)
+        except (OSError, StorageError) as exc:
+            no = Judged(Refusal.LEDGER, str(exc) if isinstance(exc, LedgerFull) else self._lost(exc))
+            return self._refused(self._refusal(key, run, step, no), self._known)
+
+    def _own_id(self, host: Host) -> str:
+        assert host.enrolled is not None, "its bundle was heard"
+        return host.enrolled.agent_id
+
+    def _bring_roster(self, store: Store, host: Host, signed: bytes) -> None:
+        """A bundle brings the roster of its time; one that is no newer than what is here is left."""
+        if signed:
+            with contextlib.suppress(Judged):
+                self._take_roster(store, host, signed)
+
+    def acted(self, key: str) -> list[Event]:
+        """What is known of a command that was begun here, without taking it from who fetches it. For who waits."""
+        self.look()
+        waiting = [event for room, event in self._waiting_in_rooms() if self._key_in(room) == key]
+        if any(event.kind == outcomes.COMMAND_FINISHED for event in waiting):
+            return waiting
+        store = self._store
+        entry = None if store is None else store.ledger.find(key)
+        if store is None or entry is None or entry.reason:
+            return []
+        progress = store.ledger.progress(entry)
+        if isinstance(progress, Progress) and progress.outcome:
+            return [Event(outcomes.COMMAND_FINISHED, _told_again(store, entry, progress, "", "").to_json())]
+        return []
+
+    def _accept(
+        self,
+        store: Store,
+        key: str,
+        command: Command,
+        yes: Yes,
+        marks: Marks,
+        now: Now,
+        glass: Glass | None = None,
+    ) -> Answer:
         job = Job(
             key=key,
             run=command.run,
@@ -310,6 +379,7 @@ class Runner:
             boot=now.boot,
             at_ms=now.wall_ms,
             approvers=yes.approvers,
+            glass=glass,
         )
         look = yes.plan or yes.action.effect is Effect.READ
         class_ = Class.LOOK if look else Class.EFFECT
@@ -327,7 +397,7 @@ class Runner:
         self.counts["accepted"] += 1
         running = self._running[room] = Running(job, self._clock.monotonic_s())
         log.info("accepted", extra=fields(action=job.action, run=job.run, step=job.step, key=key))
-        events = [Event(outcomes.COMMAND_ACCEPTED, job.accepted().to_json())]
+        events = [job.begun()]
         try:
             self._launcher.start(key, job.task)
         except NotLaunched as exc:
@@ -445,21 +515,7 @@ class Runner:
         progress = store.ledger.progress(entry)
         if not isinstance(progress, Progress) or not progress.outcome:
             return _states_event("again", store.ledger.id, self._boot, {entry.key: outcomes.State.ACCEPTED})
-        finished = outcomes.Finished(
-            key=entry.key,
-            run=command.run,
-            step=command.step,
-            ledger=store.ledger.id,
-            outcome=outcomes.Outcome(progress.outcome),
-            started_ms=progress.started_ms,
-            ended_ms=progress.ended_ms,
-            exit_code=progress.exit_code,
-            signal=progress.signal,
-            whole=False,
-            output_bytes=progress.output_bytes,
-            output_digest=progress.output_digest,
-            detail="told again; what it printed was fetched before",
-        )
+        finished = _told_again(store, entry, progress, command.run, command.step)
         return Event(outcomes.COMMAND_FINISHED, finished.to_json())
 
     def _states(self, store: Store, question: str, keys: Iterable[str]) -> list[Event]:
@@ -636,7 +692,7 @@ class Runner:
         jobs |= {room: one.job for room, one in self._finished.items()}
         for room, job in sorted(jobs.items(), key=lambda each: each[1].at_ms):
             if room not in self._accepted_told:
-                found.append((room, Event(outcomes.COMMAND_ACCEPTED, job.accepted().to_json())))
+                found.append((room, job.begun()))
             if room in self._finished and room not in self._result_told:
                 found.append((room, self._finished[room].result))
         return found
@@ -647,7 +703,7 @@ class Runner:
         for event_id in ids:
             if event_id in by_id:
                 room, event = by_id[event_id]
-                accepted = event.kind == outcomes.COMMAND_ACCEPTED
+                accepted = event.kind != outcomes.COMMAND_FINISHED
                 (self._accepted_told if accepted else self._result_told).add(room)
             self._answers.confirm(event_id)
             if self._store is not None:
@@ -683,6 +739,25 @@ class Runner:
             "answers_dropped": self._answers.dropped,
             "fault": self.fault,
         }
+
+
+def _told_again(store: Store, entry: Entry, progress: Progress, run: str, step: str) -> outcomes.Finished:
+    """What the ledger has of a command whose events were fetched."""
+    return outcomes.Finished(
+        key=entry.key,
+        run=run,
+        step=step,
+        ledger=store.ledger.id,
+        outcome=outcomes.Outcome(progress.outcome),
+        started_ms=progress.started_ms,
+        ended_ms=progress.ended_ms,
+        exit_code=progress.exit_code,
+        signal=progress.signal,
+        whole=False,
+        output_bytes=progress.output_bytes,
+        output_digest=progress.output_digest,
+        detail="told again; what it printed was fetched before",
+    )
 
 
 def _never_started(job: Job) -> Progress:

@@ -1,6 +1,8 @@
 """What is spoken on the runner's socket: a length of four bytes, big-endian, and canonical JSON; one answer a request.
 
     {"do": "order", "order": base64}            -> {"events": [...], "changed": bool, "running": n}
+    {"do": "act", "bundle": base64, ...}        -> as for an order; for root alone (acting.py)
+    {"do": "acted", "key": hex}                 -> {"events": [...], "running": n}, which stay to be fetched
     {"do": "events", "wait_ms": n}              -> {"events": [...], "more": bool, "running": n}
     {"do": "confirm", "ids": [hex, ...]}        -> {"running": n, "waiting": n}
     {"do": "inventory", "part": n}              -> {"version": ..., "parts": n, "payload": base64}

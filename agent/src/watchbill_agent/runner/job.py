@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from watchbill.actions.outcomes import Accepted
+from watchbill.actions.outcomes import COMMAND_ACCEPTED, COMMAND_BREAKGLASS, Accepted, Breakglass
 from watchbill.errors import Unreadable
+from watchbill_agent.runner.event import Event
 
 LEFT_TO_OWNER: Final = "root"
 """The user of actions that name none. Where the runner itself is not root, as under --home, it is the runner's own."""
@@ -29,8 +30,19 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Glass:
+    """Why a step was begun without the collector, and from which bundle; see `acting.py`."""
+
+    bundle: str
+    runbook: str
+    attempt: int
+    uid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One command. `plan`: its `plan_argv` is run."""
+    """One command. `plan`: its `plan_argv` is run. `glass`: it was no order of the collector's."""
 
     key: str
     run: str
@@ -43,6 +55,7 @@ class Job:
     boot: str
     at_ms: int
     approvers: tuple[str, ...] = ()
+    glass: Glass | None = None
 
     def content(self) -> bytes:
         """For its room."""
@@ -60,6 +73,22 @@ class Job:
             approvers=self.approvers,
         )
 
+    def begun(self) -> Event:
+        """The event that tells that it was accepted, and if so that nobody of the collector's asked for it."""
+        accepted, glass = self.accepted(), self.glass
+        if glass is None:
+            return Event(COMMAND_ACCEPTED, accepted.to_json())
+        told = Breakglass(
+            accepted=accepted,
+            bundle=glass.bundle,
+            runbook=glass.runbook,
+            action=self.action,
+            attempt=glass.attempt,
+            uid=glass.uid,
+            reason=glass.reason,
+        )
+        return Event(COMMAND_BREAKGLASS, told.to_json())
+
 
 def read_job(content: bytes) -> Job:
     """From its room. Raises Unreadable: then another version of us has written it."""
@@ -68,6 +97,8 @@ def read_job(content: bytes) -> Job:
         task = found.pop("task")
         task["argv"] = tuple(task["argv"])
         found["approvers"] = tuple(found["approvers"])
+        glass = found.pop("glass", None)
+        found["glass"] = None if glass is None else Glass(**glass)
         return Job(task=Task(**task), **found)
     except (ValueError, KeyError, TypeError) as exc:
         raise Unreadable(f"a job: {exc!r}") from exc

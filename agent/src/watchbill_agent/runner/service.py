@@ -28,6 +28,7 @@ from watchbill.homes import Homes
 from watchbill.limits import EVENT_ID_BYTES
 from watchbill.logs import fields
 from watchbill_agent.runner import bounds
+from watchbill_agent.runner.acting import read_act
 from watchbill_agent.runner.core import Runner
 from watchbill_agent.runner.frames import PIECE_BYTES, SOCKET_NAME, read_frame, that_fit, write_frame
 from watchbill_agent.runner.launching import Launcher, launcher
@@ -151,7 +152,7 @@ class Service:
         try:
             while (asked := await read_frame(reader, bounds.IDLE_CONNECTION_S)) is not None:
                 self._used_s = self._clock.monotonic_s()
-                await self._answer(asked, writer)
+                await self._answer(asked, writer, uid)
         except ProtocolError as exc:
             self.counts["nonsense"] += 1
             log.warning("a connection was closed", extra=fields(uid=uid, reason=exc))
@@ -165,11 +166,16 @@ class Service:
             self._used_s = self._clock.monotonic_s()
             writer.close()
 
-    async def _answer(self, asked: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, asked: Mapping[str, Any], writer: asyncio.StreamWriter, uid: int) -> None:
         try:
             match asked.get("do"):
                 case "order":
                     answer = self._order(asked)
+                case "act":
+                    answer = self._act(asked, uid)
+                case "acted":
+                    events, _ = that_fit(self.runner.acted(str(asked["key"])))
+                    answer = {"events": events, "running": self.runner.running}
                 case "events":
                     answer = await self._events(asked)
                 case "confirm":
@@ -198,6 +204,15 @@ class Service:
         # What does not fit is fetched with the others.
         events, _ = that_fit(answer.events)
         return {"events": events, "changed": answer.changed, "running": self.runner.running}
+
+    def _act(self, asked: Mapping[str, Any], uid: int) -> dict[str, Any]:
+        """A step without the collector: for root alone, or under --home for whose runner this is."""
+        if uid not in {0, self.runner.owner}:
+            raise Refused("acting without the collector is for root alone")
+        answer = self.runner.act(read_act(asked, uid))
+        self._tell()
+        events, _ = that_fit(answer.events)
+        return {"events": events, "changed": True, "running": self.runner.running}
 
     async def _events(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         until_s = self._clock.monotonic_s() + min(int(asked.get("wait_ms", 0)) / 1000, bounds.WAIT_S_MAX)

@@ -55,7 +55,8 @@ class PlanRow:
 
     `kind` is that of the step, or undo or cleanup. `verdict` is ok, bad, unknown, or "" where there is nothing to judge
     yet. `look`: a read action whose output the plan has use for. `plan_argv` shows what the action itself says that it
-    would do. `arguments` is None as long as some are not known.
+    would do. `arguments` is None as long as some are not known; then `given` are the others, and `missing` says what
+    these are taken from.
     """
 
     step: str
@@ -67,6 +68,8 @@ class PlanRow:
     argv: tuple[str, ...] = ()
     plan_argv: tuple[str, ...] = ()
     arguments: Mapping[str, ArgumentValue] | None = None
+    given: Mapping[str, ArgumentValue] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
     run_as: str = ""
     approvals: int = 0
@@ -323,6 +326,8 @@ def _unbound_row(name: str, kind: str, one: Unbound, condition: str, *, commit: 
         action=one.action,
         effect="" if action is None else action.effect.value,
         argv=one.argv,
+        given=one.given,
+        missing=one.missing,
         run_as="" if action is None else action.run_as,
         approvals=0 if action is None else action.needs.approvals,
         role="" if action is None else action.needs.role,

@@ -7,7 +7,7 @@ the action does not take, each is told, host by host.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
@@ -65,7 +65,8 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Unbound:
     """What cannot be run, and why. `unknown`: only because values are missing, which may still come; `argv` then shows
-    `{{...}}` in their places."""
+    `{{...}}` in their places, `given` are the arguments that are known, `missing` says what the others are taken from.
+    """
 
     host: str
     action: str
@@ -73,6 +74,8 @@ class Unbound:
     unknown: bool = False
     argv: tuple[str, ...] = ()
     known: Action | None = None
+    given: Mapping[str, ArgumentValue] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +304,8 @@ def _waiting(
         unknown=True,
         argv=action.command_line(shown),
         known=action,
+        given={name: value for name, value in shown.items() if name not in missing},
+        missing=missing,
     )
 
 

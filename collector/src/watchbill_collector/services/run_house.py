@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from watchbill.actions.outcomes import Breakglass
 from watchbill.actions.roster import Roster
 from watchbill.clock import Clock
 from watchbill.errors import Busy, StorageError
@@ -65,7 +66,7 @@ class RunHouse:
         tell: Telling = lambda run, channel, text: None,  # noqa: ARG005 - Nobody to tell.
         publish: Callable[[str, object], None] = lambda kind, document: None,  # noqa: ARG005 - Nobody follows.
     ) -> None:
-        self.door = RunDoor(store)
+        self.door = RunDoor(store, clock)
         self.inventories = Inventories(store)
         self.restraints = Restraints(store, clock)
         self.orders = OrderDesk(store, clock, store.site, seed, orders)
@@ -93,6 +94,9 @@ class RunHouse:
         self.desk = RunbookDesk(
             store, clock, self.shelf, self.runs, self.fleet, self.restraints, Rights(bindings), around
         )
+        self.broken = 0
+        """Steps that were carried out without the collector, as hosts told since the start."""
+        self._publish = publish
         self._store = store
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -110,6 +114,24 @@ class RunHouse:
             self.runs.told(agent_id, [event])
         if committed.inventories:
             self.runs.changed()
+        for agent_id, glass in committed.glass:
+            self._loud(agent_id, glass)
+
+    def _loud(self, agent_id: str, glass: Breakglass) -> None:
+        """Something was done on a host without us: it is in the audit, and whoever looks is told."""
+        self.broken += 1
+        host = self.fleet.name_of(agent_id) or agent_id
+        log.critical(
+            "a step was carried out without the collector",
+            extra=fields(host=host, runbook=glass.runbook, step=glass.accepted.step, reason=glass.reason),
+        )
+        document = {
+            "host": host,
+            "runbook": glass.runbook,
+            "step": glass.accepted.step,
+            "reason": glass.reason,
+        }
+        self._publish("breakglass", document)
 
     def connected(self, agent_id: str) -> None:
         """A host is there again. On the loop."""
@@ -207,6 +229,7 @@ class RunMetrics:
         for name, text, value in (
             ("journal_rows", "Rows written into journals of runs.", counters.rows),
             ("commands", "Commands that were to be sent.", counters.commands),
+            ("breakglass", "Steps that hosts carried out without the collector.", self._house.broken),
             ("asked", "Questions to hosts about commands without an answer.", counters.asked),
             ("orders_sent", "Orders handed over to a host's link.", orders.sent),
             ("orders_unsent", "Orders whose host was away.", orders.unsent),

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from watchbill.actions.outcomes import (
     COMMAND_ACCEPTED,
+    COMMAND_BREAKGLASS,
     COMMAND_FINISHED,
     COMMAND_REFUSED,
     Accepted,
@@ -22,9 +23,10 @@ from watchbill.actions.outcomes import (
 from watchbill.errors import Unreadable
 from watchbill_collector.store.schema import CRIT_RECORDS
 
-KINDS: Final = (COMMAND_ACCEPTED, COMMAND_FINISHED, COMMAND_REFUSED)
+KINDS: Final = (COMMAND_ACCEPTED, COMMAND_BREAKGLASS, COMMAND_FINISHED, COMMAND_REFUSED)
 _READ: Final[Mapping[str, Callable[[bytes], Accepted | Finished | Refused]]] = {
     COMMAND_ACCEPTED: read_accepted,
+    COMMAND_BREAKGLASS: read_accepted,
     COMMAND_FINISHED: read_finished,
     COMMAND_REFUSED: read_refused,
 }

@@ -17,6 +17,7 @@ from watchbill.errors import Unreadable
 COMMAND_ACCEPTED: Final = "command.accepted"
 COMMAND_FINISHED: Final = "command.finished"
 COMMAND_REFUSED: Final = "command.refused"
+COMMAND_BREAKGLASS: Final = "command.breakglass"
 COMMAND_STATES: Final = "command.states"
 ACTIONS_INVENTORY: Final = "actions.inventory"
 DETAIL_CHARACTERS_MAX: Final = 500
@@ -71,6 +72,34 @@ class Accepted:
                 "boot": self.boot,
                 "at_ms": self.at_ms,
                 "approvers": list(self.approvers),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakglass:
+    """Root of the host had a step of a bundle begun, without the collector: told in the place of Accepted, which it
+    holds. `uid` is who asked at the runner's socket, `bundle` and `step` from what, `reason` in his words."""
+
+    accepted: Accepted
+    bundle: str
+    runbook: str
+    action: str
+    attempt: int
+    uid: int
+    reason: str
+
+    def to_json(self) -> bytes:
+        """For the event."""
+        return canonical(
+            read_canonical(self.accepted.to_json())
+            | {
+                "bundle": self.bundle,
+                "runbook": self.runbook,
+                "action": self.action,
+                "attempt": self.attempt,
+                "uid": self.uid,
+                "reason": self.reason[:DETAIL_CHARACTERS_MAX],
             }
         )
 
@@ -221,6 +250,23 @@ def read_accepted(payload: bytes) -> Accepted:
         )
     except (KeyError, ValueError, TypeError) as exc:
         raise Unreadable(f"{COMMAND_ACCEPTED}: {exc!r}") from exc
+
+
+def read_breakglass(payload: bytes) -> Breakglass:
+    """From an event. Raises Unreadable."""
+    accepted, found = read_accepted(payload), _document(payload)
+    try:
+        return Breakglass(
+            accepted=accepted,
+            bundle=str(found["bundle"]),
+            runbook=str(found["runbook"]),
+            action=str(found["action"]),
+            attempt=int(found["attempt"]),
+            uid=int(found["uid"]),
+            reason=str(found["reason"]),
+        )
+    except (KeyError, ValueError, TypeError) as exc:
+        raise Unreadable(f"{COMMAND_BREAKGLASS}: {exc!r}") from exc
 
 
 def read_finished(payload: bytes) -> Finished:
