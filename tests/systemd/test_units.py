@@ -129,6 +129,48 @@ def test_the_runner_is_started_by_its_socket_and_keeps_its_ledger():
     assert found["CapabilityBoundingSet"] == [""]
 
 
+def test_the_unit_that_a_command_is_run_in_has_no_mistake(tmp_path):
+    from watchbill_agent.runner.job import Task
+    from watchbill_agent.runner.launching import UnitLauncher
+
+    asked = []
+
+    def record(argv, **_):
+        asked.append(argv)
+        return subprocess.CompletedProcess(argv, 0, b"", b"")
+
+    task = Task(
+        argv=("/bin/true",),
+        run_as="root",
+        owner=0,
+        timeout_s=60,
+        kill_grace_s=5,
+        output_max=1,
+        secrets={"A": "credential:token"},
+    )
+    UnitLauncher(Path("/etc/watchbill"), record).start("ab" * 32, task)
+    said = [one.removeprefix("--property=") for one in asked[0] if one.startswith("--property=")]
+    command = asked[0][asked[0].index("--") + 1 :]
+    unit = tmp_path / "watchbill-cmd-test.service"
+
+    def verified(*more):
+        lines = [
+            "[Unit]",
+            "Description=A command",
+            "[Service]",
+            *said,
+            *more,
+            f"ExecStart={' '.join(command)}",
+        ]
+        unit.write_text("\n".join(lines) + "\n")
+        done = run("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
+        return done.returncode, done.stderr
+
+    assert len(said) > 5
+    assert verified() == (0, "")
+    assert verified("OOMPolice=continue")[0] != 0, "a misspelled one would be noticed"
+
+
 def test_the_daemons_are_users_of_their_own_that_sysusers_makes(tmp_path):
     done = run(
         "systemd-sysusers", "--dry-run", f"--root={tmp_path}", str(ROOT / "systemd/watchbill.sysusers")
