@@ -414,7 +414,7 @@ class Runs:
         mine = replace(
             world,
             why_not=self._why_not(run) if run.state is RunState.QUEUED else "",
-            rows_left=runs.ROWS_PER_RUN_MAX - run.n,
+            rows_max=runs.ROWS_PER_RUN_MAX,
         )
         move = settle(run, live.flow, mine, now_ms)
         made.rows += [(now_ms, row) for row in move.rows]

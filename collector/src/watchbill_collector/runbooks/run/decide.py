@@ -76,7 +76,7 @@ def decide(run: Run, flow: Flow, world: World, now_ms: int) -> Move:
     move = attempts.keep(run, flow, world, now_ms)
     if move.rows:
         return move
-    if world.rows_left <= 0 and run.state not in {RunState.HELD, RunState.CANCELLING}:
+    if run.n >= world.rows_max and run.state not in {RunState.HELD, RunState.CANCELLING}:
         return Move([State(state=RunState.HELD.value, detail="its journal is as long as one may be")])
     following = _Decider(run, flow, world, now_ms).following()
     if following.rows:

@@ -57,7 +57,8 @@ class World:
     disabled: frozenset[str] = frozenset()
     paused: str = ""
     why_not: str = ""
-    rows_left: int = 1_000_000
+    rows_max: int = 1_000_000
+    """Of its journal; with so many it is held."""
 
 
 # ---------------------------------------------------------------- what comes of a decision
