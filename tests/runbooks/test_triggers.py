@@ -68,22 +68,16 @@ def test_an_alert_waits_for_its_time_and_then_its_moment_has_come() -> None:
     ("earlier", "started"),
     [
         # Of this very alert: over or not, it starts no second one while it goes on.
-        (Earlier(run_id="r1", mark=ALERT.mark, created_ms=FIRED, open=False, parameters={}), False),
+        (Earlier(run_id="r1", mark=ALERT.mark, ended_ms=FIRED + 1, parameters={"a": "b"}), False),
+        (Earlier(run_id="r1", mark=ALERT.mark, ended_ms=0, parameters={"a": "b"}), False),
         # Of an earlier time that it fired.
-        (
-            Earlier(run_id="r1", mark=ALERT.mark, created_ms=FIRED - 1, open=False, parameters={"a": "b"}),
-            True,
-        ),
-        # Which is still open.
-        (
-            Earlier(run_id="r1", mark=ALERT.mark, created_ms=FIRED - 1, open=True, parameters={"a": "b"}),
-            False,
-        ),
-        # A person began the same, with the same parameters.
-        (Earlier(run_id="r1", mark="", created_ms=FIRED, open=True, parameters={}), False),
-        # Or with others.
-        (Earlier(run_id="r1", mark="", created_ms=FIRED, open=True, parameters={"a": "b"}), True),
-        (Earlier(run_id="r1", mark="", created_ms=FIRED, open=False, parameters={}), True),
+        (Earlier(run_id="r1", mark=ALERT.mark, ended_ms=FIRED, parameters={}), True),
+        # A person ran the same while it fired.
+        (Earlier(run_id="r1", mark="", ended_ms=0, parameters={}), False),
+        (Earlier(run_id="r1", mark="", ended_ms=FIRED + 1, parameters={}), False),
+        # Or before, or with other parameters.
+        (Earlier(run_id="r1", mark="", ended_ms=FIRED - 1, parameters={}), True),
+        (Earlier(run_id="r1", mark="", ended_ms=0, parameters={"a": "b"}), True),
     ],
 )
 def test_one_run_is_made_for_each_alert(earlier: Earlier, started: bool) -> None:

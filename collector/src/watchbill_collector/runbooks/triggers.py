@@ -1,7 +1,7 @@
 """Whether an alert, or the clock, starts a runbook: at once, as a proposal, later, or not at all.
 
-    one run for each alert   an alert that goes on firing starts no second one, over restarts as well; one that ended
-                             and comes again may, within the runbook's limits
+    one run for each alert   an alert that goes on firing starts no second one, over restarts as well, and none where
+                             somebody ran the same while it fired; one that ended and comes again may, within limits
     for                      it has fired for so long, without a break
     evidence                 it was judged just now, on data of which nothing is missing
     agree                    so many different views are of its opinion (`views.py`)
@@ -49,12 +49,11 @@ class Firing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """A run in earnest of the same runbook."""
+    """A run in earnest of the same runbook. `ended_ms` is 0 while it is open."""
 
     run_id: str
     mark: str
-    created_ms: int
-    open: bool
+    ended_ms: int
     parameters: Mapping[str, str]
 
 
@@ -94,15 +93,17 @@ def due(
     parameters: Mapping[str, str],
     now_ms: int,
 ) -> Wait | Nothing | None:
-    """Whether the moment has come at all; None: it has, and `decide` is asked. `parameters` are those of the run."""
+    """Whether the moment has come at all; None: it has, and `decide` is asked. `parameters` are those that it would
+    have."""
     from_ms = alert.fired_ms + round(trigger.for_s * 1000)
     if now_ms < from_ms:
         return Wait(from_ms)
     for one in earlier:
-        if one.mark == alert.mark and (one.open or one.created_ms >= alert.fired_ms):
-            return Nothing(f"run {one.run_id} is of this alert")
-        if one.open and one.parameters == parameters:
-            return Nothing(f"run {one.run_id} is under way with the same parameters")
+        if one.ended_ms and one.ended_ms <= alert.fired_ms:
+            continue
+        # It helped, or it did not: in either case a person is next.
+        if one.mark == alert.mark or one.parameters == parameters:
+            return Nothing(f"run {one.run_id} was made for it")
     return None
 
 
