@@ -35,6 +35,10 @@ def facet(name: str) -> Key:
     return key("watchbill_backup_facet", backup="nightly", facet=name, severity=OWN[name])
 
 
+def book(name: str) -> Key:
+    return key(f"watchbill_runbook_{name}", runbook="failover")
+
+
 ROOT = {"device": "/dev/sda1", "fstype": "ext4", "mountpoint": "/", "device_error": ""}
 GIB = 2.0**30
 
@@ -79,6 +83,14 @@ GAUGES: dict[Key, float] = {
     key("watchbill_backup_missed", backup="nightly"): 0,
     key("watchbill_backup_service_rpo_seconds", service="shop"): 600,
     key("watchbill_backup_service_rpo_objective_seconds", service="shop"): 3_600,
+    **{
+        book(name): 0
+        for name in ("held", "failed", "stopped", "breaker_open", "drill_failed", "drill_overdue")
+    },
+    **{book(name): 1 for name in ("ready", "accepted")},
+    key("watchbill_runbook_runs_open", runbook="failover", state="proposed"): 0,
+    book("recovery_seconds"): 300,
+    book("objective_rto_seconds"): 600,
 }
 RATES: dict[Key, float] = {
     **{key("node_cpu_seconds_total", cpu=str(cpu), mode="idle"): 0.8 for cpu in range(2)},
@@ -189,6 +201,17 @@ FAULTS: dict[str, Fault] = {
     "BackupCopiesMissing": Fault({facet("copies"): 2}),
     "BackupLedger": Fault({facet("ledger"): 2}),
     "ServiceRpoExceeded": _gauge("watchbill_backup_service_rpo_seconds", 4_000, service="shop"),
+    "RunbookRunHeld": Fault({book("held"): 1}),
+    "RunbookRunFailed": Fault({book("failed"): 1}),
+    # One proposal is one alert: which of both says why it waits.
+    "RunbookTriggerStopped": Fault({book("stopped"): 1, key("watchbill_runbook_runs_open", runbook="failover", state="proposed"): 1}),
+    "RunbookProposed": _gauge("watchbill_runbook_runs_open", 1, runbook="failover", state="proposed"),
+    "RunbookBreakerOpen": Fault({book("breaker_open"): 1}),
+    "RunbookNotReady": Fault({book("ready"): 0}),
+    "RunbookNotAccepted": Fault({book("accepted"): 0}),
+    "RunbookDrillFailed": Fault({book("drill_failed"): 1}),
+    "RunbookDrillOverdue": Fault({book("drill_overdue"): 1}),
+    "RunbookTooSlow": Fault({book("recovery_seconds"): 601}),
 }  # fmt: skip
 BY_TIME = {
     *("HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"),

@@ -28,6 +28,8 @@ from watchbill_collector.services.roster_desk import Bearer, RosterDesk, RosterM
 from watchbill_collector.services.run_house import RunHouse, RunMetrics
 from watchbill_collector.services.run_knowledge import Knowledge
 from watchbill_collector.services.run_notices import RunNotices
+from watchbill_collector.services.runbook_watch import RunbookWatch, WatchMetrics
+from watchbill_collector.services.trigger_sight import look, quiet
 
 log = logging.getLogger("watchbill.collector")
 
@@ -71,8 +73,19 @@ class Runbooks(Part):
             facts=knowledge.facts,
             roster=self._roster,
             tell=told.tell,
-            publish=ground.bus.publish,
+            publish=self._published,
         )
+        dispatching = notices.dispatching
+        self.watch = RunbookWatch(
+            state.store,
+            ground.clock,
+            self.house,
+            past.table,
+            alerts=lambda names: look(judging.book, names),
+            emit=lambda ticks: intake.ingest.commits.add_own(list(ticks)),
+            quiet=quiet(dispatching.silences.all, lambda: dispatching.routing.windows, ground.clock),
+        )
+        judging.follow(self.watch.alerts_changed)
         self.roster = RosterDesk(
             state.store, ground.clock, ground.homes.etc, os.geteuid(), self._bearers, self.house.orders.send
         )
@@ -82,6 +95,7 @@ class Runbooks(Part):
         intake.ingest.came = self.house.connected
         changes.follow(self.house.host_changed)
         ground.metrics.register(RunMetrics(self.house))
+        ground.metrics.register(WatchMetrics(self.watch))
         ground.metrics.register(RosterMetrics(self.roster))
 
     async def open(self) -> None:
@@ -97,6 +111,7 @@ class Runbooks(Part):
         if problems:
             raise ConfigError(problems)
         await self.house.shelf.load(sources)
+        self.watch.reloaded()
 
     async def _read(self) -> tuple[list[Source], list[Problem]]:
         return await asyncio.to_thread(read_directory, self._ground.homes.etc / DIRECTORY)
@@ -104,7 +119,12 @@ class Runbooks(Part):
     def begin(self) -> None:
         """Go on with the runs that are open."""
         self.house.spawn(self._ground.house)
+        self.watch.spawn(self._ground.house)
         self._ground.every("roster", ROSTER_EVERY_S, self._hand_out)
+
+    def _published(self, kind: str, document: object) -> None:
+        self._ground.bus.publish(kind, document)
+        self.watch.run_changed()
 
     async def _hand_out(self) -> None:
         with contextlib.suppress(Busy, StorageError):

@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
@@ -53,6 +54,9 @@ from watchbill_collector.store import Store, runbooks, runs, votes
 from watchbill_collector.store.runbooks import AcceptanceRow, PreflightRow
 from watchbill_collector.store.runs import RunSummary
 
+if TYPE_CHECKING:
+    from watchbill_collector.runbooks.drilling import Standing
+
 COMMENT_CHARACTERS_MAX: Final = 500
 PROPOSAL_MS: Final = 24 * 3_600_000
 """How long a proposal waits for somebody to start it."""
@@ -85,6 +89,8 @@ class RunbookDesk:
         self._rights = rights
         self._around = around
         self._looks = Looks(running, clock)
+        self.standing: Callable[[str], Standing | None] = lambda _: None
+        """How the drills of a runbook stand, when somebody watches them."""
         self._studied: dict[str, Studied] = {}
 
     # ------------------------------------------------------------ runbooks
@@ -129,15 +135,23 @@ class RunbookDesk:
 
     async def preflight(self, name: str) -> PreflightRow | None:
         """Look whether a runbook could be run now, with its defaults, and keep what came of it; None when there is
-        none. For whoever does so on a timer."""
+        none. For whoever does so on a timer. What an alert or a person gives, and nobody can know before, is no
+        problem: all that does not depend on it is looked at."""
         runbook = self._shelf.in_force.get(name)
         if runbook is None:
             return None
-        judged = self._judge(runbook, {}, drill=False)
+        judged, asked = self._judge(runbook, {}, drill=False), runbook
+        missing = {one.name for one in runbook.parameters if one.default is None}
+        if missing:
+            problems = {name: text for name, text in judged.problems.items() if name not in missing}
+            judged, asked = replace(judged, problems=problems), replace(runbook, lock=None)
         planned, looked = await live_plan(
-            self._looks, self._fleet(), runbook, judged, False, self._shelf.in_force, purpose_of_people=False
+            self._looks, self._fleet(), asked, judged, False, self._shelf.in_force, purpose_of_people=False
         )
-        made = made_plan(runbook, judged, False, planned, looked, self._problems(runbook, drill=False))
+        await self._study(self._shelf.books[name])
+        wrong = [one.message for one in self._findings_of(self._shelf.books[name]) if one.severity == "error"]
+        why = [*(one for one in self._problems(runbook, drill=False) if "paused" not in one), *wrong]
+        made = made_plan(asked, judged, False, planned, looked, why)
         row = PreflightRow(
             name=name,
             digest=runbook.digest,
@@ -525,6 +539,8 @@ class RunbookDesk:
         drills = [one for one in past if one.runbook == name and one.drill]
         last = max(drills, key=lambda one: one.created_ms, default=None)
         every_s = runbook.drill.every_s if runbook is not None and runbook.drill is not None else 0.0
+        held = self.standing(name)
+        due_ms = held.due_ms if held is not None else last.created_ms + round(every_s * 1000) if last else 0
         trigger = runbook.trigger if runbook is not None else None
         return RunbookView(
             name=name,
@@ -544,8 +560,8 @@ class RunbookDesk:
             drill_every_s=every_s,
             last_drill=at(last.created_ms) if last is not None else None,
             last_drill_state=last.state.value if last is not None else "",
-            drill_due=at(last.created_ms + round(every_s * 1000)) if last is not None and every_s else None,
-            recovery_p90_s=None,
+            drill_due=at(due_ms) if due_ms and every_s else None,
+            recovery_p90_s=held.p90_s if held is not None else None,
             findings=self._findings_of(book),
             open_runs=sum(live.run.created.runbook == name for live in self._runs.open()),
         )

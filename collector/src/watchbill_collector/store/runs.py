@@ -244,6 +244,13 @@ def summaries(
     return [_summary(row) for row in connection.execute(query)]
 
 
+def drills(connection: sa.Connection, site: str) -> list[RunSummary]:
+    """Rehearsals alone, the newest first."""
+    query = _summary_query().where(RUNS.c.site == site, RUNS.c.drill == 1)
+    query = query.order_by(RUNS.c.created_ms.desc(), RUNS.c.run_id.desc()).limit(RUNS_READ_MAX)
+    return [_summary(row) for row in connection.execute(query)]
+
+
 def outlines(connection: sa.Connection, site: str, since_ms: int = 0) -> list[Any]:
     """Of each run what others are bound by, the newest first: run_id, runbook, lock_name, state, drill, created_ms,
     started_ms, ended_ms."""
