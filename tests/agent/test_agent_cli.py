@@ -63,8 +63,6 @@ def test_grpc_is_not_imported_before_the_first_reading_has_been_taken():
     "arguments",
     [
         ["checks", "run", "x"],
-        ["act", "--bundle", "f", "step", "--approval", "a"],
-        ["act"],
         ["heartbeat"],
     ],
 )

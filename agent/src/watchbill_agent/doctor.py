@@ -90,6 +90,7 @@ def examine(homes: Homes) -> Iterator[Finding]:
         yield _certificate(identity, _now_ms(homes, true_time))
     yield from _running(homes)
     yield from _backups(homes)
+    yield from _runner(homes)
 
 
 def _state_directory(homes: Homes) -> Finding:
@@ -386,6 +387,18 @@ def _running(homes: Homes) -> Iterator[Finding]:
     if document["queue"]["dropped_records"]:
         words = f"{document['queue']['dropped_records']} records were dropped while the collector was away"
         yield _warning("queue", words, "watchbill-agent gaps")
+
+
+def _runner(homes: Homes) -> Iterator[Finding]:
+    """Whether what root allows could be run. A host that allows nothing needs no runner, and reads nothing of it."""
+    if not any((homes.etc / name).is_dir() for name in ("actions.d", "observe.d")):
+        return
+    from watchbill_agent.actions.health import look
+
+    owner = 0 if homes.etc == Homes.resolve("agent", None, {}).etc else os.geteuid()
+    found = look(homes, owner)
+    if found is not None:
+        yield _warning("runner", found.text, found.next) if found.next else _ok("runner", found.text)
 
 
 def _backups(homes: Homes) -> Iterator[Finding]:

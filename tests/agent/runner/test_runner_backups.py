@@ -1,13 +1,17 @@
-"""What the agent's user may not read, its backups have the runner read, where root says so word for word."""
+"""What an agent asks of its runner beside orders: to read what its user may not, where root says so word for word."""
 
 import asyncio
+import os
 from pathlib import Path
 
 from watchbill.backups.record import Outcome
+from watchbill.homes import Homes
+from watchbill_agent.actions.health import look
 from watchbill_agent.backups.adapter import Observation, Reason
 from watchbill_agent.backups.child import _with_hint
 from watchbill_agent.backups.command import HostCommands
 from watchbill_agent.backups.through_runner import ThroughRunner
+from watchbill_agent.doctor import _runner
 
 from .conftest import Host
 from .test_runner_relay import serving
@@ -74,3 +78,26 @@ async def test_a_runner_that_refuses_leaves_it_to_the_agents_user(host: Host, tm
     async with serving(host):
         done = await asyncio.to_thread(commands.run, [str(tool), "info"])
     assert done.stdout == b"UTC info\n"
+
+
+async def test_a_doctor_says_whether_what_is_allowed_could_be_run(host: Host) -> None:
+    homes = Homes.resolve("agent", host.root, {})
+    assert look(homes, os.geteuid()) is None, "a host that allows nothing needs no runner"
+    host.action("svc", ["/bin/true"], "once")
+    found = look(homes, os.geteuid())
+    assert found is not None
+    assert found.next == "systemctl enable --now watchbill-runner.socket"
+    async with serving(host):
+        found = await asyncio.to_thread(look, homes, os.geteuid())
+    assert found is not None
+    assert (found.next, found.text.startswith("1 actions and 0 readings; 0 commands run")) == ("", True)
+    host.allow("nonsense", "b.toml")
+    found = look(homes, os.geteuid())
+    assert found is not None
+    assert (found.next, "b.toml" in found.text) == ("watchbill-agent actions check", True)
+    (host.homes.etc / "actions.d" / "b.toml").unlink()
+    (host.homes.etc / "enrolled.json").unlink()
+    found = look(homes, os.geteuid())
+    assert found is not None
+    assert "enroll" in found.next
+    assert [one.check for one in _runner(homes)] == ["runner"]

@@ -11,19 +11,16 @@ where the runner does not answer it is run here, by the agent's user, as ever.
 import base64
 import os
 import shutil
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from watchbill.actions.canonical import canonical, read_canonical
 from watchbill.actions.files import OBSERVE_DIRECTORY, load_allowed
 from watchbill.errors import Unreadable, WatchbillError
+from watchbill_agent.actions.spoken import answer as further
+from watchbill_agent.actions.spoken import ask, connected
 from watchbill_agent.backups.adapter import STDOUT_BYTES_MAX, Commands, Finished
 from watchbill_agent.backups.command import PATH_DEFAULT
-from watchbill_agent.question import short_address
-from watchbill_agent.runner.bounds import FRAME_BYTES_MAX
-from watchbill_agent.runner.frames import LENGTH
 
 TIMEOUT: Final = "timeout"
 SHOWN_MAX: Final = 300
@@ -79,15 +76,13 @@ class ThroughRunner(Commands):
     def _read(self, name: str, left_s: float, stdout_bytes_max: int) -> Finished:
         """Ask for it by its name. Raises OSError, Unreadable."""
         output = b""
-        with socket.socket(socket.AF_UNIX) as connection, short_address(self._socket) as address:
-            connection.settimeout(left_s)
-            connection.connect(address)
-            content = canonical({"do": "observe", "name": name})
-            connection.sendall(LENGTH.pack(len(content)) + content)
-            while "piece" in (answer := _answer(connection)):
+        with connected(self._socket, left_s) as connection:
+            answer = ask(connection, do="observe", name=name)
+            while "piece" in answer:
                 output += base64.b64decode(answer["piece"])
                 if len(output) > stdout_bytes_max:
                     return Finished(stdout=output[:stdout_bytes_max], truncated=True)
+                answer = further(connection)
         if "error" in answer:
             raise Unreadable(str(answer["error"]))
         if answer["exit_code"] is None and answer["outcome"] != TIMEOUT and answer["detail"]:
@@ -106,20 +101,3 @@ def _has_files(directory: Path) -> bool:
         return any(name.suffix == ".toml" for name in directory.iterdir())
     except OSError:
         return False
-
-
-def _answer(connection: socket.socket) -> dict[str, Any]:
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    if length > FRAME_BYTES_MAX:
-        raise Unreadable(f"a frame of {length} bytes")
-    return read_canonical(_exactly(connection, length), FRAME_BYTES_MAX)
-
-
-def _exactly(connection: socket.socket, length: int) -> bytes:
-    found = bytearray()
-    while len(found) < length:
-        piece = connection.recv(length - len(found))
-        if not piece:
-            raise Unreadable("the runner hung up")
-        found += piece
-    return bytes(found)
