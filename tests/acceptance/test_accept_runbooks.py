@@ -25,6 +25,10 @@ args.seconds = {{ type = "int", min = 0, max = 60, default = 0 }}
 effect = "once"
 timeout = "60s"
 [[action]]
+name = "app.again"
+argv = ["{count}", "{counter}", "0"]
+effect = "repeat"
+[[action]]
 name = "app.promote"
 argv = ["{count}", "{counter}", "0"]
 effect = "once"
@@ -53,6 +57,25 @@ params: {where: {type: host, default: web1}}
 steps:
   - {id: consent, approve: dba, count: 2, timeout: 15m}
   - {id: promote, do: app.promote, on: "{{where}}", commit: true}
+"""
+MENDING = """\
+runbook: mend
+params: {where: {type: host}}
+lock: "app/{{where}}"
+limits: {hosts: 1, cooldown: 1h, breaker: 1}
+trigger: {alert: AppDown, agree: "2 of [collector, where]", mode: auto}
+steps:
+  - {id: look, do: app.look, on: "{{where}}"}
+  - {id: linux, check: 'look.out == "Linux"'}
+  - {id: again, do: app.again, on: "{{where}}"}
+"""
+RULE = """\
+groups:
+  - name: app
+    interval: 1s
+    rules:
+      - alert: AppDown
+        expr: up{instance="web1"} == 1
 """
 
 
@@ -229,3 +252,38 @@ def test_whoever_is_killed_meanwhile_it_ends_the_same_and_once(town: Town) -> No
     assert done.code == 0, done
     assert town.counted() == ["begun", "ended"]
     assert town.collector.cli("audit", "verify").code == 0
+
+
+def test_an_alert_starts_its_runbook_once_when_the_host_agrees(town: Town) -> None:
+    town.book("mend", MENDING)
+    town.host("web1")
+    until(lambda: town.allows("web1", "app.again"), "web1 says what it allows")
+    town.accepted("mend", "anna")
+    rules = town.collector.etc / "rules.d"
+    rules.mkdir(exist_ok=True)
+    (rules / "app.yml").write_text(RULE)
+    town.collector.running.signal(signal.SIGHUP)
+
+    def runs() -> list[dict[str, Any]]:
+        return town.cli("olga", "runs", "--json").json["runs"]  # type: ignore[no-any-return]
+
+    until(lambda: [one["state"] for one in runs()] == ["succeeded"], "the alert has started it")
+    (run,) = runs()
+    assert (run["requester"], run["parameters"]) == ("", {"where": "web1"})
+    assert run["trigger"].startswith("alert AppDown ")
+    assert "AppDown fires for web1; collector agrees; web1 agrees" in run["reason"]
+    assert town.counted() == ["begun", "ended"]
+    # Another collector of the same state sees that it was done.
+    town.collector.kill()
+    town.collector.launch()
+    question = (
+        f"{OURS.replace('watchbill/', '')}/query?query=watchbill_runbook_accepted%7Brunbook%3D%22mend%22%7D"
+    )
+    until(
+        lambda: (
+            [one["value"][1] for one in town.collector.ask("GET", question).json["data"]["result"]] == ["1"]
+        ),
+        "it is said how runbooks stand",
+    )
+    assert len(runs()) == 1
+    assert town.counted() == ["begun", "ended"]
