@@ -212,6 +212,7 @@ def test_a_healthy_collector_has_only_good_findings(status):
 @pytest.mark.parametrize(
     ("change", "check", "state"),
     [
+        ({"roster_disabled": ("boris",)}, "roster", "warn"),
         ({"disks": (DiskStatus("/v", 100, 5),)}, "disk", "fail"),
         ({"disks": (DiskStatus("/v", 100, 15),)}, "disk", "warn"),
         ({"disks": (DiskStatus("/v", 0, 0),)}, "disk", "fail"),

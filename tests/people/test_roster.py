@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from watchbill.actions.definition import Action, Effect, Needs
 from watchbill.actions.enrolled import read_roster_keys
 from watchbill.actions.order import Order, RosterCopy
 from watchbill.actions.outcomes import Inventory
 from watchbill.actions.roster import DAY_MS, RosterRefused, glance, open_roster
-from watchbill.clock import SystemClock
+from watchbill.clock import ManualClock, SystemClock
 from watchbill.errors import Refused
 from watchbill_collector.api.ports import Caller
 from watchbill_collector.audit import Audit
@@ -131,7 +133,10 @@ class Hosts:
         self.away: set[str] = set()
         self.sent: list[tuple[str, Order]] = []
 
-    def add(self, name: str, serial: int = 0, keys: tuple[str, ...] = ("k",), runner: bool = True) -> None:
+    def add(
+        self, name: str, serial: int = 0, keys: tuple[str, ...] = ("k",), runner: bool = True, asks: int = 0
+    ) -> None:
+        action = Action(name="a", argv=("/bin/true",), effect=Effect.ONCE, needs=Needs(asks, "dba"))
         inventory = Inventory(
             version="v",
             runner=runner,
@@ -139,7 +144,7 @@ class Hosts:
             epoch=1,
             roster_serial=serial,
             roster_keys=keys,
-            actions=(),
+            actions=(action,),
         )
         self.said[f"id-{name}"] = Bearer(name, {"team": name[:2]}, inventory, 1)
 
@@ -150,8 +155,18 @@ class Hosts:
         return True
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that is migrated, which takes longer than these tests."""
+    place = tmp_path_factory.mktemp("empty")
+    Store.open(place, "main").close()
+    return place / "control.db"
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path, empty: Path) -> Iterator[Store]:
+    (tmp_path / "store").mkdir()
+    shutil.copy(empty, tmp_path / "store")
     with Store.open(tmp_path / "store", "main") as made:
         yield made
 
@@ -237,3 +252,65 @@ def test_a_roster_is_shown_from_its_file(safe: Safe, tmp_path: Path, capsys: Any
     assert "dba on every host" in out
     (tmp_path / "bad").write_text("nonsense!")
     assert run(["roster", "show", str(tmp_path / "bad")]) == 2
+
+
+async def test_who_is_disabled_and_still_on_it_is_told_wherever_one_looks(
+    safe: Safe, store: Store, hosts: Hosts, tmp_path: Path
+) -> None:
+    disabled: set[str] = set()
+    desk = RosterDesk(
+        store,
+        SystemClock(),
+        tmp_path,
+        os.geteuid(),
+        lambda: hosts.said,
+        hosts.send,
+        lambda: frozenset(disabled),
+    )
+    disabled.add("boris")
+    assert desk.still_there() == (), "there is none"
+    signed, _, _ = safe.sign(people(safe, "anna", "Boris"))
+    await desk.publish(signed, OPS)
+    assert (await desk.roster()).disabled == ("Boris",)
+
+
+async def test_roles_are_counted_where_the_fewest_may_and_needed_where_most_is_asked_for(
+    safe: Safe, store: Store, hosts: Hosts, tmp_path: Path
+) -> None:
+    clock = ManualClock(wall_ms=SystemClock().wall_ms())
+    disabled: set[str] = set()
+    desk = RosterDesk(
+        store,
+        clock,
+        tmp_path,
+        os.geteuid(),
+        lambda: hosts.said,
+        hosts.send,
+        lambda: frozenset(disabled),
+    )
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RosterMetrics(desk))
+
+    def told(role: str) -> tuple[float | None, float | None]:
+        labels = {"role": role}
+        return (
+            registry.get_sample_value("watchbill_roster_role_people", labels),
+            registry.get_sample_value("watchbill_roster_role_needed", labels),
+        )
+
+    hosts.add("db1", asks=2)
+    assert told("dba") == (0, 2), "without a roster nobody can agree to what is protected already"
+    text = (
+        people(safe, "anna", "boris") + people(safe, "carla", more='scopes = ["team=we"]\n').split("\n", 1)[1]
+    )
+    signed, _, _ = safe.sign(text.replace('roles = ["dba"]', 'roles = ["dba", "net"]'))
+    await desk.publish(signed, OPS)
+    assert told("dba") == (2, 2), "carla may not, on db1"
+    assert told("net") == (3, 0)
+    hosts.add("web1", asks=3)
+    disabled.add("boris")
+    assert told("dba") == (2, 2), "of a minute ago"
+    clock.advance(61)
+    assert told("dba") == (1, 3)
+    clock.advance(91 * 86_400)
+    assert told("dba") == (0, 3), "a roster that has ended names nobody"

@@ -91,6 +91,10 @@ GAUGES: dict[Key, float] = {
     key("watchbill_runbook_runs_open", runbook="failover", state="proposed"): 0,
     book("recovery_seconds"): 300,
     book("objective_rto_seconds"): 600,
+    key("watchbill_roster_hosts_behind"): 0,
+    key("watchbill_roster_people_disabled"): 0,
+    key("watchbill_roster_role_people", role="dba"): 3,
+    key("watchbill_roster_role_needed", role="dba"): 2,
 }
 RATES: dict[Key, float] = {
     **{key("node_cpu_seconds_total", cpu=str(cpu), mode="idle"): 0.8 for cpu in range(2)},
@@ -200,6 +204,9 @@ FAULTS: dict[str, Fault] = {
     "BackupUnverified": Fault({facet("verify"): 2}),
     "BackupCopiesMissing": Fault({facet("copies"): 2}),
     "BackupLedger": Fault({facet("ledger"): 2}),
+    "RosterBehind": Fault({key("watchbill_roster_hosts_behind"): 3}, steps=130),
+    "RosterRoleShort": _gauge("watchbill_roster_role_people", 1, role="dba"),
+    "RosterHasDisabled": Fault({key("watchbill_roster_people_disabled"): 1}, steps=130),
     "ServiceRpoExceeded": _gauge("watchbill_backup_service_rpo_seconds", 4_000, service="shop"),
     "RunbookRunHeld": Fault({book("held"): 1}),
     "RunbookRunFailed": Fault({book("failed"): 1}),
@@ -216,6 +223,7 @@ FAULTS: dict[str, Fault] = {
 BY_TIME = {
     *("HostRebooted", "AgentCertificateExpires", "AgentCertificateExpiresSoon"),
     *("CertificateExpires", "CertificateExpiresSoon"),
+    *("RosterOld", "RosterEndsSoon"),
 }
 SEVERITIES = {"critical", "major", "minor", "info"}
 HEALTHY = 30
@@ -224,6 +232,11 @@ REST = 90
 """Steps by which all faults are over."""
 AFTER = 130
 """Steps in which even windows of an hour forget them."""
+
+
+def days_count(number: int) -> bool:
+    """Whether it is the time of the faults that come with time."""
+    return HEALTHY <= number < HEALTHY + REST
 
 
 def _move(it: Any, number: int) -> None:
@@ -251,8 +264,11 @@ def _move(it: Any, number: int) -> None:
             expires = it.now_ms / 1000 + 5 * 86_400
         values[key("watchbill_agent_certificate_expiry_seconds")] = expires
         days = {"CertificateExpires": 13.9, "CertificateExpiresSoon": 2.9}.get(host, 60)
-        left = days if HEALTHY <= number < HEALTHY + REST else 60
+        left = days if days_count(number) else 60
         values[key("probe_ssl_earliest_cert_expiry", check="web")] = it.now_ms / 1000 + left * 86_400
+        age = {"RosterOld": 61, "RosterEndsSoon": 81}.get(host, 10) if days_count(number) else 10
+        values[key("watchbill_roster_issued_timestamp_seconds")] = it.now_ms / 1000 - age * 86_400
+        values[key("watchbill_roster_expires_timestamp_seconds")] = it.now_ms / 1000 + (90 - age) * 86_400
         if host == "HostRebooted" and number >= HEALTHY:
             values[key("node_boot_time_seconds")] = it.booted
 

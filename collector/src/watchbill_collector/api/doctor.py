@@ -36,6 +36,7 @@ def judge(status: Status) -> list[Finding]:
         _clock(status),
         _rules(status),
         *_channels(status),
+        *_roster(status),
         *_ports(status),
     ]
 
@@ -125,6 +126,16 @@ def _channels(status: Status) -> Iterator[Finding]:
     if status.outbox_unwritten:
         what = f"notices go out, and cannot be written down: {status.outbox_unwritten}"
         yield Finding("outbox", "fail", what, "df -h; journalctl -u watchbill-collector")
+
+
+def _roster(status: Status) -> Iterator[Finding]:
+    for name in status.roster_disabled:
+        yield Finding(
+            "roster",
+            "warn",
+            f"{name} is disabled and still on the roster: hosts count what he signs",
+            "watchbill roster sign FILE --key KEY, without him; watchbill roster publish FILE.signed",
+        )
 
 
 def _ports(status: Status) -> Iterator[Finding]:

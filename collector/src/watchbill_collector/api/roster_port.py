@@ -12,11 +12,13 @@ from watchbill_collector.scopes import View
 
 @dataclass(frozen=True, slots=True)
 class RosterDocument:
-    """The newest roster as it was signed (`watchbill.actions.roster`); None before the first."""
+    """The newest roster as it was signed (`watchbill.actions.roster`); None before the first. `disabled` are people on
+    it who are disabled on the collector."""
 
     roster: dict[str, Any] | None
     published: datetime | None = None
     author: str = ""
+    disabled: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ class Status:
     """Why channels fail, by name; those that work are not in it."""
     outbox_unwritten: str = ""
     """Why the outbox cannot be written, empty as a rule."""
+    roster_disabled: tuple[str, ...] = ()
+    """People on the newest roster who are disabled here."""
 
 
 class StatusService(Protocol):

@@ -33,21 +33,28 @@ def show(session: Session, file: Path | None) -> None:
 
 
 def _show(session: Session, file: Path | None) -> None:
+    disabled: list[str] = []
     if file is None:
-        document = session.client.get("/roster")["roster"]
+        answer = session.client.get("/roster")
+        document, disabled = answer["roster"], answer["disabled"]
     else:
         from watchbill.actions.roster import glance
         from watchbill_collector.cli.roster_file import read_signed
 
         document = glance(read_signed(file)).document()
     if session.as_json:
-        session.screen.json({"roster": document})
+        session.screen.json({"roster": document, "disabled": disabled})
         return
     if document is None:
         session.screen.line("There is no roster: nobody can approve what hosts protect.")
         session.screen.line("To begin: watchbill roster key --roster FILE, on a machine that is kept apart")
         return
     _print_roster(session, document)
+    for name in disabled:
+        session.screen.line(
+            f"{clean(name)} is disabled on the collector and still on the roster: hosts count what he signs "
+            "until they have a roster without him"
+        )
 
 
 def _print_roster(session: Session, document: dict[str, Any]) -> None:

@@ -180,6 +180,7 @@ class Front(Part):
         )
         condition.channels_failing = dispatching.failing
         condition.outbox_unwritten = lambda: dispatching.outbox.undurable
+        condition.roster_disabled = self._runbooks.roster.still_there
         return condition
 
     def _tell_condition(self) -> None:

@@ -72,6 +72,7 @@ class Runbooks(Part):
             connected=intake.ingest.connected,
             facts=knowledge.facts,
             roster=self._roster,
+            disabled=state.users.disabled_names,
             tell=told.tell,
             publish=self._published,
         )
@@ -87,8 +88,15 @@ class Runbooks(Part):
         )
         judging.follow(self.watch.alerts_changed)
         self.roster = RosterDesk(
-            state.store, ground.clock, ground.homes.etc, os.geteuid(), self._bearers, self.house.orders.send
+            state.store,
+            ground.clock,
+            ground.homes.etc,
+            os.geteuid(),
+            self._bearers,
+            self.house.orders.send,
+            state.users.disabled_names,
         )
+        state.users.subscribe(lambda: ground.on_loop(self.house.runs.changed))
         intake.reads(self.house.door.read)
         intake.crit.commands = self.house.door
         intake.crit.commands_told = self.house.told

@@ -44,6 +44,7 @@ class ConditionService:
         self.not_ready = "starting"
         self.channels_failing: Callable[[], Mapping[str, str]] = dict
         self.outbox_unwritten: Callable[[], str] = str
+        self.roster_disabled: Callable[[], tuple[str, ...]] = tuple
         self._clock = clock
         self._site = site
         self._state = state
@@ -100,6 +101,7 @@ class ConditionService:
             refused=refused,
             channels_failing=self.channels_failing(),
             outbox_unwritten=self.outbox_unwritten(),
+            roster_disabled=self.roster_disabled(),
         )
 
     async def ready(self) -> str:

@@ -24,6 +24,7 @@ from watchbill.logs import fields
 from watchbill_collector.api.ports import Caller, at
 from watchbill_collector.api.roster_port import Behind, HostBehind, Published, RosterDocument
 from watchbill_collector.audit import Entry
+from watchbill_collector.runbooks.staffing import RoleStaff, roles, staff, still_on_roster
 from watchbill_collector.scopes import View
 from watchbill_collector.store import Store, audit, rosters
 from watchbill_collector.store.rosters import RosterRow
@@ -34,6 +35,10 @@ AGAIN_MS: Final = 10 * 60_000
 """A host that was sent the roster and does not say that it has it is sent it again after this."""
 SENT_AT_ONCE_MAX: Final = 100
 """Hosts that are sent a roster in one turn; the others follow in the next."""
+ROLES_EVERY_MS: Final = 60_000
+"""How often it is counted who may approve what: every host and every action of it is looked at."""
+ROLES_TOLD_MAX: Final = 200
+"""As series; hosts name roles, and may name any number of them."""
 AUTHOR_CHARACTERS_MAX: Final = 128
 
 
@@ -54,10 +59,18 @@ Send = Callable[[str, Order], bool]
 
 
 class RosterDesk:
-    """`api.roster_port.RosterService`, and what counts votes asks for `current`."""
+    """`api.roster_port.RosterService`, and what counts votes asks for `current`. `disabled`: who was let out of this
+    collector, in small letters."""
 
     def __init__(
-        self, store: Store, clock: Clock, etc: Path, owner: int, bearers: Bearers, send: Send
+        self,
+        store: Store,
+        clock: Clock,
+        etc: Path,
+        owner: int,
+        bearers: Bearers,
+        send: Send,
+        disabled: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -65,6 +78,9 @@ class RosterDesk:
         self._owner = owner
         self._bearers = bearers
         self._send = send
+        self._disabled = disabled
+        self._roles: dict[str, RoleStaff] = {}
+        self._roles_until_ms = 0
         self._sent_ms: dict[str, tuple[int, int]] = {}
         """By agent id: the serial that was sent last, and when."""
         self._row: RosterRow | None = store.read(lambda connection: rosters.newest(connection, store.site))
@@ -78,7 +94,9 @@ class RosterDesk:
         """The newest."""
         if self._roster is None or self._row is None:
             return RosterDocument(None)
-        return RosterDocument(self._roster.document(), at(self._row.published_ms), self._row.author)
+        return RosterDocument(
+            self._roster.document(), at(self._row.published_ms), self._row.author, self.still_there()
+        )
 
     async def publish(self, signed: bytes, by: Caller) -> Published:
         """Take a newer one, and hand it on."""
@@ -100,6 +118,7 @@ class RosterDesk:
 
         await self._store.write(work)
         self._row, self._roster = row, found
+        self._roles_until_ms = 0
         return Published(found.document(), self.hand_out())
 
     def _judged(self, signed: bytes, now_ms: int) -> Roster:
@@ -115,6 +134,22 @@ class RosterDesk:
         if fault:
             raise Refused(fault)
         return found
+
+    # ------------------------------------------------------------ who is there
+
+    def still_there(self) -> tuple[str, ...]:
+        """People of the newest roster who are disabled here: hosts still count what they sign."""
+        return still_on_roster(self._roster, self._disabled())
+
+    def roles(self) -> dict[str, RoleStaff]:
+        """Every role with the people that it has and needs, as it was at most a minute ago."""
+        now_ms = self._clock.wall_ms()
+        if not 0 < self._roles_until_ms - now_ms <= ROLES_EVERY_MS:
+            found = staff(self._roster, self._disabled(), now_ms)
+            bearers = self._bearers().values()
+            self._roles = roles(found, ((one.labels, one.inventory.actions) for one in bearers))
+            self._roles_until_ms = now_ms + ROLES_EVERY_MS
+        return self._roles
 
     # ------------------------------------------------------------ handing out
 
@@ -167,7 +202,7 @@ class RosterDesk:
 
 
 class RosterMetrics(MetricCollector):
-    """`watchbill_roster_*`: nothing before there is a roster."""
+    """`watchbill_roster_*`: of the roster itself nothing before there is one."""
 
     def __init__(self, desk: RosterDesk) -> None:
         self._desk = desk
@@ -177,19 +212,40 @@ class RosterMetrics(MetricCollector):
         return ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Its number, its people, when it ends, and how many hosts have an older one."""
+        """Its number, its people and roles, when it ends, and how many hosts have an older one."""
         found = self._desk.current()
-        if found is None:
-            return
-        for name, help_, value in (
-            ("serial", "Number of the newest roster.", found.serial),
-            ("people", "People on the newest roster.", len(found.people)),
-            ("issued_timestamp_seconds", "When the newest roster was signed.", found.issued_ms / 1000),
-            ("expires_timestamp_seconds", "When the newest roster ends.", found.expires_ms / 1000),
-            (
-                "hosts_behind",
-                "Hosts with a runner that have an older roster, or none.",
-                len(self._desk.lagging()),
-            ),
-        ):
-            yield GaugeMetricFamily(f"watchbill_roster_{name}", help_, value=value)
+        if found is not None:
+            for name, help_, value in (
+                ("serial", "Number of the newest roster.", found.serial),
+                ("people", "People on the newest roster.", len(found.people)),
+                (
+                    "people_disabled",
+                    "People on the newest roster who are disabled on the collector.",
+                    len(self._desk.still_there()),
+                ),
+                ("issued_timestamp_seconds", "When the newest roster was signed.", found.issued_ms / 1000),
+                ("expires_timestamp_seconds", "When the newest roster ends.", found.expires_ms / 1000),
+                (
+                    "hosts_behind",
+                    "Hosts with a runner that have an older roster, or none.",
+                    len(self._desk.lagging()),
+                ),
+            ):
+                yield GaugeMetricFamily(f"watchbill_roster_{name}", help_, value=value)
+        yield from self._roles()
+
+    def _roles(self) -> Iterable[GaugeMetricFamily]:
+        people = GaugeMetricFamily(
+            "watchbill_roster_role_people",
+            "People who may approve in a role, on the host where the fewest may.",
+            labels=["role"],
+        )
+        needed = GaugeMetricFamily(
+            "watchbill_roster_role_needed",
+            "People of a role that one action asks for, at most.",
+            labels=["role"],
+        )
+        for role, one in sorted(self._desk.roles().items())[:ROLES_TOLD_MAX]:
+            people.add_metric([role], one.people)
+            needed.add_metric([role], one.needed)
+        yield from (people, needed)

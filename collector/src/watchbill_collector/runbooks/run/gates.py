@@ -223,6 +223,8 @@ def judge_signed(gate: GateProgress, signed: bytes, world: World, now_ms: int) -
     if world.roster is None:
         raise SignatureRefused("no roster is published that says who may approve")
     vote, person = open_vote(world.roster, signed)
+    if is_out(person.name, world):
+        return person.name, vote.approve, LET_OUT
     counted, left_out = _count_signed(gate, [signed], world, now_ms)
     if vote.approve:
         return (
