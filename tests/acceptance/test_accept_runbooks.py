@@ -213,14 +213,32 @@ def roster(town: Town, agent: Any, *people: str) -> None:
     until(lambda: town.collector.cli("roster", "behind").code == 0, "the host has the roster")
 
 
+def disabled(town: Town, name: str) -> Any:
+    """Let somebody out on the collector's machine; what is said to be short then."""
+    home = str(town.collector.home)
+    done = town.house.run(
+        [str(PROGRAMS / "watchbill-collector"), "--home", home, "user", "disable", name, "--json"]
+    )
+    assert done.code == 0, done
+    return done.json["leaving"]
+
+
 def test_what_a_host_protects_runs_when_two_have_signed_for_it(town: Town) -> None:
     agent, _ = town.host("web1")
     until(lambda: town.allows("web1", "app.promote"), "web1 says what it allows")
-    roster(town, agent, "olga", "anna", "boris")
+    town.person("carla", "approver")
+    roster(town, agent, "olga", "anna", "boris", "carla")
     town.accepted("promote", "anna")
     done = town.cli("olga", "run", "promote", "--reason", "test", "--confirm", "web1", "--json")
     assert done.code == 4, done
     run_id = done.json["id"]
+    assert town.cli("carla", "approve", run_id, "consent", "--yes").code in (0, 4)
+    leaving = disabled(town, "carla")
+    assert leaving["runs"] == [run_id], "what she has signed is void"
+    assert [(one["host"], one["left"], one["short"]) for one in leaving["hosts"]] == [("web1", 3, False)]
+    assert (
+        "carla is disabled on the collector and still on the roster" in town.cli("olga", "roster", "show").out
+    )
     assert town.cli("anna", "approve", run_id, "consent", "--yes").code in (0, 4)
     done = town.cli("anna", "approve", run_id, "consent", "--yes")
     assert "1 of 2 of dba" in done.out, "one person is one vote"
