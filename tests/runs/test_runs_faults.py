@@ -157,7 +157,7 @@ def finished(key: str) -> Finished:
     ],
 )
 def test_what_cannot_be_read_is_refused_at_the_door(store_house: House, kind: str, payload: bytes) -> None:
-    door = RunDoor(store_house.store)
+    door = RunDoor(store_house.store, store_house.clock)
     with pytest.raises(RecordRefused):
         door.read("a", kind, b"", payload)
     assert door.refused == 1
@@ -168,7 +168,7 @@ def test_results_and_whole_inventories_are_told_once_they_are_committed(store_ho
     house = store_house
     host = house.host("db1")
     house.enrol()
-    door, told = RunDoor(house.store), list[Committed]()
+    door, told = RunDoor(house.store, house.clock), list[Committed]()
     sink = StoreCritSink(house.store, house.clock)
     sink.commands, sink.commands_told = door, told.append
     actions = [Action(name=f"a{n}", argv=("/bin/true",), effect=Effect.READ) for n in range(3)]

@@ -112,8 +112,6 @@ class RunHouse:
         self.inventories.take(committed.inventories)
         for agent_id, event in committed.told:
             self.runs.told(agent_id, [event])
-        if committed.inventories:
-            self.runs.changed()
         for agent_id, glass in committed.glass:
             self._loud(agent_id, glass)
 
@@ -141,7 +139,8 @@ class RunHouse:
         """A host is forgotten: what it allowed goes with it."""
         if change.kind is ChangeKind.FORGOTTEN:
             agent_id = change.after.agent_id
-            self.inventories.forget(agent_id)
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.inventories.forget, agent_id)
             with contextlib.suppress(Busy, StorageError):
                 self._store.submit(lambda connection: inventories.remove(connection, agent_id))
 

@@ -12,6 +12,7 @@ never happened. So whoever kills us between any two steps finds each run where i
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import uuid
 from collections import deque
@@ -94,6 +95,10 @@ class Live:
     unsent: list[str] = field(default_factory=list)
     resumed: bool = False
     asked_ms: int = 0
+    agents: frozenset[str] = frozenset()
+    """Hosts that it waits for, as the driver has noted it."""
+    noted_ms: int | None = None
+    """The moment at which the driver would look at it."""
 
 
 @dataclass(slots=True)
@@ -151,6 +156,12 @@ class Runs:
         self._due: dict[str, None] = {}
         self._inbox: deque[tuple[str, Event]] = deque()
         self._locks: dict[str, dict[str, None]] = {}
+        self._by_agent: dict[str, dict[str, None]] = {}
+        """Runs by the hosts that they wait for: with ten thousand open ones nobody goes through all."""
+        self._busy: dict[str, None] = {}
+        """Runs with commands that are not over."""
+        self._wakes: list[tuple[int, str]] = []
+        """A heap of moments; one that is not its run's any more is passed over."""
         self._looks: dict[str, asyncio.Future[Finished | HostRefused]] = {}
         self._broken: dict[str, None] = {}
         self._behind = True
@@ -197,13 +208,11 @@ class Runs:
 
     def connected(self, agent_id: str) -> None:
         """A host is there again: what waits for it goes on, and it is asked about what it has."""
-        for live in self._live.values():
-            mine = [one for one in live.run.open_attempts() if one.agent == agent_id]
-            waits = [one for one in live.run.unknown_attempts() if one.agent == agent_id]
-            if mine or waits:
-                live.asked_ms = 0
-                self._mark(live)
-        self._news.set()
+        for run_id in self._by_agent.get(agent_id, {}):
+            live = self._live[run_id]
+            live.asked_ms = 0
+            self._mark(live)
+            self._news.set()
 
     def changed(self) -> None:
         """Something that all runs depend on is another now: a pause, a roster."""
@@ -213,6 +222,58 @@ class Runs:
 
     def _mark(self, live: Live) -> None:
         self._due[live.run.run_id] = None
+
+    def _put(self, live: Live) -> None:
+        """A run is open: it is found by its lock and by what it waits for, and looked at soon."""
+        self._live[live.run.run_id] = live
+        if live.run.created.lock:
+            self._locks.setdefault(live.run.created.lock, {})[live.run.run_id] = None
+        self._note(live)
+        self._mark(live)
+
+    def _note(self, live: Live) -> None:
+        """What it waits for may be something else now."""
+        run = live.run
+        waits = (*run.open_attempts(), *run.unknown_attempts())
+        self._found_by(live, frozenset(one.agent for one in waits))
+        if run.open_keys:
+            self._busy[run.run_id] = None
+        else:
+            self._busy.pop(run.run_id, None)
+        if live.wake_ms is not None and live.wake_ms != live.noted_ms:
+            heapq.heappush(self._wakes, (live.wake_ms, run.run_id))
+        live.noted_ms = live.wake_ms
+
+    def _found_by(self, live: Live, agents: frozenset[str]) -> None:
+        for agent in live.agents - agents:
+            known = self._by_agent[agent]
+            del known[live.run.run_id]
+            if not known:
+                del self._by_agent[agent]
+        for agent in agents - live.agents:
+            self._by_agent.setdefault(agent, {})[live.run.run_id] = None
+        live.agents = agents
+
+    def _drop(self, live: Live) -> None:
+        """It is over, or not to be gone on with."""
+        run_id = live.run.run_id
+        self._live.pop(run_id, None)
+        self._busy.pop(run_id, None)
+        self._found_by(live, frozenset())
+        held = self._locks.get(live.run.created.lock)
+        if held is not None:
+            held.pop(run_id, None)
+            if not held:
+                del self._locks[live.run.created.lock]
+
+    def _wake_due(self, now_ms: int) -> None:
+        """Those whose moment has come."""
+        while self._wakes and self._wakes[0][0] <= now_ms:
+            at_ms, run_id = heapq.heappop(self._wakes)
+            live = self._live.get(run_id)
+            if live is not None and live.wake_ms == at_ms:
+                live.noted_ms = None
+                self._mark(live)
 
     # ------------------------------------------------------------ beginning and people
 
@@ -235,9 +296,7 @@ class Runs:
         async with self._turning:
             made = Written(live, [(now_ms, one) for one in rows], [], [entry])
             await self._write([made], extra, new=True)
-            self._live[run_id] = live
-            self._lock(live)
-            self._mark(live)
+            self._put(live)
         self._publish(summary_of(run))
         self._news.set()
         return live
@@ -299,9 +358,7 @@ class Runs:
     async def _fold(self, run_ids: Sequence[str]) -> None:
         folded = await asyncio.to_thread(self._read_back, run_ids)
         for live in folded:
-            self._live[live.run.run_id] = live
-            self._lock(live)
-            self._mark(live)
+            self._put(live)
 
     def _read_back(self, run_ids: Sequence[str]) -> list[Live]:
         """Runs from their rows. One whose text or rows cannot be read any more is left alone, and said."""
@@ -355,8 +412,8 @@ class Runs:
         now_ms = self._clock.wall_ms()
         if self._due or self._inbox:
             return 0.0
-        moments = [live.wake_ms for live in self._live.values() if live.wake_ms is not None]
-        if any(live.run.open_keys for live in self._live.values()):
+        moments = [self._wakes[0][0]] if self._wakes else []
+        if self._busy:
             moments.append(now_ms + ASK_AFTER_MS)
         wake_s = (min(moments) - now_ms) / 1000 if moments else IDLE_S
         return min(max(0.0, wake_s), IDLE_S)
@@ -380,9 +437,7 @@ class Runs:
         await self._catch_up()
         self._sort_inbox()
         now_ms = self._clock.wall_ms()
-        for live in self._live.values():
-            if live.wake_ms is not None and live.wake_ms <= now_ms:
-                self._mark(live)
+        self._wake_due(now_ms)
         world = self._world()
         written: list[Written] = []
         for run_id in list(self._due)[:RUNS_PER_TURN_MAX]:
@@ -401,7 +456,7 @@ class Runs:
             # One run that this code cannot go on with must not keep all others from being recovered.
             log.exception("a run cannot go on: it is set aside until the next start")
             self._unreadable(live.run.run_id, exc)
-            self._live.pop(live.run.run_id, None)
+            self._drop(live)
 
     def _decide(self, live: Live, world: World, now_ms: int) -> Written:
         run = live.run
@@ -518,8 +573,7 @@ class Runs:
         self._behind = True
         for live in lives:
             self.counters.thrown_away += 1
-            self._live.pop(live.run.run_id, None)
-            self._unlock(live)
+            self._drop(live)
             self._broken[live.run.run_id] = None
 
     async def _mend(self) -> None:
@@ -581,8 +635,9 @@ class Runs:
             self._publish(summary_of(run))
             self._release(live, before)
         if run.state in ENDED:
-            self._live.pop(run.run_id, None)
-            self._unlock(live)
+            self._drop(live)
+        else:
+            self._note(live)
 
     def _release(self, live: Live, before: RunState | None) -> None:
         """Others may have waited for what this run holds no more."""
@@ -590,17 +645,6 @@ class Runs:
             for run_id in self._locks.get(live.run.created.lock, {}):
                 if run_id != live.run.run_id:
                     self._due[run_id] = None
-
-    def _lock(self, live: Live) -> None:
-        if live.run.created.lock:
-            self._locks.setdefault(live.run.created.lock, {})[live.run.run_id] = None
-
-    def _unlock(self, live: Live) -> None:
-        held = self._locks.get(live.run.created.lock)
-        if held is not None:
-            held.pop(live.run.run_id, None)
-            if not held:
-                del self._locks[live.run.created.lock]
 
     def _sort_inbox(self) -> None:
         while self._inbox:
@@ -620,19 +664,17 @@ class Runs:
                     future.set_result(event)
 
     def _asked_by(self, agent: str, event: States) -> list[Live]:
-        return [
-            live
-            for live in self._live.values()
-            if any(key in live.run.open_keys and live.run.keys[key].agent == agent for key in event.states)
-        ]
+        waiting = (self._live[run_id] for run_id in self._by_agent.get(agent, {}))
+        return [live for live in waiting if any(key in live.run.open_keys for key in event.states)]
 
     # ------------------------------------------------------------ asking hosts
 
     def _ask(self, now_ms: int) -> None:
         """Ask hosts about commands that were sent and are not over."""
         wanted: dict[str, list[str]] = {}
-        for live in self._live.values():
-            if not live.run.open_keys or now_ms < live.asked_ms + ASK_EVERY_MS:
+        for run_id in self._busy:
+            live = self._live[run_id]
+            if now_ms < live.asked_ms + ASK_EVERY_MS:
                 continue
             asked = False
             for attempt in live.run.open_attempts():

@@ -244,6 +244,7 @@ def _attempt_goes_on(
             attempt.state, attempt.accepted_ms = AttemptState.ACCEPTED, at_ms
             attempt.ledger, attempt.boot, attempt.approvers = one.ledger, one.boot, tuple(one.approvers)
             run.open_keys[one.key] = None
+            run.unknown_keys.pop(one.key, None)
         case row.CancelSent():
             attempt.cancelled_ms = at_ms
         case row.Probed():
@@ -256,7 +257,10 @@ def _attempt_ends(run: Run, at_ms: int, one: "row.Result | row.Refused | row.Lap
     run.open_keys.pop(one.key, None)
     if isinstance(one, row.Lost):
         attempt.state, attempt.detail, attempt.free_ms = AttemptState.UNKNOWN, one.why, one.free_ms
+        if not attempt.probes:
+            run.unknown_keys[one.key] = None
         return
+    run.unknown_keys.pop(one.key, None)
     attempt.state = AttemptState.FINISHED
     match one:
         case row.Result():

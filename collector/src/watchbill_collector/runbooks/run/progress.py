@@ -215,6 +215,7 @@ class Run:
     steps: dict[tuple[Phase, str], StepProgress] = field(default_factory=dict)
     keys: dict[str, Attempt] = field(default_factory=dict)
     open_keys: dict[str, None] = field(default_factory=dict)
+    unknown_keys: dict[str, None] = field(default_factory=dict)
     counts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """Attempts so far, by purpose, step and host."""
     called: dict[str, Called] = field(default_factory=dict)
@@ -251,11 +252,9 @@ class Run:
 
     def unknown_attempts(self) -> list[Attempt]:
         """Those of which nobody knows whether they ran, the last on their host."""
+        found = (self.keys[key] for key in self.unknown_keys)
         return [
-            last
-            for step in self.steps.values()
-            for host in step.attempts
-            if (last := step.newest(host)) is not None
-            and last.state is AttemptState.UNKNOWN
-            and last.probed is not Verdict.TRUE
+            one
+            for one in found
+            if one.probed is not Verdict.TRUE and self.step(one.step, one.phase).newest(one.host) is one
         ]
