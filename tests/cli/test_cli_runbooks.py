@@ -251,7 +251,6 @@ def test_a_run_that_succeeds_ends_with_0_and_is_listed(as_: Any) -> None:
         (("approve", "r00001"), 1, "there is no run"),
         (("automation", "pause"), 2, "--reason TEXT"),
         (("automation", "resume", "--reason", "x"), 6, "not paused"),
-        (("runbooks", "export", "restart"), 2, "not built yet"),
         (("runbooks", "lint", "/nonexistent.yaml"), 2, "no such file"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from watchbill_collector.api.audit_port import AuditService
 from watchbill_collector.api.backup_port import BackupsService
 from watchbill_collector.api.backup_twin import NoBackups
+from watchbill_collector.api.bundle_port import BundleService, NoBundles
 from watchbill_collector.api.channel_port import ChannelsService
 from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.events import EventBus
@@ -56,6 +57,7 @@ class Services:
     runbooks: RunbookService = field(default_factory=NoRunbooks)
     roster: RosterService = field(default_factory=NoRoster)
     evidence: EvidenceService = field(default_factory=NoEvidence)
+    bundles: BundleService = field(default_factory=NoBundles)
 
 
 @dataclass(frozen=True, slots=True)

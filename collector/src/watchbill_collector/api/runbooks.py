@@ -180,7 +180,8 @@ def _short(text: str, what: str, longest: int) -> str:
     return text
 
 
-def _parameters(given: Mapping[str, str]) -> dict[str, str]:
+def parameters_of(given: Mapping[str, str]) -> dict[str, str]:
+    """What somebody gives, within bounds. Raises UsageError."""
     if len(given) > PARAMETERS_MAX:
         raise UsageError(f"got {len(given)} parameters, wanted at most {PARAMETERS_MAX}")
     return {
@@ -189,7 +190,7 @@ def _parameters(given: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _runbook(call: Call) -> str:
+def runbook_of(call: Call) -> str:
     """The runbook that the path names. Raises NoSuch for what cannot be one's name."""
     name: str = call.request.path_params["name"]
     if len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
@@ -200,6 +201,13 @@ def _runbook(call: Call) -> str:
 def _run_id(call: Call) -> str:
     run_id: str = call.request.path_params["name"]
     if len(run_id) > NAME_CHARACTERS_MAX or not run_id.isprintable():
+        raise no_run(run_id)
+    return run_id
+
+
+def run_named(run_id: str) -> str:
+    """A run that a body names, "" for none. Raises NoSuch for what cannot be one's id."""
+    if len(run_id) > NAME_CHARACTERS_MAX or not (run_id == "" or run_id.isprintable()):
         raise no_run(run_id)
     return run_id
 
@@ -216,7 +224,7 @@ async def _runbooks(call: Call) -> Response:
 
 
 async def _one_runbook(call: Call) -> Response:
-    view, text = await call.house.services.runbooks.runbook(_runbook(call), call.caller)
+    view, text = await call.house.services.runbooks.runbook(runbook_of(call), call.caller)
     return json_answer(RunbookDetail(view, text))
 
 
@@ -229,7 +237,9 @@ async def _lint(call: Call) -> Response:
 async def _plan(call: Call) -> Response:
     order = decoded(call.body, PlanOrder)
     runbooks = call.house.services.runbooks
-    made: Plan = await runbooks.plan(_runbook(call), _parameters(order.parameters), order.drill, call.caller)
+    made: Plan = await runbooks.plan(
+        runbook_of(call), parameters_of(order.parameters), order.drill, call.caller
+    )
     return json_answer(made)
 
 
@@ -270,12 +280,14 @@ async def _standing(call: Call) -> AutomationView:
 
 async def _accept(call: Call) -> Response:
     digest = decoded(call.body, AcceptOrder).digest.strip().lower()
-    return json_answer(await call.house.services.runbooks.accept(_runbook(call), digest, call.caller))
+    return json_answer(await call.house.services.runbooks.accept(runbook_of(call), digest, call.caller))
 
 
 async def _breaker(call: Call) -> Response:
     reason = _said(decoded(call.body, ReasonOrder).reason, "reason")
-    return json_answer(await call.house.services.runbooks.reset_breaker(_runbook(call), reason, call.caller))
+    return json_answer(
+        await call.house.services.runbooks.reset_breaker(runbook_of(call), reason, call.caller)
+    )
 
 
 async def _start(call: Call) -> Response:
@@ -284,7 +296,7 @@ async def _start(call: Call) -> Response:
         raise no_runbook(order.runbook)
     begun = await call.house.services.runbooks.start(
         order.runbook,
-        _parameters(order.parameters),
+        parameters_of(order.parameters),
         _said(order.reason, "reason"),
         order.drill,
         _short(order.confirm, "confirm", PARAMETER_CHARACTERS_MAX),

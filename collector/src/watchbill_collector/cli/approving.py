@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -54,9 +55,51 @@ class _Gate:
 @click.option("--comment", metavar="TEXT", default="", help="Kept beside your vote.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--login", is_flag=True, help="Vote by your login, unsigned: for gates that no host verifies.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="Without the collector: the step of a bundle.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="A", help="--bundle: where your vote is written."
+)
+@click.option(
+    "--set", "values", multiple=True, metavar="NAME=VALUE", help="--bundle: what had to be found out."
+)
+@click.option("--run", "bundle_run", default="", metavar="ID", help="--bundle: the run that it goes on with.")
+@click.option("--undo", is_flag=True, help="--bundle: the step's undo.")
 @talks
-def approve(session: Session, run_id: str, step: str | None, comment: str, yes: bool, login: bool) -> None:
-    """Agree to what RUN wants to do at the gate STEP, with the key in ~/.config/watchbill/approval.key."""
+def approve(
+    session: Session,
+    run_id: str,
+    step: str | None,
+    comment: str,
+    yes: bool,
+    login: bool,
+    bundle: Path | None,
+    out: Path | None,
+    values: tuple[str, ...],
+    bundle_run: str,
+    undo: bool,
+) -> None:
+    """Agree to what RUN wants to do at the gate STEP, with the key in ~/.config/watchbill/approval.key.
+
+    When the collector is gone: `approve --bundle F STEP --out A` signs what a bundle's STEP does, and asks nobody.
+    """
+    if bundle is not None:
+        from watchbill_collector.cli.bundles import approve_step
+
+        if step is not None or login or out is None:
+            raise Misused(
+                "a bundle's step is signed into a file", "watchbill approve --bundle F STEP --out A"
+            )
+        approve_step(
+            session, bundle, run_id, out, values, bundle_run, comment, kind="undo" if undo else "do", yes=yes
+        )
+        return
+    if out or values or bundle_run or undo:
+        raise Misused("--out, --set, --run and --undo go with --bundle", "watchbill approve RUN STEP")
     _vote(session, run_id, step, comment, approve=True, yes=yes, login=login)
 
 
@@ -94,13 +137,13 @@ def _vote(
     screen = Screen(sys.stderr, False) if session.as_json else session.screen
     for line in gate_lines(screen, gate.manifest, gate.content):
         screen.line(line)
-    as_whom = "by your login" if key is None else f"as {clean(key.name)}, key {_key_id(key.public)}"
-    _ask(f"{'Agree' if approve else 'Say no'} {as_whom}?", yes)
+    as_whom = "by your login" if key is None else f"as {clean(key.name)}, key {key_name(key.public)}"
+    ask(f"{'Agree' if approve else 'Say no'} {as_whom}?", yes)
     if key is None:
         order: dict[str, Any] = {"step": gate.step, "approve": approve, "comment": comment}
         after = session.client.post(f"/runs/{segment(run_id)}/approve", order)
     else:
-        signed = _signed(key, gate, comment, approve=approve)
+        signed = signed_vote(key, gate.manifest, gate.content, comment, approve=approve)
         order = {"step": gate.step, "vote": base64.b64encode(signed).decode("ascii")}
         after = session.client.post(f"/runs/{segment(run_id)}/vote", order)
     _tell(session, after, gate.step)
@@ -200,7 +243,7 @@ def _alike(effects: Sequence["ProtectedEffect"]) -> "list[list[ProtectedEffect]]
     return list(found.values())
 
 
-def _ask(question: str, yes: bool) -> None:
+def ask(question: str, yes: bool) -> None:
     """A signature is a person's: without one at a terminal it has to be said by --yes. Raises Misused."""
     if yes:
         return
@@ -210,12 +253,14 @@ def _ask(question: str, yes: bool) -> None:
         raise Misused("nothing was signed")
 
 
-def _signed(key: approval_key.ApprovalKey, gate: _Gate, comment: str, *, approve: bool) -> bytes:
+def signed_vote(
+    key: approval_key.ApprovalKey, manifest: "Manifest", content: bytes, comment: str, *, approve: bool
+) -> bytes:
+    """A vote to a manifest, by the digest of its bytes."""
     from watchbill.actions.grants import Vote, digest, sign_vote
 
-    manifest = gate.manifest
     vote = Vote(
-        manifest=digest(gate.content),
+        manifest=digest(content),
         site=manifest.site,
         run=manifest.run,
         gate=manifest.gate,
@@ -247,7 +292,8 @@ def _tell(session: Session, run: dict[str, Any], step: str) -> None:
             screen.line(line)
 
 
-def _key_id(public: bytes) -> str:
+def key_name(public: bytes) -> str:
+    """A short name of a key."""
     from watchbill.actions.signing import key_id
 
     return key_id(public)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from watchbill_collector.cli.client import segment
-from watchbill_collector.cli.errors import FAILED, OK, USAGE, CommandFailed, Misused, Refused
+from watchbill_collector.cli.errors import FAILED, OK, USAGE, Misused, Refused
 from watchbill_collector.cli.options import Session, assignments, sure, talks
 from watchbill_collector.cli.runbook_text import (
     RUNBOOK_HEAD,
@@ -174,9 +174,21 @@ def reset_breaker(session: Session, name: str, reason: str | None) -> None:
 
 @runbooks.command()
 @click.argument("name")
+@click.argument("parameters", nargs=-1, metavar="[K=V]...")
+@click.option(
+    "--run", "run_id", metavar="RUN", default="", help="Go on with this open run, under its parameters."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write OUT.bundle and OUT.md; the runbook's name without it.",
+)
 @talks
-def export(session: Session, name: str) -> None:  # noqa: ARG001 - What it will need.
-    """Write what carries NAME out without the collector: not built yet."""
-    raise CommandFailed(
-        "`watchbill runbooks export` is not built yet", f"watchbill runbooks plan {clean(name)} --json", USAGE
-    )
+def export(session: Session, name: str, parameters: tuple[str, ...], run_id: str, out: Path | None) -> None:
+    """Write what carries NAME out without the collector: a signed bundle, and the same on paper.
+
+    `watchbill-agent act --bundle` takes the bundle on each host; the paper has every command line, in order.
+    """
+    from watchbill_collector.cli.bundles import export_bundle
+
+    export_bundle(session, name, assignments(parameters), run_id, out or Path(name))

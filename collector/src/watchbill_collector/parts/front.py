@@ -25,6 +25,7 @@ from watchbill_collector.promql.querymemory import QueryMemory
 from watchbill_collector.runbookfiles import usable_runbooks
 from watchbill_collector.services.accounts import AccountsService
 from watchbill_collector.services.backup_answers import BackupAnswers
+from watchbill_collector.services.bundles import Bundles
 from watchbill_collector.services.channels import ChannelService
 from watchbill_collector.services.condition import CollectorMetrics, ConditionService, OwnSamples
 from watchbill_collector.services.doorkeeping import DoorService
@@ -136,6 +137,15 @@ class Front(Part):
             backups=backups,
             runbooks=runbooks,
             roster=self._runbooks.roster,
+            bundles=Bundles(
+                state.store,
+                clock,
+                state.audit,
+                runbooks,
+                bytes(state.pki.keys.command),
+                self._runbooks.house.fleet.fleet,
+                lambda: self._runbooks.house.orders.epoch,
+            ),
             evidence=Evidence(
                 state.store,
                 clock,

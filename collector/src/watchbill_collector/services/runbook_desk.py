@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -64,6 +64,18 @@ PROPOSAL_MS: Final = 24 * 3_600_000
 Studied = tuple[tuple[int, int], tuple[str, ...], tuple[Finding, ...]]
 """Of a text: the fleet it was judged against, the hosts that it touches, what is wrong with it."""
 _NEVER: Final[Studied] = ((-1, -1), (), ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A runbook as a bundle needs it. `run` and `requester` are those of the run that it goes on with, "" for none."""
+
+    runbook: Runbook
+    text: str
+    parameters: Mapping[str, str]
+    planned: Planned
+    run: str = ""
+    requester: str = ""
 
 
 class RunbookDesk:
@@ -132,6 +144,35 @@ class RunbookDesk:
             self._looks, world, runbook, judged, drill, self._shelf.in_force, purpose_of_people=True
         )
         return made_plan(runbook, judged, drill, planned, looked, problems)
+
+    async def exported(self, name: str, given: Mapping[str, str], run_id: str, caller: Caller) -> Exported:
+        """What a bundle of a runbook says. Not of a text that nobody has accepted. Raises NoSuch, Refused."""
+        runbook = await self._usable(name, caller)
+        requester = ""
+        if run_id:
+            summary = await self._stored(run_id, caller)
+            if given:
+                raise Refused(f"the run {run_id} has its parameters: none is given beside it")
+            if summary.digest != runbook.digest or summary.drill:
+                raise Refused(f"the run {run_id} is of another text than {name} is now, or a drill")
+            given, requester = dict(summary.parameters), summary.requester
+        judged = self._judge(runbook, given, drill=False)
+        planned = await self._planned(runbook, judged, drill=False)
+        self._rights.may_change(caller, _hosts(planned), f"export {name}")
+        if judged.problems:
+            raise Refused("; ".join(f"{one}: {text}" for one, text in judged.problems.items()))
+        called = called_by(runbook, self._shelf.in_force)
+        for one, digest in {runbook.name: runbook.digest, **called}.items():
+            if self._shelf.acceptance(digest) is None:
+                raise Refused(f"nobody has accepted this text of {one}: watchbill runbooks accept {one}")
+        return Exported(
+            runbook=runbook,
+            text=(await self._book(name, caller)).content.decode("utf-8", "replace"),
+            parameters=judged.texts,
+            planned=planned,
+            run=run_id,
+            requester=requester,
+        )
 
     async def preflight(self, name: str) -> PreflightRow | None:
         """Look whether a runbook could be run now, with its defaults, and keep what came of it; None when there is
