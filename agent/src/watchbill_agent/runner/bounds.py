@@ -49,7 +49,8 @@ START_S: Final = 10.0
 POLL_S: Final = 0.05
 POLL_LONG_S: Final = 0.5
 POLL_SHORT_FOR_S: Final = 3.0
-"""What runs is looked at this often: at first, and when it takes longer."""
+POLL_IDLE_S: Final = 5.0
+"""What runs is looked at this often: since something began or ended, when it takes longer, and when nothing runs."""
 LEFT_S: Final = 30.0
 """Processes that even SIGKILL does not end (they hang in the kernel) are waited for so long, and told."""
 OBSERVES_MAX: Final = 4

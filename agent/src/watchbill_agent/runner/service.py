@@ -69,6 +69,7 @@ class Service:
         """Connections, root's and the agent's."""
         self._peers: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._news = asyncio.Event()
+        self._begun = asyncio.Event()
         self._used_s = self._clock.monotonic_s()
 
     async def run(self, house: Daemon) -> None:
@@ -103,21 +104,32 @@ class Service:
         since_s = self._clock.monotonic_s()
         told = self._told()
         while True:
-            now_s = self._clock.monotonic_s()
-            if self.runner.running == 0:
-                since_s = now_s
-            short = now_s - since_s < bounds.POLL_SHORT_FOR_S
-            await asyncio.sleep(bounds.POLL_S if short and self.runner.running else bounds.POLL_LONG_S)
+            await self._pause(since_s)
             self.runner.look()
+            now_s = self._clock.monotonic_s()
             if self.runner.running:
-                self._used_s = self._clock.monotonic_s()
+                self._used_s = now_s
             if told != (told := self._told()):
                 self._tell()
+                since_s = now_s
+
+    async def _pause(self, since_s: float) -> None:
+        """Until it is time to look again: at once when something has begun."""
+        if not self.runner.running:
+            self._begun.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(bounds.POLL_IDLE_S):
+                    await self._begun.wait()
+            return
+        short = self._clock.monotonic_s() - since_s < bounds.POLL_SHORT_FOR_S
+        await asyncio.sleep(bounds.POLL_S if short else bounds.POLL_LONG_S)
 
     def _told(self) -> tuple[int, int]:
         return self.runner.running, len(self.runner.waiting())
 
     def _tell(self) -> None:
+        if self.runner.running:
+            self._begun.set()
         self._news.set()
         self._news = asyncio.Event()
 
