@@ -133,6 +133,9 @@ def test_a_running_demo_is_what_every_command_finds(place):
         assert "etc/agent.toml" in opened.getnames()
     assert place.command("backups", "--exit-code").returncode == 0
     assert place.command("backups", "--uncovered", "--exit-code").returncode == 0
+    assert said["runbook"] == "look-around"
+    done = place.command("run", "look-around", "--reason", "a first look", "--wait", "--json")
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "succeeded"), done
     assert place.command("enroll", "create", "--name", "other1").stdout.count("\n") == 1
     groups = json.loads(place.command("rules", "list", "--json").stdout)["groups"]
     assert "DemoCpuBusy" in [rule["name"] for group in groups for rule in group["rules"]]

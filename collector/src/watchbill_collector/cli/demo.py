@@ -7,7 +7,8 @@ their own, and does what an operator does, in this order:
 2. a token for this host through the API, and `watchbill-agent enroll` with it on standard input.
 3. `watchbill-agent run`, a reading a second.
 4. a backup of the demo's own configuration, now and every five minutes.
-5. when the host is up and has sent something: one address with a one-time login.
+5. `watchbill-runner`, and a runbook that looks and changes nothing, accepted.
+6. when the host is up and has sent something: one address with a one-time login.
 
 Ctrl-C, `--for`, or a failure end the agent, then the collector, and remove the home unless it was named. If
 the demo itself is killed, its children get a signal from the kernel and a janitor removes the rest.
@@ -29,7 +30,7 @@ from typing import Any
 
 import click
 
-from watchbill_collector.cli import demo_backup, janitor, said
+from watchbill_collector.cli import demo_backup, demo_runbook, janitor, said
 from watchbill_collector.cli.children import Child, Children, find_program, typed
 from watchbill_collector.cli.client import Client, segment
 from watchbill_collector.cli.collectors import (
@@ -103,6 +104,7 @@ class Demo:
     home: Path
     collector_program: str
     agent_program: str
+    runner_program: str
     http_port: int
     host: str
 
@@ -183,15 +185,16 @@ def _clean_up(children: Children | None, home: Path | None) -> None:
 # ---------------------------------------------------------------- before anything is started
 
 
-def _programs() -> tuple[str, str]:
+def _programs() -> tuple[str, str, str]:
     collector, agent = find_program("watchbill-collector"), find_program("watchbill-agent")
+    runner = find_program("watchbill-runner")
     if collector is None:
         raise Misused("watchbill-collector is not installed here", "pip install 'watchbill-collector[demo]'")
-    if agent is None:
+    if agent is None or runner is None:
         raise Misused(
             "the demo needs the agent, which is not installed here", "pip install 'watchbill-collector[demo]'"
         )
-    return collector, agent
+    return collector, agent, runner
 
 
 def _http_port(wanted: int | None) -> int:
@@ -258,6 +261,10 @@ def _start(demo: Demo, children: Children) -> str:
     (etc / "backups.d").mkdir(mode=0o700, exist_ok=True)
     _write(etc / "backups.d" / "demo.toml", demo_backup.configuration(demo.home))
     (demo.home / demo_backup.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+    for directory in ("actions.d", "runbooks.d"):
+        (etc / directory).mkdir(mode=0o700, exist_ok=True)
+    _write(etc / "actions.d" / "demo.toml", demo_runbook.ACTIONS_TOML)
+    _write(etc / "runbooks.d" / "demo.yaml", demo_runbook.RUNBOOK_YAML.format(host=demo.host))
     home = ("--home", str(demo.home))
     log = demo.home / "collector.log"
     children.run_once("watchbill-collector init", [demo.collector_program, "init", *home], log)
@@ -268,9 +275,11 @@ def _start(demo: Demo, children: Children) -> str:
     agent_log = demo.home / "agent.log"
     if not _enrolled(demo, client):
         _enrol(demo, client, children, agent_log)
+    children.start("watchbill-runner", [demo.runner_program, *home], demo.home / "runner.log")
     children.start("watchbill-agent run", [demo.agent_program, "run", *home], agent_log)
     _until(lambda: _is_up(demo, client), children, "the host did not come up; see `watchbill hosts`")
     _back_up(demo, children)
+    demo_runbook.may_run(client)
     return token
 
 
@@ -367,15 +376,16 @@ def _show(demo: Demo, token: str, screen: Screen, temporary: bool, no_browser: b
     host = client.get(f"/hosts/{segment(demo.host)}")["host"]
     known = _remember(demo, token)
     backup = demo_backup.awaited(client, demo.host)
+    runbook = demo_runbook.NAME if demo_runbook.accepted(client) else ""
     there = f"{demo.url}/login?code={client.post('/logins')['code']}"
     if as_json:
         screen.json(
             {"url": demo.url, "login": there, "host": demo.host, "state": host["state"]}
             | {"series": host["series"], "home": str(demo.home)}
-            | {"backup": demo_backup.JOB, "word": backup["word"] if backup else ""}
+            | {"backup": demo_backup.JOB, "word": backup["word"] if backup else "", "runbook": runbook}
         )
     else:
-        _print(demo, screen, there, host, backup, known, temporary)
+        _print(demo, screen, there, host, backup, runbook, known, temporary)
     sys.stdout.flush()
     if not no_browser and _has_display():
         import webbrowser
@@ -389,6 +399,7 @@ def _print(
     there: str,
     host: dict[str, Any],
     backup: dict[str, Any] | None,
+    runbook: str,
     known: bool,
     temporary: bool,
 ) -> None:
@@ -408,6 +419,8 @@ def _print(
     screen.line(f"  {here} query{at} 'rate(node_cpu_seconds_total{{mode=\"idle\"}}[1m])'")
     screen.line(f"  {here} alerts{at}")
     screen.line(f"  {here} backups show {demo_backup.JOB}{at}")
+    if runbook:
+        screen.line(f"  {here} run {runbook}{at} --reason 'a first look' --wait")
     screen.line("See one: load the CPU for a minute, and watch DemoCpuBusy come and go:")
     screen.line(f"  {LOAD}")
     screen.line()
