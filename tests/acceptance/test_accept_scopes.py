@@ -218,6 +218,7 @@ ASKED: dict[str, list[Ask]] = {
         Ask("POST", f"{OURS}/backups/{WHO}-job/verify", {}),
         Ask("POST", f"{OURS}/backups/BACKUP_/verify", {"level": "data"}),
     ],
+    f"{OURS}/drills": [Ask("GET", f"{OURS}/drills")],
     f"{OURS}/runbooks": [Ask("GET", f"{OURS}/runbooks")],
     f"{OURS}/runbooks/lint": [
         Ask("POST", f"{OURS}/runbooks/lint", {"text": f"runbook: x\nsteps: [{{do: a, on: {WHO}1}}]\n"})

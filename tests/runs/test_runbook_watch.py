@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.runs.conftest import SITE, action
-from tests.runs.test_runbook_desk import ADA, ANYBODY, BOB, Desk, desk, tell  # noqa: F401 - A fixture.
+from tests.runs.test_runbook_desk import ADA, ANYBODY, BOB, OTHER_TEAM, Desk, desk, tell  # noqa: F401 - A fixture.
 from watchbill_collector.api.runbook_port import RunVerb
 from watchbill_collector.runbooks.run.words import RunState
 from watchbill_collector.series import SeriesTable, Ticks
@@ -149,6 +149,16 @@ async def test_a_drill_that_is_due_begins_by_itself_and_is_in_the_history(town: 
     assert view.drill_due is not None
     assert view.recovery_p90_s == 0.0
     assert len(town.desk.house.store.read(lambda c: run_rows.drills(c, SITE))) == 1
+    (shown,) = await town.watch.drills.drills(ANYBODY)
+    assert (shown.runbook, shown.automatic, shown.overdue, shown.held, shown.kept) == (
+        "restart",
+        True,
+        False,
+        1,
+        True,
+    )
+    assert [(one.id, one.requester, one.recovery_s) for one in shown.history] == [(row.run_id, "system", 0.0)]
+    assert await town.watch.drills.drills(OTHER_TEAM) == [], "it touches no host of his"
     # Its runs may go; what they have shown stays.
     town.desk.house.store.write_blocking(lambda c: run_rows.remove(c, [row.run_id]))
     town.start()

@@ -10,6 +10,7 @@ from watchbill_collector.api.backup_twin import NoBackups
 from watchbill_collector.api.bundle_port import BundleService, NoBundles
 from watchbill_collector.api.channel_port import ChannelsService
 from watchbill_collector.api.counters import HttpCounters
+from watchbill_collector.api.drill_port import DrillsService, NoDrills
 from watchbill_collector.api.events import EventBus
 from watchbill_collector.api.evidence_port import EvidenceService, NoEvidence
 from watchbill_collector.api.page import PageFile
@@ -55,6 +56,7 @@ class Services:
     telling: TellingService = field(default_factory=NoTelling)
     backups: BackupsService = field(default_factory=NoBackups)
     runbooks: RunbookService = field(default_factory=NoRunbooks)
+    drills: DrillsService = field(default_factory=NoDrills)
     roster: RosterService = field(default_factory=NoRoster)
     evidence: EvidenceService = field(default_factory=NoEvidence)
     bundles: BundleService = field(default_factory=NoBundles)

@@ -5,6 +5,7 @@ from watchbill_collector.api.alert_list import ALERT_LIST_ROUTES
 from watchbill_collector.api.audit import AUDIT_ROUTES
 from watchbill_collector.api.backups import BACKUP_ROUTES
 from watchbill_collector.api.bundles import BUNDLE_ROUTES
+from watchbill_collector.api.drills import DRILL_ROUTES
 from watchbill_collector.api.evidence import EVIDENCE_ROUTES
 from watchbill_collector.api.front import FRONT_ROUTES
 from watchbill_collector.api.notifications import NOTIFICATION_ROUTES
@@ -28,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     *BUNDLE_ROUTES,
     *EVIDENCE_ROUTES,  # Before the runs, whose verbs would take its place.
     *RUNBOOK_ROUTES,
+    *DRILL_ROUTES,
     *ROSTER_ROUTES,
     *ALERT_LIST_ROUTES,
     *ALERT_ROUTES,

@@ -136,6 +136,7 @@ class Front(Part):
             telling=AlertTelling(dispatching.dispatcher, state.store, clock, lambda: dispatching.routing),
             backups=backups,
             runbooks=runbooks,
+            drills=self._runbooks.watch.drills,
             roster=self._runbooks.roster,
             bundles=Bundles(
                 state.store,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +11,8 @@ import sqlalchemy as sa
 from watchbill.clock import Clock
 from watchbill.errors import Refused
 from watchbill.logs import fields
-from watchbill_collector.api.ports import Caller, Grant, Role
+from watchbill_collector.api.drill_port import HISTORY_SHOWN_MAX, DrillsView, DrillView
+from watchbill_collector.api.ports import Caller, Grant, Role, at
 from watchbill_collector.runbooks.drilling import Held, Standing, begins, standing
 from watchbill_collector.runbooks.run.words import ENDED, RunState
 from watchbill_collector.services.run_house import RunHouse
@@ -55,6 +57,15 @@ class Drills:
             return None
         now_ms = self._clock.wall_ms()
         return standing(runbook, self.history.get(name, ()), self._since.get(name, now_ms), now_ms)
+
+    async def drills(self, caller: Caller) -> list[DrillsView]:
+        """`api.drill_port.DrillsService`: of the runbooks that he sees."""
+        found = []
+        for view in await self._house.desk.runbooks(caller):
+            held = self.standing(view.name)
+            if held is not None and (held.every_s or held.last is not None):
+                found.append(_view(view.name, held, self.history.get(view.name, ())))
+        return found
 
     async def turn(self) -> None:
         """Note what ended, and begin what is due. Raises Busy, StorageError."""
@@ -121,6 +132,37 @@ class Drills:
             self.begun += 1
             # One at a time: each has its own look at what the one before has left.
             return
+
+
+def _view(name: str, found: Standing, history: Sequence[Held]) -> DrillsView:
+    return DrillsView(
+        runbook=name,
+        every_s=found.every_s,
+        automatic=found.auto,
+        due=at(found.due_ms) if found.due_ms else None,
+        overdue=found.overdue,
+        held=found.count,
+        succeeded=found.succeeded,
+        failed=found.failed,
+        other_text=found.other_text,
+        rto_s=found.rto_s,
+        recovery_s=found.recovery_s,
+        recovery_p50_s=found.p50_s,
+        recovery_p90_s=found.p90_s,
+        kept=found.kept,
+        history=[
+            DrillView(
+                id=one.run_id,
+                digest=one.digest,
+                state=one.state.value,
+                requester=one.requester,
+                started=at(one.started_ms),
+                ended=at(one.ended_ms) if one.ended_ms else None,
+                recovery_s=None if one.recovery_ms is None else one.recovery_ms / 1000,
+            )
+            for one in history[:HISTORY_SHOWN_MAX]
+        ],
+    )
 
 
 def _row(one: RunSummary, due_ms: int) -> DrillRow:
