@@ -1,5 +1,6 @@
 """A collector's runs over hosts in memory: a real store, a clock moved by hand, and everything can be killed."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -43,6 +44,7 @@ from watchbill_collector.store import runs as run_rows
 from watchbill_collector.store.audit import Entry
 from watchbill_collector.store.hosts import Host, HostState
 from watchbill_collector.store.runs import JournalRow, RunSummary
+from watchbill_collector.store.schema import CRIT_RECORDS
 
 SITE = "main"
 MEMORY = Path("/dev/shm")
@@ -74,7 +76,7 @@ class House:
     written: Callable[[int], None] = field(default=lambda _: None)
     mix: Callable[[list[tuple[str, Told]]], list[tuple[str, Told]]] = field(default=lambda told: told)
     """Another order of what hosts say, or some of it twice."""
-    _taken: int = 0
+    _agents: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _seq: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def start(self) -> None:
@@ -100,11 +102,11 @@ class House:
 
     def another(self) -> "House":
         """Another site's hosts over the same store: making a store takes longer than most tests."""
-        found = House(self.directory, self.clock)
-        found.store, found._seq = self.store, self._seq
+        found = House(self.directory, ManualClock())
+        found.store, found._seq, found._agents = self.store, self._seq, self._agents
         left = [one.run_id for one in self.store.read(lambda c: run_rows.summaries(c, SITE))]
         self.store.write_blocking(lambda c: run_rows.remove(c, left))
-        found._taken = self._taken + len(self.fleet.hosts)
+        self.store.write_blocking(lambda c: c.execute(CRIT_RECORDS.delete()))
         return found
 
     def kill(self) -> None:
@@ -134,7 +136,7 @@ class House:
 
     def host(self, name: str, labels: Mapping[str, str] | None = None, *, at_once: bool = True) -> HostTwin:
         """A host more, enrolled."""
-        number = self._taken + len(self.fleet.hosts) + 1
+        number = next(self._agents)
         agent = f"{number:08d}-0000-4000-8000-000000000000"
         return self.fleet.add(
             HostTwin(agent, name, SITE, public_key(SEED), self.clock, labels=labels, at_once=at_once)
@@ -328,20 +330,31 @@ def make_house(migrated: Path, quick_path: Path) -> Iterator[Callable[[], House]
             house.store.close()
 
 
-@pytest.fixture
-def store_house(make_house: Callable[[], House]) -> House:
-    """One site with a store, and no collector yet."""
-    found = make_house()
-    found.store = Store.open(found.directory, SITE)
-    return found
+@pytest.fixture(scope="session")
+def ground(migrated: Path) -> Iterator[House]:
+    """A store for all tests that need none of their own: opening one takes longer than most of them."""
+    with contextlib.ExitStack() as stack:
+        directory = migrated.parent
+        if os.access(MEMORY, os.W_OK):
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="wb-runs-", dir=MEMORY))
+            directory = Path(place)
+            shutil.copy(migrated, directory)
+        found = House(directory, ManualClock())
+        found.store = stack.enter_context(Store.open(directory, SITE))
+        yield found
 
 
 @pytest.fixture
-async def house(make_house: Callable[[], House]) -> House:
+def store_house(ground: House) -> House:
+    """One site, and no collector yet."""
+    return ground.another()
+
+
+@pytest.fixture
+async def house(store_house: House) -> House:
     """One site with its collector."""
-    found = make_house()
-    await found.start()
-    return found
+    await store_house.start()
+    return store_house
 
 
 # ---------------------------------------------------------------- actions
