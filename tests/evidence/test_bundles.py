@@ -28,6 +28,7 @@ from watchbill_collector.audit import Audit
 from watchbill_collector.cli import approval_key
 from watchbill_collector.cli.program import run
 from watchbill_collector.services.bundles import Bundles
+from watchbill_collector.services.run_intake import Committed
 from watchbill_collector.store import rosters
 from watchbill_collector.store.rosters import RosterRow
 
@@ -254,3 +255,20 @@ async def test_who_had_a_bundle_made_signs_nothing_of_it_and_only_what_needs_it_
     file.write_bytes(b"x" * 100)
     assert run(["approve", "--bundle", str(file), "promote", "--out", str(tmp_path / "v"), "--yes"]) == 2
     assert run(["approve", "r1", "promote", "--out", str(tmp_path / "v")]) == 2
+
+
+async def test_glass_that_was_broken_is_told_loudly_for_an_hour(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = desk.house.named("db2").agent
+    begun = outcomes.Accepted(key="k" * 64, run="r7", step="act", ledger="l", boot="b", at_ms=5)
+    glass = outcomes.Breakglass(
+        accepted=begun, bundle="b1", runbook="failover", action="promote", attempt=1, uid=0, reason="burnt"
+    )
+    committed = Committed(told=[(agent, begun)], glass=[(agent, glass)])
+    desk.runs.told(committed)
+    await asyncio.sleep(0)
+    assert (desk.runs.broken, desk.runs.broken_lately) == (1, 1)
+    assert "a step was carried out without the collector" in caplog.text
+    desk.house.clock.advance(3_601)
+    assert (desk.runs.broken, desk.runs.broken_lately) == (1, 0)

@@ -28,7 +28,7 @@ INDEX_BYTES_MAX: Final = 4 << 20
 FILES_MAX: Final = 20_000
 ARCHIVE_BYTES_MAX: Final = 64 << 20
 """Of the zip, as it is sent. More is refused: ask for a shorter time."""
-CONTENT_BYTES_MAX: Final = 512 << 20
+CONTENT_BYTES_MAX: Final = 256 << 20
 """Of all documents unpacked: a zip that says it holds more is not read."""
 PATH_CHARACTERS_MAX: Final = 256
 _DATE: Final = (1980, 1, 1, 0, 0, 0)

@@ -28,7 +28,7 @@ from watchbill_collector.api.ports import Caller
 from watchbill_collector.api.runbook_port import RunbookService, RunbookView, no_run
 from watchbill_collector.audit import Audit
 from watchbill_collector.evidence import chains, follow
-from watchbill_collector.evidence.archive import TooLarge, pack
+from watchbill_collector.evidence.archive import CONTENT_BYTES_MAX, TooLarge, pack
 from watchbill_collector.evidence.controls import controls
 from watchbill_collector.store import Store, hosts, runbooks, runs
 from watchbill_collector.store import evidence as rows
@@ -40,6 +40,7 @@ RUNS_MAX: Final = 2_000
 """Of one archive; a longer time is refused."""
 AUDIT_ROWS_MAX: Final = 20_000
 """Of the audit's chain in one archive. With more between its first and last, only the rows about the runs are in it."""
+ROWS_AT_ONCE: Final = 2_000
 JOBS_MAX: Final = 2_000
 """Backups of one archive; the rest is counted."""
 AGAIN_S: Final = 5.0
@@ -66,11 +67,13 @@ controls.json says which document helps to answer which question of which framew
 
 @dataclass(slots=True)
 class _Made:
-    """An archive as it grows. `summaries` are the runs in it, each with the prefix of its documents."""
+    """An archive as it grows. `audit` are the rows about its runs, by their numbers."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     audit: dict[int, Row] = field(default_factory=dict)
+    bytes: int = 0
+    """Of the documents of runs, unpacked."""
     from_ms: int = 0
     until_ms: int = 0
 
@@ -164,6 +167,7 @@ class Evidence:
         oldest_ms = min((one.created_ms for one in summaries), default=now_ms)
         made = _Made(from_ms=period[0] if period else oldest_ms, until_ms=now_ms)
         told = [self._run(made, one, f"runs/{one.run_id}/" if period else "") for one in summaries]
+        made.audit = self._rows_about({one.run_id for one in summaries}, oldest_ms)
         made.about = {
             "kind": "period" if period else "run",
             "site": self._store.site,
@@ -203,14 +207,14 @@ class Evidence:
         ]
         found = follow.documents(run_id, lines)
         run: dict[str, Any] = found["run.json"]
-        made.files[f"{prefix}journal.jsonl"] = b"".join(chains.line(one) for one in lines)
-        made.files |= {f"{prefix}{name}": _json(document) for name, document in found.items()}
+        mine = {"journal.jsonl": b"".join(chains.line(one) for one in lines)}
+        mine |= {name: _json(document) for name, document in found.items()}
         digests = {run["digest"]: "runbook.yaml"}
         digests |= {digest: f"called/{name}.yaml" for name, digest in run["called"].items()}
         for text in self._store.read(lambda c: runbooks.texts(c, digests)):
-            made.files[prefix + digests[text.digest]] = text.content.encode("utf-8")
+            mine[digests[text.digest]] = text.content.encode("utf-8")
         accepted = self._store.read(lambda c: runbooks.acceptances(c, site))
-        made.files[f"{prefix}acceptances.json"] = _json(
+        mine["acceptances.json"] = _json(
             [
                 {"digest": one.digest, "name": one.name, "person": one.person, "at_ms": one.at_ms}
                 for digest in digests
@@ -218,9 +222,26 @@ class Evidence:
                 if one.at_ms <= (summary.ended_ms or made.until_ms)
             ]
         )
-        for row in self._store.read(lambda c: rows.rows_about(c, site, run_id, summary.created_ms)):
-            made.audit[row.seq] = row
+        made.files |= {prefix + name: body for name, body in mine.items()}
+        made.bytes += sum(len(body) for body in mine.values())
+        if made.bytes > CONTENT_BYTES_MAX:
+            raise TooLarge(f"more than {CONTENT_BYTES_MAX} bytes of documents: ask for a shorter time")
         return run
+
+    def _rows_about(self, ids: set[str], from_ms: int) -> dict[int, Row]:
+        """The audit's rows that tell of these runs, by their numbers: one reading, whatever the number of runs."""
+        site = self._store.site
+        after = self._store.read(lambda c: rows.first_since(c, site, from_ms)) - 1
+        found: dict[int, Row] = {}
+        while after >= 0:
+            read = self._audit.after(after, ROWS_AT_ONCE)
+            if not read:
+                break
+            for row in read:
+                if row.target in ids or ('"run"' in row.detail and json.loads(row.detail).get("run") in ids):
+                    found[row.seq] = row
+            after = read[-1].seq
+        return found
 
     def _rosters(self, made: _Made) -> None:
         found = self._store.read(lambda c: rows.rosters(c, self._store.site, made.from_ms, made.until_ms))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,10 @@ TIDY_EVERY_S: Final = 6 * 3600.0
 STALLED_S: Final = 120.0
 """A turn that takes longer is stuck: each waits for the store, for the disk, or for nobody."""
 RETRY_S: Final = 2.0
+BROKEN_S: Final = 3_600.0
+"""How long it stays an alert that a host did something without the collector."""
+BROKEN_MAX: Final = 1_000
+"""Of those counted for it; more are as many."""
 
 
 class RunHouse:
@@ -96,6 +101,7 @@ class RunHouse:
         )
         self.broken = 0
         """Steps that were carried out without the collector, as hosts told since the start."""
+        self._broken_s: deque[float] = deque(maxlen=BROKEN_MAX)
         self._publish = publish
         self._store = store
         self._clock = clock
@@ -118,6 +124,7 @@ class RunHouse:
     def _loud(self, agent_id: str, glass: Breakglass) -> None:
         """Something was done on a host without us: it is in the audit, and whoever looks is told."""
         self.broken += 1
+        self._broken_s.append(self._clock.monotonic_s())
         host = self.fleet.name_of(agent_id) or agent_id
         log.critical(
             "a step was carried out without the collector",
@@ -130,6 +137,12 @@ class RunHouse:
             "reason": glass.reason,
         }
         self._publish("breakglass", document)
+
+    @property
+    def broken_lately(self) -> int:
+        """Of those, how many were told within BROKEN_S: for the alert."""
+        since_s = self._clock.monotonic_s() - BROKEN_S
+        return sum(told_s >= since_s for told_s in self._broken_s)
 
     def connected(self, agent_id: str) -> None:
         """A host is there again. On the loop."""
@@ -222,6 +235,11 @@ class RunMetrics:
         for state, count in states.items():
             gauge.add_metric([state], float(count))
         yield gauge
+        yield GaugeMetricFamily(
+            "watchbill_runbook_breakglass_recent",
+            "Steps that hosts carried out without the collector, told in the last hour.",
+            float(house.broken_lately),
+        )
         yield GaugeMetricFamily(
             "watchbill_collector_epoch", "The collector's epoch, which hosts hold on to.", float(orders.epoch)
         )

@@ -10,28 +10,17 @@ from watchbill_collector.store.audit import Row
 from watchbill_collector.store.checkpoints import Checkpoint, between
 from watchbill_collector.store.schema import AUDIT, ROSTERS
 
-RUN_ROWS_MAX: Final = 50_000
-"""Rows of the audit about the runs of one archive; more are refused by who asks."""
 ROSTERS_MAX: Final = 100
 
 
-def rows_about(connection: sa.Connection, site: str, run_id: str, from_ms: int) -> list[Row]:
-    """The audit's rows that tell of a run, in order; none is older than `from_ms`, the run's own beginning."""
-    named = AUDIT.c.detail.contains(f'"run":"{run_id}"', autoescape=True)
-    query = (
-        sa.select(AUDIT.c.seq)
-        .where(AUDIT.c.site == site, AUDIT.c.at_ms >= from_ms, sa.or_(AUDIT.c.target == run_id, named))
-        .order_by(AUDIT.c.seq)
-        .limit(RUN_ROWS_MAX)
-    )
-    found: list[Row] = []
-    for number in connection.execute(query).scalars():
-        found += audit.rows_from(connection, number - 1, 1)
-    return found
+def first_since(connection: sa.Connection, site: str, from_ms: int) -> int:
+    """The audit's first row that is not older; 0 for none."""
+    query = sa.select(sa.func.min(AUDIT.c.seq)).where(AUDIT.c.site == site, AUDIT.c.at_ms >= from_ms)
+    return connection.execute(query).scalar() or 0
 
 
 def rows_between(connection: sa.Connection, first: int, last: int) -> list[Row]:
-    """A piece of the chain, both ends in it."""
+    """A piece of the chain, both ends in it, whoever it is about."""
     return audit.rows_from(connection, first - 1, last - first + 1)
 
 
