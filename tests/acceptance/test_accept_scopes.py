@@ -225,6 +225,9 @@ ASKED: dict[str, list[Ask]] = {
     ],
     f"{OURS}/runbooks/{{name}}": [Ask("GET", f"{OURS}/runbooks/{WHO}-book")],
     f"{OURS}/runbooks/{{name}}/plan": [Ask("POST", f"{OURS}/runbooks/{WHO}-book/plan", {})],
+    f"{OURS}/runbooks/{{name}}/export": [
+        Ask("POST", f"{OURS}/runbooks/{WHO}-book/export", {"parameters": {}})
+    ],
     f"{OURS}/runbooks/{{name}}/accept": [
         Ask("POST", f"{OURS}/runbooks/{WHO}-book/accept", {"digest": "0" * 64})
     ],
