@@ -227,3 +227,23 @@ async def test_a_cut_off_once_action_is_not_tried_again_by_itself(house: House) 
     assert house.state(run_id) == "held"
     assert "cancelled" in house.run(run_id).detail
     assert host.ran["act"] == 1
+
+
+async def test_a_second_copy_that_a_new_ledger_refuses_is_no_proof_that_the_first_never_ran(
+    house: House,
+) -> None:
+    host = house.host("db1", at_once=False)
+    host.allow(*action("act", "once"))
+    house.runbook(ONE)
+    copies: list[bytes] = []
+    house.fleet.lose = lambda _, body: is_command(body) and bool(copies.append(body))
+    run_id = await house.begin("r")
+    await house.runs.turn()
+    assert host.ran["act"] == 1
+    host.told.clear()  # With the host went what it had to say.
+    house.clock.advance(1)
+    host.reinstall()
+    house.fleet.send(host.agent, copies[0], 1_000)
+    await house.settle()
+    assert (house.state(run_id), host.ran["act"]) == ("held", 1)
+    assert "refuses it as an old one" in house.run(run_id).detail

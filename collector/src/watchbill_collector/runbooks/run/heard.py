@@ -4,6 +4,7 @@ A host's word about a command counts as long as its ledger is the one that took 
 know, so nobody does; and after another boot nothing is running that was before.
 """
 
+from watchbill.actions.order import Refusal
 from watchbill.actions.outcomes import Accepted, Finished, Outcome, States
 from watchbill.actions.outcomes import Refused as HostRefused
 from watchbill.actions.outcomes import State as LedgerState
@@ -73,6 +74,11 @@ def _refused(attempt: Attempt, event: HostRefused) -> list[row.Row]:
     # A refusal of the same command after it was taken up tells of a second copy, not of the first.
     if attempt.state not in {AttemptState.INTENDED, AttemptState.SENT}:
         return []
+    if event.reason is Refusal.COUNTER:
+        # Said by a ledger that was made after the order, too: what the one before it did, nobody can tell.
+        why = f"its host refuses it as an old one: {event.detail}"
+        free_ms = attempt.not_after_ms + MARGIN_MS
+        return [row.Lost(key=event.key, why=why, free_ms=free_ms)]
     return [row.Refused(key=event.key, reason=event.reason.value, detail=event.detail)]
 
 
