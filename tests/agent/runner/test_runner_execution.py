@@ -57,6 +57,7 @@ def test_a_program_gets_its_arguments_as_they_are_and_nothing_of_ours(host: Host
     assert (found.outcome, found.exit_code, found.errors) == (Outcome.OK, 0, "")
     saw = json.loads(found.output)
     own = pwd.getpwuid(os.geteuid())
+    asked = host.command("go", arguments={"text": hostile})
     assert saw["argv"] == [hostile, "--", "$HOME %i"]
     assert saw["env"] == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -64,6 +65,9 @@ def test_a_program_gets_its_arguments_as_they_are_and_nothing_of_ours(host: Host
         "HOME": own.pw_dir,
         "USER": own.pw_name,
         "LOGNAME": own.pw_name,
+        "WATCHBILL_RUN": asked.run,
+        "WATCHBILL_STEP": asked.step,
+        "WATCHBILL_KEY": host.key(asked),
     } | {name: value for name, value in saw["env"].items() if name == "LC_CTYPE"}
     assert (saw["cwd"], saw["stdin"], saw["fds"]) == ("/", "/dev/null", [0, 1, 2])
     assert (saw["sid"], saw["nnp"], saw["core"]) == (True, "1", [0, 0])

@@ -59,10 +59,10 @@ def find_user(name: str) -> User:
     return User(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir, own == 0)
 
 
-def environment(user: User, secrets: Mapping[str, bytes]) -> dict[bytes, bytes]:
-    """All that a task is told by its environment."""
+def environment(user: User, secrets: Mapping[str, bytes], marks: Mapping[str, str]) -> dict[bytes, bytes]:
+    """All that a task is told by its environment. `marks`: what it belongs to."""
     fixed = {"PATH": PATH, "LANG": LANGUAGE, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-    found = {os.fsencode(name): os.fsencode(value) for name, value in fixed.items()}
+    found = {os.fsencode(name): os.fsencode(value) for name, value in (fixed | dict(marks)).items()}
     return found | {os.fsencode(name): value for name, value in secrets.items()}
 
 

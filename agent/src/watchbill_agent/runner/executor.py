@@ -84,7 +84,7 @@ def execute(homes: Homes, key: str, disk: Disk, clock: Clock) -> int:
         key=key, boot=boot_id(), pid=os.getpid(), born=tree.born(os.getpid()), started_ms=clock.wall_ms()
     )
     try:
-        ready = prepare(job.task, homes.etc)
+        ready = prepare(job.task, homes.etc, job.marks())
         ledger.advance(entry, started)
         ended = supervisor.run(ready)
     except (CannotBegin, NotTrusted) as exc:

@@ -61,6 +61,10 @@ class Job:
         """For its room."""
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
 
+    def marks(self) -> dict[str, str]:
+        """What its process is told of it: to mark what it leaves behind, and to ask others once for one thing."""
+        return {"WATCHBILL_RUN": self.run, "WATCHBILL_STEP": self.step, "WATCHBILL_KEY": self.key}
+
     def accepted(self) -> Accepted:
         """What is told of it at once."""
         return Accepted(

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,13 +56,14 @@ class Ready:
     executable: Executable
     user: child.User
     secrets: dict[str, bytes]
+    marks: Mapping[str, str]
 
 
-def prepare(task: Task, etc: Path) -> Ready:
-    """Look at everything that a task needs. Raises CannotBegin, NotTrusted."""
+def prepare(task: Task, etc: Path, marks: Mapping[str, str] | None = None) -> Ready:
+    """Look at everything that a task needs. `marks` tell it what it belongs to. Raises CannotBegin, NotTrusted."""
     user = child.find_user(task.run_as)
     secrets = child.read_secrets(task.secrets, etc, task.owner)
-    return Ready(task, open_executable(task.argv[0], task.owner, task.sha256), user, secrets)
+    return Ready(task, open_executable(task.argv[0], task.owner, task.sha256), user, secrets, marks or {})
 
 
 class Supervisor:
@@ -87,7 +89,7 @@ class Supervisor:
         output, errors = Capture(task.output_max, hidden), Capture(task.output_max, hidden)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
-        variables = child.environment(ready.user, ready.secrets)
+        variables = child.environment(ready.user, ready.secrets, ready.marks)
         try:
             pid = child.begin(task, ready.executable, ready.user, variables, out_write, err_write)
         finally:

@@ -100,7 +100,7 @@ def _roots(values: Sequence[str]) -> Iterator[Wrong]:
 
 def _secrets(values: Mapping[str, str]) -> Iterator[Wrong]:
     for name, place in values.items():
-        if not _VARIABLE.fullmatch(name) or name in _FIXED or name.startswith("LD_"):
+        if not _VARIABLE.fullmatch(name) or name in _FIXED or name.startswith(("LD_", "WATCHBILL_")):
             yield Wrong((name,), show_value(name), "a variable such as PGPASSWORD")
         elif not _CREDENTIAL.fullmatch(place) and not _plain_path(place):
             yield Wrong(
