@@ -9,6 +9,7 @@ import pytest
 from watchbill_collector.runbooks.expression import Known
 from watchbill_collector.runbooks.expressions import NO_FACTS
 from watchbill_collector.runbooks.fleet import Fleet
+from watchbill_collector.runbooks.lint import judge_text
 from watchbill_collector.runbooks.model import Runbook, Trigger
 from watchbill_collector.runbooks.outputs import HostResult, step_value
 from watchbill_collector.runbooks.parameters import judge_parameters
@@ -194,6 +195,32 @@ steps:
     ]
     assert collector_view("").opinion is Opinion.AGREES
     assert collector_view("half of it is missing").opinion is Opinion.UNSURE
+
+
+@pytest.mark.parametrize(
+    ("check", "silent"),
+    [
+        ("seen.out.up == false", ["db9"]),
+        ('metric(w, "pg_up") == 0', ["db9"]),
+        ('alert("x", "db9")', ["w"]),
+        ("1 == 1", ["w", "db9"]),
+    ],
+)
+def test_a_view_that_is_asked_nothing_is_found_when_the_runbook_is_written(
+    check: str, silent: list[str]
+) -> None:
+    text = f"""
+runbook: r
+params: {{w: {{type: host, default: app1}}}}
+trigger: {{alert: pg_down, agree: "2 of [collector, w, db9]"}}
+steps:
+  - {{id: seen, do: pg.reach, on: "{{{{w}}}}"}}
+  - check: '{check}'
+"""
+    _, findings = judge_text("r.yaml", text.encode())
+    assert [one.message.split(",")[0] for one in findings if one.where == "trigger.agree"] == [
+        f"no check asks anything of {name}" for name in silent
+    ]
 
 
 # ---------------------------------------------------------------- the clock

@@ -9,6 +9,7 @@ import pytest
 
 from tests.runs.conftest import SITE, action
 from tests.runs.test_runbook_desk import ADA, BOB, Desk, desk, tell  # noqa: F401 - A fixture.
+from watchbill.errors import Busy
 from watchbill_collector.api.runbook_port import RunVerb
 from watchbill_collector.runbooks.triggers import Firing
 from watchbill_collector.services.run_triggers import FIRING_MAX, Triggers
@@ -240,3 +241,29 @@ async def test_a_schedule_begins_its_run_once_also_after_a_restart(town: Town) -
     town.desk.house.clock.advance(1800 + 15 * 60)
     town.start()
     assert len(await town.after(0)) == 2
+
+
+async def test_a_store_that_cannot_be_written_loses_no_alert(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town.fire("db2")
+    store = town.desk.house.store
+    with monkeypatch.context() as broken:
+
+        async def full(*_: object) -> None:
+            raise Busy("the disk is full", 1.0)
+
+        broken.setattr(store, "write", full)
+        assert await town.after(30) == []
+    assert [one.state for one in await town.after(2)] == ["succeeded"]
+
+
+async def test_what_is_refused_is_tried_again_only_with_other_runbooks(town: Town) -> None:
+    await town.desk.load(AUTO + "  - {id: more, call: gone}\n")
+    town.fire("db2")
+    assert await town.after(30) == []
+    assert await town.after(60) == []
+    assert town.triggers.counters.refused == 1
+    await town.accept(AUTO)
+    town.triggers.wake()
+    assert [one.state for one in await town.after(1)] == ["succeeded"]

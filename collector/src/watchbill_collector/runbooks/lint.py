@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from watchbill_collector.runbooks.expression import Expression
-from watchbill_collector.runbooks.expression_tree import Ask, Literal, parts, uses
+from watchbill_collector.runbooks.expression_tree import Ask, Literal, Name, parts, uses
 from watchbill_collector.runbooks.expressions import tree_of
 from watchbill_collector.runbooks.findings import ERROR, WARNING, Finding, from_problem, in_order
 from watchbill_collector.runbooks.fleet import Fleet
@@ -16,17 +16,20 @@ from watchbill_collector.runbooks.lint_hosts import host_findings
 from watchbill_collector.runbooks.model import (
     Act,
     Call,
+    Check,
     Gate,
     Notify,
     ParameterKind,
     Runbook,
     Step,
     Target,
+    Trigger,
 )
 from watchbill_collector.runbooks.parameters import read_value
 from watchbill_collector.runbooks.reading import read_runbook
 from watchbill_collector.runbooks.references import expressions_of, expressions_of_act
 from watchbill_collector.runbooks.resolving import left_out
+from watchbill_collector.runbooks.views import COLLECTOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,7 @@ class _Lint:
                 if one.default is None:
                     message = f"nobody gives {one.name} when a schedule starts it; wanted a default"
                     yield self._finding(one.line, f"params.{one.name}", message)
+        yield from self._views(trigger)
         if not trigger.auto:
             return
         missing = [
@@ -105,6 +109,30 @@ class _Lint:
             # Half of the restraint is no restraint: each bounds what the others let through.
             message = f"mode: auto needs limits; wanted limits with {', '.join(missing)}"
             yield self._finding(trigger.line, "trigger.mode", message)
+
+    def _views(self, trigger: Trigger) -> Iterator[Finding]:
+        """A view says what checks ask of its host (`views.py`): one that is asked nothing never agrees."""
+        for view in trigger.agree:
+            if view.text == COLLECTOR:
+                continue
+            looks = {
+                step.id
+                for step in self._runbook.walk()
+                if isinstance(step.what, Act) and any(one.text == view.text for one in step.what.on.hosts)
+            }
+            name = view.text.strip("{}").strip()
+            asked = any(
+                (isinstance(node, Name) and node.name in {name, *looks})
+                or (isinstance(node, Literal) and node.value == name)
+                for step in self._runbook.walk()
+                if isinstance(step.what, Check)
+                for node in parts(tree_of(step.what.condition))
+            )
+            if not asked:
+                message = (
+                    f"no check asks anything of {name}, so it never agrees; wanted a check of a look on it"
+                )
+                yield self._finding(trigger.line, "trigger.agree", message, WARNING)
 
     def _drill(self) -> Iterator[Finding]:
         drill = self._runbook.drill

@@ -129,6 +129,7 @@ class Triggers:
 
     def wake(self) -> None:
         """Runbooks are others now. On the loop."""
+        self._over.clear()
         self._news.set()
 
     # ------------------------------------------------------------ the life of it
@@ -142,7 +143,7 @@ class Triggers:
                 wait_s = RETRY_S
                 try:
                     for work in await self.look():
-                        group.create_task(_done(work))
+                        group.create_task(self._done(work))
                     wait_s = self._wait_s()
                 except (Busy, StorageError) as exc:
                     log.error("triggers cannot look at runs", extra=fields(why=exc))
@@ -153,7 +154,15 @@ class Triggers:
     async def turn(self) -> None:
         """One look, and everything that it asks for."""
         for work in await self.look():
+            await self._done(work)
+
+    async def _done(self, work: Awaitable[None]) -> None:
+        """A store that cannot be asked is asked again: the alert still fires."""
+        try:
             await work
+        except (Busy, StorageError) as exc:
+            log.error("a trigger could not ask for a run", extra=fields(why=exc))
+            self._loop.call_later(RETRY_S, self._news.set)
 
     def _wait_s(self) -> float:
         if not self._wake_ms:
@@ -255,7 +264,9 @@ class Triggers:
             await self._make(book, given, f"{what}; {said}" if said else what, alert.mark, verdict)
         finally:
             self._making.discard(making)
-            self._news.set()
+        # What was refused would be refused again; other alerts of the same thing find the run now.
+        self._over[book.name, alert.mark, alert.fired_ms] = None
+        self._news.set()
 
     async def _views(self, book: Runbook, trigger: Trigger, alert: Firing, judged: Judged) -> list[View]:
         views = (
@@ -304,12 +315,6 @@ class Triggers:
             log.error(
                 "a trigger could not ask for a run", extra=fields(runbook=book.name, trigger=mark, why=exc)
             )
-            return
-        except (Busy, StorageError) as exc:
-            log.error(
-                "a trigger could not ask for a run", extra=fields(runbook=book.name, trigger=mark, why=exc)
-            )
-            self._loop.call_later(RETRY_S, self._news.set)
             return
         if why:
             self.counters.proposed += 1
@@ -367,10 +372,6 @@ class Triggers:
 
             await self._house.runs.add(live, ended, entry)
             self.counters.ended += 1
-
-
-async def _done(work: Awaitable[None]) -> None:
-    await work
 
 
 def _waits(live: Live) -> bool:
