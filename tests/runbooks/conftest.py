@@ -78,7 +78,10 @@ _SPARE = (
         "files.verify_sample",
         "read",
         _path("root"),
-        Argument(name="manifest", kind=Kind.STRING),
+        # The design hands over a manifest, what is shipped the run that made one.
+        Argument(name="manifest", kind=Kind.STRING, default="newest"),
+        Argument(name="job", kind=Kind.NAME, default="any"),
+        Argument(name="snapshot", kind=Kind.NAME, default="newest"),
         timeout_s=3600,
     ),
     _action("samba.start", "repeat"),
