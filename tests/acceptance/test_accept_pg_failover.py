@@ -27,8 +27,18 @@ groups:
     rules:
       - {alert: pg_down, expr: "pg_up == 0", labels: {severity: critical}}
 """
+BOOKS = ("pg-failover", "pg-rejoin", "patch-waves")
 HOSTS = {"db1": {}, "db2": {}, "mgmt1": {"role": "pg-proxy"}}
-MOVED = {"drill-db1": "db2", "drill-db2": "db1", "drill-mgmt": "mgmt1", "default: app1": "default: mgmt1"}
+MOVED = {
+    "drill-db1": "db2",
+    "drill-db2": "db1",
+    "drill-mgmt": "mgmt1",
+    "default: app1": "default: mgmt1",
+    "default: web1": "default: mgmt1",
+    'role="web"': 'instance=~"db.*"',
+    "hold: 5m": "hold: 1s",
+    "wave: 25%": "wave: 1",
+}
 """What a site changes in the shipped file: its hosts. A rehearsal here goes the other way round."""
 
 
@@ -50,6 +60,7 @@ class Site(Town):
             assert agent.command("enroll", "--token-file", "-", given=token).code == 0
             (agent.etc / "actions.d").mkdir()
             (agent.etc / "actions.d" / "postgresql.toml").write_text(self.clusters.actions(name))
+            (agent.etc / "actions.d" / "patch.toml").write_text(self.patching(name))
             (agent.etc / "roster.pub").write_text(done.out)
             (agent.etc / "roster.pub").chmod(0o644)
             runners.append(Daemon(self.house, "watchbill-runner", agent.home))
@@ -60,12 +71,24 @@ class Site(Town):
             until(lambda name=name: self.allows(name, "pg.promote"), f"{name} says what it allows")
         self.sign_roster("olga", "anna", "boris")
 
+    def patching(self, name: str) -> str:
+        """The shipped action, with a script in the place of what would update this machine."""
+        script = self.clusters.place / f"patch-{name}"
+        log = self.clusters.place / "patched"
+        # With an argument it is asked for a plan.
+        script.write_text(
+            f"#!/bin/sh\n[ $# = 0 ] || exit 0\necho {name} begins >> {log}\nsleep 0.5\necho {name} ends >> {log}\n"
+        )
+        script.chmod(0o755)
+        text = (EXAMPLES / "actions" / "patch.toml").read_text()
+        return text.replace("/usr/bin/unattended-upgrade", str(script))
+
     def sign_roster(self, *people: str) -> None:
         lines = ['site = "main"']
         for name in people:
             done = self.cli(name, "roster", "key", "--name", name)
             assert done.code == 0, done.out + done.err
-            lines += ["[[person]]", *done.out.splitlines(), 'roles = ["dba"]']
+            lines += ["[[person]]", *done.out.splitlines(), 'roles = ["dba", "ops"]']
         file = self.house.root / "people.toml"
         file.write_text("\n".join(lines) + "\n")
         assert self.cli("olga", "roster", "sign", str(file), "--key", str(self.key)).code == 0
@@ -96,13 +119,13 @@ def site(shared_house: Any) -> Iterator[Site]:
         collector = shared_house.collector(MORE, launch=False)
         (collector.etc / "rules.d" / "pg.yml").write_text(RULES)
         made = Site(shared_house, collector, clusters)
-        for name in ("pg-failover", "pg-rejoin"):
+        for name in BOOKS:
             made.book(name, moved(name))
         collector.launch()
         for name, role in (("olga", "operator"), ("anna", "approver"), ("boris", "approver")):
             made.person(name, role)
         made.move_in()
-        for name in ("pg-failover", "pg-rejoin"):
+        for name in BOOKS:
             made.accepted(name, "anna")
         yield made
 
@@ -117,6 +140,21 @@ def test_the_shipped_failover_is_sound_and_its_plan_changes_nothing(site: Site) 
     assert ("promote", "db2", ["promote"]) in argv
     assert site.clusters.sql("db2", "SELECT pg_is_in_recovery()") == "t"
     assert site.clusters.alive("db1")
+
+
+def test_updates_go_to_one_host_and_after_a_persons_word_to_the_others_wave_by_wave(site: Site) -> None:
+    log = site.clusters.place / "patched"
+    _, run_id = site.run_of("patch-waves", "mgmt1")
+    until(
+        lambda: site.shown(run_id)["state"] == "waiting" and "go waits" in str(site.shown(run_id)), "the gate"
+    )
+    assert log.read_text().splitlines() == ["mgmt1 begins", "mgmt1 ends"]
+    assert site.cli("anna", "approve", run_id, "go", "--login", "--yes").code in (0, 4)
+    done = site.cli("olga", "runs", "follow", run_id)
+    assert done.code == 0, done.out + done.err
+    waves = log.read_text().splitlines()[2:]
+    assert sorted(waves) == ["db1 begins", "db1 ends", "db2 begins", "db2 ends"]
+    assert [one.split()[1] for one in waves] == ["begins", "ends", "begins", "ends"], "one after the other"
 
 
 def test_nothing_is_fenced_or_promoted_while_the_primary_lives_though_two_have_signed(site: Site) -> None:

@@ -13,9 +13,21 @@ from watchbill_collector.runbooks.fleet import Fleet, KnownHost
 from watchbill_collector.runbooks.lint import Around, judge_text
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-ACTIONS = ("postgresql", "disk", "restic")
-HOSTS = ("db1", "db2", "app1", "mgmt1", "drill-db1", "drill-db2", "drill-mgmt", "drill-disk", "spare1")
-LABELS = {"app1": {"role": "pg-proxy"}}
+ACTIONS = ("postgresql", "disk", "restic", "patch")
+HOSTS = (
+    "db1",
+    "db2",
+    "app1",
+    "mgmt1",
+    "drill-db1",
+    "drill-db2",
+    "drill-mgmt",
+    "drill-disk",
+    "spare1",
+    "web1",
+    "web2",
+)
+LABELS = {"app1": {"role": "pg-proxy"}, "web2": {"role": "web"}}
 
 
 @pytest.fixture
@@ -31,7 +43,7 @@ def allowed(tmp_path: Path) -> dict[str, Action]:
     return dict(found.actions)
 
 
-@pytest.mark.parametrize("name", ["pg-failover", "pg-rejoin", "disk-reclaim", "files-restore"])
+@pytest.mark.parametrize("name", ["pg-failover", "pg-rejoin", "disk-reclaim", "files-restore", "patch-waves"])
 def test_a_shipped_runbook_asks_for_what_the_shipped_actions_allow(
     name: str, allowed: dict[str, Action]
 ) -> None:
