@@ -267,6 +267,16 @@ def test_nobody_has_to_agree_to_a_plan(guarded: Host) -> None:
     assert runner._running[0].job.task.argv == ("/bin/echo", "would")
 
 
+@pytest.mark.parametrize("purpose", [Purpose.PROBE, Purpose.PLAN, Purpose.PREFLIGHT])
+def test_a_look_that_is_protected_needs_people_like_all_else(guarded: Host, purpose: Purpose) -> None:
+    guarded.action("secret.look", ["/bin/cat", "/etc/shadow"], "read", PROTECTED)
+    guarded.install_roster_key()
+    runner = guarded.runner(launcher=Nobody())
+    runner.order(guarded.signed(RosterCopy(guarded.roster(1))))
+    command = guarded.command("secret.look", purpose=purpose)
+    assert no(runner, guarded.signed(command)).reason is Refusal.APPROVALS
+
+
 @pytest.mark.parametrize(
     ("serial", "changes", "why"),
     [

@@ -141,7 +141,8 @@ def judge_command(
     action = _action(command, host.allowed)
     plan = _plans(command, action)
     bound = _arguments(command, action, host.enrolled)
-    approvers = _approvers(command, action, host, ledger.marks, now)
+    # What only shows what it would do needs nobody; a look that root protects needs people like everything else.
+    approvers = () if plan else _approvers(command, action, host, ledger.marks, now)
     if not plan:
         _check_cooldown(action, ledger, now)
     _check_company(command, action, plan, running, rooms)
@@ -183,7 +184,7 @@ def _arguments(command: Command, action: Action, enrolled: Enrolled) -> dict[str
 
 
 def _approvers(command: Command, action: Action, host: Host, marks: Marks, now: Now) -> tuple[str, ...]:
-    if not action.protected or command.purpose in LOOKS:
+    if not action.protected:
         return ()
     assert host.enrolled is not None, "its order was heard"
     roster = believed_roster(host, marks, now)
