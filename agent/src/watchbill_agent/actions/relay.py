@@ -47,8 +47,9 @@ INVENTORY_AGAIN_S: Final = 3_600.0
 """An unchanged inventory is told again at a connection, when this has passed: its collector may be another one."""
 NO_RUNNER: Final = "none"
 """The version of an inventory that says that no runner answers; it is looked again whether one does."""
-WATCHED: Final = ("actions.d", "observe.d")
-WATCHED_FILES: Final = ("enrolled.json", "roster.pub")
+WATCHED: Final = ("actions.d", "observe.d", "roster.pub")
+WATCHED_TOO: Final = "enrolled.json"
+"""Every host that root enrolled has it, so by itself it says nothing."""
 
 
 @dataclass(slots=True)
@@ -302,17 +303,19 @@ class Relay:
         self.counts.inventories += 1
 
     def _look_at_files(self) -> tuple[object, ...]:
-        """What would be different if root had changed something; () when there is nothing."""
-        found: list[object] = []
-        for place in (*(self._etc / name for name in WATCHED), *(self._etc / name for name in WATCHED_FILES)):
-            with contextlib.suppress(OSError):
-                paths = sorted(place.iterdir()) if place.is_dir() else [place]
-                for path in paths:
-                    facts = path.lstat()
-                    found.append(
-                        (path.name, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_mode)
-                    )
-        return tuple(found)
+        """What would be different if root had changed something; () when root has allowed nothing."""
+        found = [facts for name in WATCHED for facts in _facts(self._etc / name)]
+        return (*found, *_facts(self._etc / WATCHED_TOO)) if found else ()
+
+
+def _facts(place: Path) -> list[object]:
+    """How a file is, or all in a directory; nothing where there is none."""
+    found: list[object] = []
+    with contextlib.suppress(OSError):
+        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+            seen = path.lstat()
+            found.append((path.name, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_mode))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
