@@ -52,6 +52,7 @@ from watchbill_agent.runner.judging import (
 )
 from watchbill_agent.runner.launching import Launcher, NotLaunched
 from watchbill_agent.runner.ledger import KEPT_MS, Class, Entry, Ledger, LedgerFull, Marks, Progress
+from watchbill_agent.runner.retold import from_ledger
 from watchbill_agent.runner.rooms import Rooms
 from watchbill_agent.runner.supervising import CANCEL, Ended
 from watchbill_agent.runner.telling import Allowance, Answers, Notes
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 ROSTER: Final = "roster.signed"
 ROSTER_BYTES_MAX: Final = 320 * 1024
 GONE: Final = "its supervisor is gone, and nobody saw how it ended"
+FETCHED: Final = "told again; what it printed was fetched before"
 NEVER_SEEN: Final = "it was accepted, and nothing says that it began"
 
 
@@ -354,7 +356,8 @@ class Runner:
             return []
         progress = store.ledger.progress(entry)
         if isinstance(progress, Progress) and progress.outcome:
-            return [Event(outcomes.COMMAND_FINISHED, _told_again(store, entry, progress, "", "").to_json())]
+            again = from_ledger(key, "", "", store.ledger.id, progress, FETCHED)
+            return [Event(outcomes.COMMAND_FINISHED, again.to_json())]
         return []
 
     def _accept(
@@ -515,7 +518,7 @@ class Runner:
         progress = store.ledger.progress(entry)
         if not isinstance(progress, Progress) or not progress.outcome:
             return _states_event("again", store.ledger.id, self._boot, {entry.key: outcomes.State.ACCEPTED})
-        finished = _told_again(store, entry, progress, command.run, command.step)
+        finished = from_ledger(entry.key, command.run, command.step, store.ledger.id, progress, FETCHED)
         return Event(outcomes.COMMAND_FINISHED, finished.to_json())
 
     def _states(self, store: Store, question: str, keys: Iterable[str]) -> list[Event]:
@@ -655,21 +658,8 @@ class Runner:
         payload = store.rooms.result(room, job.key)
         if payload is None:
             # Its cell is damaged: what the ledger has of it is told.
-            payload = outcomes.Finished(
-                key=job.key,
-                run=job.run,
-                step=job.step,
-                ledger=job.ledger,
-                outcome=outcomes.Outcome(progress.outcome),
-                started_ms=progress.started_ms,
-                ended_ms=progress.ended_ms,
-                exit_code=progress.exit_code,
-                signal=progress.signal,
-                whole=False,
-                output_bytes=progress.output_bytes,
-                output_digest=progress.output_digest,
-                detail="what it printed is damaged",
-            ).to_json()
+            why = "what it printed is damaged"
+            payload = from_ledger(job.key, job.run, job.step, job.ledger, progress, why).to_json()
         del self._running[room]
         self._finished[room] = Finished(job, Event(outcomes.COMMAND_FINISHED, payload))
         log.info("ended", extra=fields(action=job.action, outcome=progress.outcome, key=job.key))
@@ -739,25 +729,6 @@ class Runner:
             "answers_dropped": self._answers.dropped,
             "fault": self.fault,
         }
-
-
-def _told_again(store: Store, entry: Entry, progress: Progress, run: str, step: str) -> outcomes.Finished:
-    """What the ledger has of a command whose events were fetched."""
-    return outcomes.Finished(
-        key=entry.key,
-        run=run,
-        step=step,
-        ledger=store.ledger.id,
-        outcome=outcomes.Outcome(progress.outcome),
-        started_ms=progress.started_ms,
-        ended_ms=progress.ended_ms,
-        exit_code=progress.exit_code,
-        signal=progress.signal,
-        whole=False,
-        output_bytes=progress.output_bytes,
-        output_digest=progress.output_digest,
-        detail="told again; what it printed was fetched before",
-    )
 
 
 def _never_started(job: Job) -> Progress:

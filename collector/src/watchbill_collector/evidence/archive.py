@@ -89,7 +89,7 @@ def unpack(content: bytes) -> Opened:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as found:
             files = _files(found)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError) as exc:
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as exc:
         raise Unreadable(f"no zip archive that can be read: {exc}") from exc
     except zlib.error as exc:
         raise Unreadable(f"a damaged zip archive: {exc}") from exc
