@@ -317,22 +317,6 @@ async def test_a_gate_that_hosts_verify_takes_signatures_alone_and_counts_them_a
     assert db2.ran["promote"] == 1
 
 
-async def test_what_a_disabled_person_said_does_not_hold_any_more(desk: Desk) -> None:
-    await desk.load(FAILOVER.replace("approve: dba", "approve: dba, count: 2"))
-    await accepted(desk)
-    run_id = await started(desk)
-    await desk.runs.desk.approve(run_id, "consent", True, "", BOB)
-    assert await desk.runs.desk.void_votes("bob", "disabled by root", "root") == [run_id]
-    await desk.runs.desk.approve(run_id, "consent", True, "", EVE)
-    view = await desk.runs.desk.run(run_id, ADA)
-    assert view.state is RunState.WAITING
-    assert [(vote.person, vote.counted, vote.why_not) for vote in view.steps[2].votes] == [
-        ("bob", False, "disabled by root"),
-        ("eve", True, ""),
-    ]
-    assert desk.house.store.read(lambda c: vote_rows.of_person(c, SITE, "bob")) == []
-
-
 async def test_a_pause_outlives_the_collector_and_keeps_runs_from_beginning(desk: Desk) -> None:
     await accepted(desk)
     await desk.runs.desk.pause("an upgrade", BOB)

@@ -38,7 +38,7 @@ from watchbill_collector.runbooks.run import fold as folding
 from watchbill_collector.runbooks.run import restraint
 from watchbill_collector.runbooks.run.gates import judge_signed, tally
 from watchbill_collector.runbooks.run.progress import GateProgress, Run
-from watchbill_collector.runbooks.run.rows import Created, Row, Voted, VotesVoided, read_row
+from watchbill_collector.runbooks.run.rows import Created, Row, Voted, read_row
 from watchbill_collector.runbooks.run.verbs import obey
 from watchbill_collector.runbooks.run.words import RunState
 from watchbill_collector.services.run_book import called_by, judge_length
@@ -426,29 +426,6 @@ class RunbookDesk:
         await self._runs.add(live, decide, entry, keep)
         await self._runs.turn()
         return await self._after(run_id, live)
-
-    async def void_votes(self, person: str, why: str, actor: str) -> list[str]:
-        """What somebody said at gates that are open does not hold any more, as when he is disabled; the runs."""
-        found: list[str] = []
-        for live in self._runs.open():
-            said = any(
-                vote.person == person
-                for step in live.run.steps.values()
-                if step.gate is not None and step.gate.closed is None
-                for _, vote in step.gate.votes
-            )
-            if not said:
-                continue
-            entry = Entry(
-                actor=actor, action="run.void", target=live.run.run_id, detail={"person": person, "why": why}
-            )
-            await self._runs.add(live, lambda: [VotesVoided(person=person, why=why)], entry)
-            found.append(live.run.run_id)
-        now_ms = self._clock.wall_ms()
-        await self._store.write(
-            lambda connection: votes.void(connection, self._store.site, person, why, now_ms)
-        )
-        return found
 
     # ------------------------------------------------------------ automation
 

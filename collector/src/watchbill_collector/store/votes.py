@@ -47,14 +47,6 @@ def of_person(connection: sa.Connection, site: str, person: str) -> list[VoteRow
     ]
 
 
-def void(connection: sa.Connection, site: str, person: str, why: str, now_ms: int) -> int:
-    """What somebody said does not hold any more; how many votes that were."""
-    table = RUN_VOTES.c
-    where = (table.site == site) & (table.person == person) & (table.voided_ms == 0)
-    changed = RUN_VOTES.update().where(where).values(voided_ms=now_ms, voided_why=why)
-    return connection.execute(changed).rowcount
-
-
 def void_in_open_runs(connection: sa.Connection, site: str, person: str, why: str, now_ms: int) -> list[str]:
     """What somebody said in runs that are open does not hold any more; the runs. Names of users are the same in
     capitals and small letters."""
