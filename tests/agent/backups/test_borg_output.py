@@ -17,6 +17,7 @@ from watchbill_agent.backups.adapters.borg import (
     Holder,
     Options,
     expected,
+    is_remote,
     read_create,
     read_holders,
     read_listing,
@@ -284,6 +285,40 @@ def test_of_a_traceback_the_error_is_told() -> None:
     assert words(log(text, None)) == ["borg.helpers.IntegrityError: Data integrity error: Chunk 89a1"]
     assert why_failed(2, log(text, None)) == "repository-damaged"
     assert words(log("Traceback (most recent call last):\n  File x\nKeyError", None)) == ["KeyError"]
+
+
+BROKEN_PIPE = log("Local Exception", "Exception") + log(
+    'Traceback (most recent call last):\n  File "remote.py", line 417, in write\n    written = os.write(fd, to_send)\n'
+    "BrokenPipeError: [Errno 32] Broken pipe\n\nPlatform: Linux vm\nBorg: 1.2.4\nPID: 1\n",
+    None,
+)
+"""Of 1.2.4, when ssh ended before borg had written a word to it."""
+
+
+def test_a_remote_repository_whose_ssh_ended_at_once_is_out_of_reach() -> None:
+    assert why_failed(2, BROKEN_PIPE, remote=True) == "repository-unreachable"
+    assert why_failed(2, BROKEN_PIPE) == "tool-failed"
+    denied = log("Remote: Permission denied (publickey).", None) + BROKEN_PIPE
+    assert why_failed(2, denied, remote=True) == "needs-runner"
+    assert read_create(2, b"", BROKEN_PIPE, remote=True).reason == "repository-unreachable"
+
+
+@pytest.mark.parametrize(
+    ("repository", "remote"),
+    [
+        ("ssh://me@host/r", True),
+        ("ssh://me@host:23/./r", True),
+        ("me@host:r", True),
+        ("host:/r", True),
+        ("/r", False),
+        ("file:///r", False),
+        ("/r:old", False),
+        ("r", False),
+        ("./r:old", False),
+    ],
+)
+def test_whether_a_repository_is_remote_is_seen_by_its_address(repository: str, remote: bool) -> None:
+    assert is_remote(repository) is remote
 
 
 # ---------------------------------------------------------------- runs

@@ -356,8 +356,18 @@ _TEXTS: Final = tuple(
 )
 
 
-def why_failed(exit_code: int | None, stderr: bytes) -> str:
-    """The word for a command that failed: by its message's name, else by its code, else by its text."""
+_REMOTE: Final = re.compile(r"(?!file:)[^/:]+:")
+"""How the address of a repository begins that another program leads to: `ssh://host/path`, `me@host:path`."""
+
+
+def is_remote(repository: str) -> bool:
+    """Whether borg talks to somebody in order to reach it."""
+    return _REMOTE.match(repository) is not None
+
+
+def why_failed(exit_code: int | None, stderr: bytes, *, remote: bool = False) -> str:
+    """The word for a command that failed: by its message's name, else by its code, else by its text. Of a `remote`
+    repository a broken pipe is what led there: it ended before borg had said what it wants."""
     for message in messages(stderr):
         if message.get("levelname") in ("ERROR", "CRITICAL"):
             name = str(message.get("msgid") or "")
@@ -367,7 +377,10 @@ def why_failed(exit_code: int | None, stderr: bytes) -> str:
     if exit_code in _CODES:
         return _CODES[exit_code]
     said = "\n".join(words(stderr))
-    return next((reason for reason, pattern in _TEXTS if pattern.search(said)), Reason.TOOL_FAILED)
+    reason = next((reason for reason, pattern in _TEXTS if pattern.search(said)), Reason.TOOL_FAILED)
+    if reason is Reason.TOOL_FAILED and remote and "BrokenPipeError" in said:
+        return Reason.REPOSITORY_UNREACHABLE
+    return reason
 
 
 # ---------------------------------------------------------------- a wrapped run
@@ -393,7 +406,7 @@ def is_warning(exit_code: int) -> bool:
     return exit_code == 1 or 100 <= exit_code <= 127
 
 
-def read_create(exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
+def read_create(exit_code: int, stdout: bytes, stderr: bytes, *, remote: bool = False) -> RunFacts:
     """What `borg create` printed, with `--json` and `--log-json` or without; of other commands how they ended."""
     said = words(stderr)
     document, half = _document(stdout)
@@ -404,7 +417,7 @@ def read_create(exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
     text = stdout.decode("utf-8", "replace") + "\n".join(said)
     fingerprint, files = _FINGERPRINT.search(text), _FILES.search(text)
     warned = [line for line in said if any(pattern.search(line) for _, pattern in _WARNED)]
-    outcome, reason = _how_it_went(exit_code, document, stderr)
+    outcome, reason = _how_it_went(exit_code, document, stderr, remote)
     if outcome is Outcome.OK and half:
         outcome, reason = Outcome.UNKNOWN, Reason.OUTPUT_UNREADABLE
         said = [*said, "borg ended well, and printed half a JSON document"]
@@ -433,7 +446,9 @@ def _document(stdout: bytes) -> tuple[Mapping[str, Any], bool]:
     return (found if isinstance(found, dict) else {}), False
 
 
-def _how_it_went(exit_code: int, document: Mapping[str, Any], stderr: bytes) -> tuple[Outcome, str]:
+def _how_it_went(
+    exit_code: int, document: Mapping[str, Any], stderr: bytes, remote: bool
+) -> tuple[Outcome, str]:
     if exit_code == 0:
         return (Outcome.FAILED, DRY_RUN) if document.get("dry_run") is True else (Outcome.OK, "")
     if is_warning(exit_code):
@@ -443,7 +458,7 @@ def _how_it_went(exit_code: int, document: Mapping[str, Any], stderr: bytes) -> 
         )
     if exit_code == 3 or exit_code > 127:
         return Outcome.FAILED, INTERRUPTED
-    return Outcome.FAILED, why_failed(exit_code, stderr)
+    return Outcome.FAILED, why_failed(exit_code, stderr, remote=remote)
 
 
 def _count(stats: Mapping[str, Any], key: str) -> int | None:
@@ -510,7 +525,7 @@ class Borg(Adapter):
 
     def read_run(self, exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
         """What a wrapped `borg create` printed."""
-        return read_create(exit_code, stdout, stderr)
+        return read_create(exit_code, stdout, stderr, remote=is_remote(self._options.repository))
 
     # ------------------------------------------------------------ looking
 
@@ -651,7 +666,7 @@ class Borg(Adapter):
 
     def _failed(self, finished: Finished, level: Level, fraction: float) -> Verification:
         """What a reading that failed proves. Raises Unusable where it says nothing of the data."""
-        reason = why_failed(finished.exit_code, finished.stderr)
+        reason = self._why_failed(finished)
         if reason not in (Reason.REPOSITORY_DAMAGED, Reason.TOOL_FAILED):
             raise Unusable(reason, error_lines(words(finished.stderr)))
         bad = max(1, sum(1 for each in messages(finished.stderr) if each.get("msgid") in _LOST))
@@ -742,9 +757,13 @@ class Borg(Adapter):
         more: dict[str, Any] = {} if keep is None else {"stdout_bytes_max": keep}
         finished = usable(self._commands.run(argv, env=self._env, cwd=cwd, **more), self._options.program)
         if must and not finished.ok:
-            reason = why_failed(finished.exit_code, finished.stderr)
+            reason = self._why_failed(finished)
             raise Unusable(reason, error_lines(words(finished.stderr), *_ADVICE.get(reason, ())))
         return finished
+
+    def _why_failed(self, finished: Finished) -> str:
+        remote = is_remote(self._options.repository)
+        return why_failed(finished.exit_code, finished.stderr, remote=remote)
 
     def _place(self) -> Path | None:
         """The repository's directory, where it is on this host."""
