@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,11 +35,14 @@ BURN: Final = "import time; end = time.monotonic() + 120\nwhile time.monotonic()
 LOAD_EVERY_S: Final = 0.2
 LOG_LINES_SHOWN: Final = 40
 OURS: Final = "/api/watchbill/v1"
+STALL_S_MAX: Final = 10.0
+"""A process of a machine that does other things too may stand still for so long; no date is set by so little."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC = ctypes.CDLL(None)
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([^ ]+)(?: \d+)?")
+_STOOD_STILL = re.compile(r"this process stood still and missed readings seconds=([0-9.]+)")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
@@ -333,6 +337,14 @@ class Collector(Daemon):
         """The gaps of a host."""
         return list(self.get(f"/gaps?host={name}")["gaps"])
 
+    def losses(self, name: str) -> list[dict[str, Any]]:
+        """The gaps of a host but for the moments in which its agent, as it says itself, got no turn of this machine."""
+        log = self.house.root / name / "log"
+        said = log.read_text("utf-8", "replace") if log.exists() else ""
+        stalls_s = [float(seconds) for seconds in _STOOD_STILL.findall(said)]
+        real = 0 < max(stalls_s, default=0) < STALL_S_MAX
+        return [gap for gap in self.gaps(name) if not (real and _is_moment(gap))]
+
     def alerts(self, name: str) -> list[dict[str, Any]]:
         """The alerts of a rule."""
         return [alert for alert in self.get("/alerts?resolved=1")["alerts"] if alert["name"] == name]
@@ -368,6 +380,14 @@ class Collector(Daemon):
         """The operator's command against this collector."""
         where = {"WATCHBILL_URL": self.url, "WATCHBILL_TOKEN_FILE": str(self.token_file)}
         return self.house.run([str(PROGRAMS / "watchbill"), *arguments], given=given, extra=where)
+
+
+def _is_moment(gap: Mapping[str, Any]) -> bool:
+    """Whether it is a stall that took no record with it and was soon over."""
+    if gap["reason"] != "stalled" or gap["count"]:
+        return False
+    first, last = (datetime.fromisoformat(gap[key]) for key in ("first", "last"))
+    return (last - first).total_seconds() < STALL_S_MAX
 
 
 class Load:

@@ -81,4 +81,4 @@ def test_a_date_that_is_set_ends_no_alert_and_stops_no_rule(house, until, hours)
     assert all(active_ms <= saved["at_ms"] for _, active_ms in states), (
         "and nothing waits for an hour to pass"
     )
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []

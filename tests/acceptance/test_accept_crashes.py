@@ -51,7 +51,7 @@ def test_kill_9_of_the_collector_costs_nothing_but_its_absence(house, until):
     assert set(before) <= set(after)
     # No tick is missing: what was sampled while the collector was away came from the agent's queue.
     assert widest_s(after) < 2.0, after
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []
     house.until_up(collector, "web1")
     assert set(ups(collector, "web1")) == {1.0}
 
@@ -68,7 +68,7 @@ def test_a_collector_that_stops_in_order_is_back_with_everything(house, until):
     )
     assert set(before) <= set(after)
     assert widest_s(after) < 2.0, after
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []
 
 
 def test_an_alert_survives_kill_9_of_the_collector(house, until):

@@ -262,7 +262,7 @@ def test_a_certificate_is_renewed_and_the_session_and_history_go_on(collector, a
     assert (link["state"], link["sessions"]) == ("connected", 1), "one session all the time"
     newest = load(collector, "renewing")[-1][0]
     until(lambda: load(collector, "renewing")[-1][0] > newest + 1, "samples go on coming")
-    assert collector.gaps("renewing") == []
+    assert collector.losses("renewing") == []
     expires = collector.host("renewing")["certificate_expires"]
     assert expires > collector.get("/status")["status"]["now"]
 

@@ -81,7 +81,7 @@ def test_a_full_disk_costs_no_acknowledged_record_and_heals_when_there_is_room(h
     found = until(lambda: len(found := load(collector)) > len(kept) + 8 and found, "it goes on", 60)
     assert set(kept) <= set(found)
     assert max(later[0] - earlier[0] for earlier, later in itertools.pairwise(found)) < 2.0
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []
     assert agent.status()["queue"]["dropped_records"] == 0
     assert "Traceback" not in collector.said
 
@@ -100,7 +100,7 @@ def test_a_host_that_booted_long_before_us_has_its_samples_at_the_right_time(hou
     found = until(lambda: len(found := load(collector)) >= 3 and found, "samples")
     now_s = collector.value("time()")
     assert all(abs(at - now_s) < 30 for at, _ in found)
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []
 
 
 def test_samples_and_gaps_add_up_to_the_ticks_that_were_taken(long_away, until):

@@ -171,7 +171,7 @@ def the_honest_agent_loses_nothing(collector, honest, until):
         lambda: (found := collector.raw(selector, 600)) and found[-1][0] > newest and found, "it goes on"
     )
     assert max((b[0] - a[0] for a, b in itertools.pairwise(found)), default=0) < 3.0
-    assert collector.gaps("honest") == []
+    assert collector.losses("honest") == []
     assert collector.refusals("honest") == {}
     assert collector.host("honest")["state"] == "up"
 

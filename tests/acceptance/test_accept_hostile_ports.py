@@ -51,7 +51,7 @@ def nobody_is_disturbed(collector, agent, until):
     yield
     count = len(collector.raw('node_load1{instance="web1"}', 600))
     until(lambda: len(collector.raw('node_load1{instance="web1"}', 600)) > count, "samples go on coming")
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []
     assert agent.status()["link"]["sessions"] == 1
     assert collector.said.count("\n") < LINES_MAX, collector.said
     assert collector.running.resident_bytes() - before < 50 * MIB

@@ -104,7 +104,7 @@ def test_a_host_is_enrolled_and_reports_through_the_broker_alone(site: Any, brie
     assert {one["check"]: one["verdict"] for one in doctor.json["findings"]}["broker"] == "ok"
     agent.stop()
     until(lambda: site.host("edge1")["state"] == "stopped", "the goodbye")
-    assert not site.gaps("edge1")
+    assert not site.losses("edge1")
     assert not site.refusals("edge1")
 
 
@@ -124,7 +124,7 @@ def test_a_broker_that_is_killed_costs_nothing(site: Any, until: Any) -> None:
         )
     agent.stop()
     until(lambda: site.host("edge2")["state"] == "stopped", "the goodbye")
-    assert not site.gaps("edge2")
+    assert not site.losses("edge2")
     values = site.raw('node_load1{instance="edge2"}', 120)
     steps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(values)]
     assert max(steps) < 1.9, "every second has its sample"
@@ -265,7 +265,7 @@ def test_a_broker_of_somebody_else_with_passwords_is_enough(
     assert status["budget"]["spent_bytes"] > 0
     agent.stop()
     until(lambda: collector.host("pump-7")["state"] == "stopped", "the goodbye")
-    assert not collector.gaps("pump-7")
+    assert not collector.losses("pump-7")
     assert collector.stop() == 0
 
 

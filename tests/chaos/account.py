@@ -18,17 +18,19 @@ OFF_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Times of all samples of a host, the holes between them, and the gap rows."""
+    """Times of all samples of a host, the holes between them, and the gap rows: of `losses`, what the machine did not
+    do by being busy."""
 
     times: list[float]
     holes: list[tuple[float, float]]
     unexplained: list[tuple[float, float]]
     rows: list[dict[str, Any]]
+    losses: list[dict[str, Any]]
 
     @property
     def reasons(self) -> set[str]:
-        """The reasons of all gap rows."""
-        return {row["reason"] for row in self.rows}
+        """The reasons of all that is missing."""
+        return {row["reason"] for row in self.losses}
 
 
 def account(collector: Any, name: str, seconds: float = 600, *, dated: bool = False) -> Account:
@@ -47,7 +49,8 @@ def account(collector: Any, name: str, seconds: float = 600, *, dated: bool = Fa
     rows = collector.gaps(name)
     spans = [(_seconds(row["first"]), _seconds(row["last"])) for row in rows if row["first"] and row["last"]]
     holes = [(a, b) for a, b in itertools.pairwise(times) if b - a > HOLE * INTERVAL_S]
-    return Account(times, holes, [hole for hole in holes if not _covered(hole, spans)], rows)
+    unexplained = [hole for hole in holes if not _covered(hole, spans)]
+    return Account(times, holes, unexplained, rows, collector.losses(name))
 
 
 def _seconds(text: str) -> float:

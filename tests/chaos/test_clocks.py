@@ -116,5 +116,5 @@ def test_a_collector_whose_date_is_set_loses_nothing(
     assert [
         b - a for a, b in itertools.pairwise(clocks) if not INTERVAL_S / 4 < b - a < HOLE * INTERVAL_S
     ] == []
-    assert collector.gaps("web1") == []
+    assert collector.losses("web1") == []
     balance(collector, agent, until)
