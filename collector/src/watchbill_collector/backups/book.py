@@ -45,6 +45,8 @@ class _Job:
     next_ms: int = 0
     changed: bool = False
     """Whether it waits for the next look."""
+    told: bool = False
+    """Whether it waits because something else is known of it, and not for the time alone."""
 
 
 class BackupBook:
@@ -123,7 +125,7 @@ class BackupBook:
         while wants and wants[0][0] <= through_ms:
             job = self._jobs.get(JobKey(agent_id, heapq.heappop(wants)[1]))
             if job is not None:
-                self._change(job)
+                self._wake(job)
 
     def stand(self, key: JobKey, standing: Standing) -> None:
         """What is known of a job beside what its host says: pauses, reviews, since when there is it."""
@@ -135,7 +137,7 @@ class BackupBook:
     def look(self, now_ms: int) -> list[Change]:
         """Judge what has to be judged; what is to be said of each that says something else now."""
         for job in self._moments.passed(now_ms):
-            self._change(job)
+            self._wake(job)
         changed, self._changed = self._changed, []
         for job in changed:
             job.changed = False
@@ -193,6 +195,11 @@ class BackupBook:
         return job
 
     def _change(self, job: _Job) -> None:
+        """Something else is known of it: have it judged anew at the next look."""
+        job.told = True
+        self._wake(job)
+
+    def _wake(self, job: _Job) -> None:
         """Have it judged at the next look."""
         if not job.changed:
             job.changed = True
@@ -211,7 +218,9 @@ class BackupBook:
             job.standing,
             listening_ms=self.listening_ms,
             dues=job.dues,
+            before=None if job.told else job.state,
         )
+        job.told = False
         self._wait(job, state, now_ms)
         before = job.state
         if before is None and self._too_soon(agent_id, state, now_ms):

@@ -9,6 +9,7 @@ from typing import Final
 
 from watchbill.backups.record import Outcome
 from watchbill_collector.backups.evidence import CopySeen
+from watchbill_collector.backups.points import Points
 from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import moment, size, span
 from watchbill_collector.backups.words import BAD, OK, UNKNOWN, WARN, WORSE, Facet
@@ -21,7 +22,7 @@ _OK: Final = Outcome.OK
 NOT_ASKED: Final = Facet(OK, "not-asked", "no limits of its size are asked for")
 
 
-def sizes(sight: Sight) -> Facet:
+def sizes(sight: Sight, _: Points) -> Facet:
     """Of the newest good run; of the newest point of each copy where runs do not say."""
     limits = sight.definition.size
     fast = _too_fast(sight)

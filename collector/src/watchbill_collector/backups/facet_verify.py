@@ -27,7 +27,7 @@ _PROVES: Final = {
 NOT_ASKED: Final = Facet(OK, "not-asked", "no proofs are asked for")
 
 
-def verify(sight: Sight) -> Facet:
+def verify(sight: Sight, _: Points) -> Facet:
     """The worst of all proofs that are asked for, and bad when more than one is overdue. One that failed counts also
     when it was not asked for."""
     failed = _failed(sight.evidence) if sight.evidence.copies else None

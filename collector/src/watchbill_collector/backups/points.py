@@ -46,6 +46,8 @@ class Points(msgspec.Struct, gc=False):
 def points_of(definition: Definition, evidence: Evidence) -> Points:
     """What can be restored, as far as known. `made_ms` is the newest snapshot that a repository shows, `seen_ms` when
     one was read last."""
+    if not evidence.copies:
+        return _by_word(definition, evidence)
     points = Points()
     for name, copy in evidence.copies.items():
         seen = copy.seen
@@ -68,15 +70,22 @@ def points_of(definition: Definition, evidence: Evidence) -> Points:
     return points
 
 
+def _by_word(definition: Definition, evidence: Evidence) -> Points:
+    """Where no repository was ever looked at: the newest good run's word."""
+    for run in reversed(evidence.runs):
+        if run.outcome is _OK and not run.ahead:
+            break
+    else:
+        if evidence.good_before is None:
+            return Points()
+        run = evidence.good_before
+    places = _places(run, definition)
+    return Points(run.point_ms, copies={places[0]: run.point_ms} if len(places) == 1 else {})
+
+
 def _said_by(run: Run, definition: Definition, evidence: Evidence, points: Points) -> bool:
     """Take in the word of a good run; False when the repositories contradict it."""
     places = _places(run, definition)
-    if not evidence.copies:
-        # No repository was ever looked at.
-        if len(places) == 1:
-            points.copies[places[0]] = max(points.copies.get(places[0], 0), run.point_ms)
-        points.newest_ms = max(points.newest_ms, run.point_ms)
-        return True
     looked_ms = 1 << 62
     refuted = True
     for name in places:

@@ -4,6 +4,7 @@ Nothing is stored that could rot: the same evidence at the same moment gives the
 again. The word comes from the facet that matters most; what is bad comes before what is unknown, that before a warning.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from watchbill.backups.definition import Definition
@@ -15,7 +16,7 @@ from watchbill_collector.backups.facet_ledger import ledger
 from watchbill_collector.backups.facet_run import run
 from watchbill_collector.backups.facet_size import sizes
 from watchbill_collector.backups.facet_verify import verified_point, verify
-from watchbill_collector.backups.points import points_of
+from watchbill_collector.backups.points import Points, points_of
 from watchbill_collector.backups.sight import Sight
 from watchbill_collector.backups.texts import ADVICE, moment, plain
 from watchbill_collector.backups.words import (
@@ -53,6 +54,14 @@ _WORDS: Final = {
     "late": Word.LATE,
     "running": Word.RUNNING,
 }
+_LOOKS: Final[Sequence[tuple[FacetName, Callable[[Sight, Points], Facet]]]] = (
+    (RUN, run),
+    (FRESH, fresh),
+    (SIZE, sizes),
+    (VERIFY, verify),
+    (COPIES, copies),
+    (LEDGER, ledger),
+)
 _GOOD: Final = Word.OK
 _ALL_WELL: Final = [OK] * len(FacetName)
 _NOTHING_YET: Final = ("no-run", "no-record")
@@ -67,10 +76,12 @@ def judge(
     *,
     listening_ms: int = 0,
     dues: DueTimes | None = None,
+    before: State | None = None,
 ) -> State:
     """The state at `now_ms`, when everything is known that its host told until `watermark_ms`.
 
-    `listening_ms`: nobody could be heard before. `dues` saves working out the same due times again.
+    `listening_ms`: nobody could be heard before. `dues` saves working out the same due times again; `before`, an
+    earlier state by the same definition, evidence and standing, those facets that still hold.
     """
     if evidence.copies:
         evidence = evidence.about(definition.copies)
@@ -84,14 +95,7 @@ def judge(
         dues or DueTimes(definition.schedule),
     )
     points = points_of(definition, evidence)
-    facets = {
-        RUN: run(sight, points),
-        FRESH: fresh(sight, points),
-        SIZE: sizes(sight),
-        VERIFY: verify(sight),
-        COPIES: copies(sight, points),
-        LEDGER: ledger(sight, points),
-    }
+    facets, holds_ms = _facets(sight, points, before)
     word, name = _word(facets, evidence)
     facet = facets[name]
     why, advice = facet.text, ADVICE.get(facet.reason, "")
@@ -121,7 +125,32 @@ def judge(
         severity_of(definition, name) if wrong else "",
         0 if sight.wants_ms == NEVER_MS else sight.wants_ms,
         sight.silent,
+        holds_ms,
     )
+
+
+def _facets(
+    sight: Sight, points: Points, before: State | None
+) -> tuple[dict[FacetName, Facet], tuple[int, ...]]:
+    """Every facet, and until when it holds if nothing more is told: 0 where it waits for its host to be heard. What
+    holds of those before is not looked at again: time alone changes one of them, as a rule."""
+    facets: dict[FacetName, Facet] = {} if before is None else {**before.facets}
+    holds_ms = [0] * len(_LOOKS) if before is None else [*before.holds_ms]
+    now_ms, next_ms, wants_ms, silent = sight.now_ms, NEVER_MS, NEVER_MS, False
+    for place, (name, look) in enumerate(_LOOKS):
+        until_ms = holds_ms[place]
+        if until_ms <= now_ms:
+            sight.next_ms = sight.wants_ms = NEVER_MS
+            facets[name] = look(sight, points)
+            until_ms = holds_ms[place] = sight.next_ms
+            if sight.wants_ms != NEVER_MS:
+                holds_ms[place] = 0
+                wants_ms, silent = min(wants_ms, sight.wants_ms), silent or sight.silent
+                sight.silent = False
+        if until_ms < next_ms:
+            next_ms = until_ms
+    sight.next_ms, sight.wants_ms, sight.silent = next_ms, wants_ms, silent
+    return facets, tuple(holds_ms)
 
 
 def _word(facets: dict[FacetName, Facet], evidence: Evidence) -> tuple[Word, FacetName]:

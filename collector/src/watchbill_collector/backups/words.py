@@ -118,6 +118,8 @@ class State(msgspec.Struct, frozen=True, gc=False):
     wrong. `next_ms`: when this may change though nothing is heard, 0 for never. `wants_ms`: what its host has to be
     heard through for this to change, 0 for nothing. `point_ms` and `verified_point_ms`: the newest point that can be
     restored, and the newest that was proven; 0 for none. `silent`: something is unknown because the host is silent.
+    `holds_ms`: until when each facet, in their order, holds if nothing more is told; 0 where that depends on how far
+    the host is heard.
     """
 
     word: Word
@@ -132,6 +134,7 @@ class State(msgspec.Struct, frozen=True, gc=False):
     severity: str
     wants_ms: int = 0
     silent: bool = False
+    holds_ms: tuple[int, ...] = ()
 
     @property
     def quiet(self) -> bool:
