@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,7 @@ from watchbill_agent.departure import Departure
 from watchbill_agent.events import Events
 from watchbill_agent.metrics_page import MetricsPage
 from watchbill_agent.question import SOCKET_NAME
+from watchbill_agent.reading import Happening
 from watchbill_agent.renew import Renewer
 from watchbill_agent.report import gaps_document, status_document
 from watchbill_agent.runner.frames import SOCKET_NAME as RUNNER_SOCKET
@@ -124,6 +126,7 @@ class Agent:
         self.relay: Relay | None = None
         """To this host's runner; None where nobody could order anything."""
         self._relaying: asyncio.Task[object] | None = None
+        self._telling: asyncio.Task[object] | None = None
         self.budget: Budget | None = None
         self._house: Daemon | None = None
         self._after = ""
@@ -221,7 +224,7 @@ class Agent:
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
             lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, UNKNOWN_MS, self.spool.retired))
             stamp = house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
-            loop = house.spawn("sampling", self._sample_for_ever(stamp))
+            loop = house.spawn("sampling", self._sample_for_ever(house, stamp))
             house.spawn("link watch", self._watch_link(house))
             house.on_reload(self.reload)
             house.ready(self._summary())
@@ -254,10 +257,18 @@ class Agent:
             said = {"version": __version__, "run": self._run_id.hex(), "boot": self.boot_id}
             house.spawn("start event", self.events.tell(AGENT_STARTED, {**said, "after": self._after}))
 
-    async def _sample_for_ever(self, stamp: Stamp) -> None:
+    async def _sample_for_ever(self, house: Daemon, stamp: Stamp) -> None:
         while True:
             await self.sampling.turn()
             stamp.made()
+            free = self._telling is None or self._telling.done()
+            if self.identity is not None and free and (told := self.sampling.happenings.take()):
+                # A task of its own: a disk that hangs must not hold up the samples.
+                self._telling = house.spawn("sampled events", self._tell_all(told))
+
+    async def _tell_all(self, happenings: Sequence[Happening]) -> None:
+        for happening in happenings:
+            await self.events.tell(happening.kind, happening.payload)
 
     async def _drain(self, house: Daemon) -> None:
         self.sampling.flush()

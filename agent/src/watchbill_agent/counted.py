@@ -69,6 +69,8 @@ def counted(agent: "Agent", log_lines_suppressed: int) -> Facts:
         backup_reports_waiting=0 if reports is None else reports.waiting,
         pings=0 if (door := agent.served.pings) is None else door.taken,
         pings_refused=0 if door is None else door.turned_away,
+        happenings=agent.sampling.happenings.told,
+        happenings_dropped=agent.sampling.happenings.dropped,
         reloads=0 if house is None else house.reloads,
         reloads_refused=0 if house is None else house.reloads_refused,
         last_reload_ok=house is None or not house.reload_error,

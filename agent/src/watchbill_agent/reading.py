@@ -5,7 +5,7 @@ the very same object, as long as nothing appeared or vanished; whoever batches r
 `is`. So a steady tick costs a list of numbers and nothing else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -55,6 +55,15 @@ class Reading(NamedTuple):
 
     layout: Layout
     values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened once and belongs into the host's timeline: a critical event. `kind` is as
+    `watchbill.events` wants it, `payload` is JSON without secrets."""
+
+    kind: str
+    payload: Mapping[str, object]
 
 
 class SamplerFailed(Transient):

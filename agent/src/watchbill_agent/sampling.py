@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from watchbill.clock import Clock
 from watchbill_agent.batch import Batcher, Message
 from watchbill_agent.config import AgentConfig, chosen_samplers
+from watchbill_agent.happenings import Happenings
 from watchbill_agent.hostpaths import HostPaths
 from watchbill_agent.reading import Reading
 from watchbill_agent.samplers import Round, Sampler, SamplerState, discover
@@ -91,6 +92,7 @@ class Sampling:
         self.batcher = Batcher()
         self.prepared = prepared
         self.selfstats: SelfStats | None = None
+        self.happenings = Happenings(clock)
         self.tick_duration_s = 0.0
         self.suspended_s = 0.0
         self._scheduler = self._make_scheduler()
@@ -134,7 +136,9 @@ class Sampling:
         self.tick_duration_s = self._clock.monotonic_s() - began_s
 
     def _read(self, interval_ms: int) -> list[Reading]:
-        readings = self.prepared.rounds[interval_ms].run()
+        one = self.prepared.rounds[interval_ms]
+        readings = one.run()
+        self.happenings.add(one.take_happenings())
         if interval_ms == self.prepared.base_ms and self.selfstats is not None:
             readings.append(self.selfstats.sample())
         return readings

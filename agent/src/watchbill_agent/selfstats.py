@@ -69,6 +69,8 @@ class Facts:
     backup_reports_waiting: int = 0
     pings: int = 0
     pings_refused: int = 0
+    happenings: int = 0
+    happenings_dropped: int = 0
     reloads: int = 0
     reloads_refused: int = 0
     last_reload_ok: bool = True
@@ -151,6 +153,8 @@ _PLAIN: tuple[tuple[str, MetricType, str], ...] = (
     ("backup_reports_waiting", _GAUGE, "Records of runs that wait as files."),
     ("pings_total", _COUNTER, "Pings that were taken."),
     ("pings_refused_total", _COUNTER, "Pings of jobs that there are not, that were none, or too many."),
+    ("sampled_events_total", _COUNTER, "Events of the host's timeline that samplers told."),
+    ("sampled_events_dropped_total", _COUNTER, "Events of samplers that were too many to be told."),
     ("config_reloads_total", _COUNTER, "Configuration reloads asked for."),
     ("config_reloads_refused_total", _COUNTER, "Reloads refused because the files were wrong."),
     ("config_last_reload_successful", _GAUGE, "1 if the files in use are the files on disk as last read."),
@@ -253,6 +257,8 @@ class SelfStats:
             facts.backup_reports_waiting,
             facts.pings,
             facts.pings_refused,
+            facts.happenings,
+            facts.happenings_dropped,
             facts.reloads,
             facts.reloads_refused,
             float(facts.last_reload_ok),

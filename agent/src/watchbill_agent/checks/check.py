@@ -24,7 +24,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from watchbill.errors import Transient
-from watchbill_agent.reading import Family, MetricType, Series, labels
+from watchbill_agent.reading import Family, Happening, MetricType, Series, labels
+
+__all__ = [
+    "DETAIL_CHARACTERS_MAX",
+    "MEMORY_BYTES_MAX",
+    "REASON_CHARACTERS_MAX",
+    "SAMPLES_MAX",
+    "About",
+    "Check",
+    "Failed",
+    "Happening",
+    "Listener",
+    "Outcome",
+    "Pinged",
+    "Probe",
+    "Samples",
+    "Task",
+    "Verdict",
+]
 
 REASON_CHARACTERS_MAX: Final = 64
 DETAIL_CHARACTERS_MAX: Final = 300
@@ -47,15 +65,6 @@ class Verdict(IntEnum):
     def word(self) -> str:
         """For people and events."""
         return self.name.lower()
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """Something that happened once and belongs into the host's timeline: a critical event. `kind` is as
-    `watchbill.events` wants it, `payload` is JSON without secrets."""
-
-    kind: str
-    payload: Mapping[str, object]
 
 
 class Samples:

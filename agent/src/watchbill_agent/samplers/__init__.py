@@ -22,6 +22,7 @@ from watchbill.errors import UsageError
 from watchbill_agent.hostpaths import HostPaths
 from watchbill_agent.reading import (
     Family,
+    Happening,
     Layout,
     MetricType,
     Missing,
@@ -34,6 +35,7 @@ from watchbill_agent.reading import (
 
 __all__ = [
     "Family",
+    "Happening",
     "HostPaths",
     "Layout",
     "MetricType",
@@ -62,7 +64,8 @@ class Sampler(ABC):
     `name` is the file, the key in the configuration and the `collector` label. `interval_s` is None for every
     tick, or the least seconds between two readings of a sampler that is dear. `options_type` is its frozen
     Options. `notice` says what the last reading left out and why, in words for `doctor`; empty when nothing.
-    `unfinished`: the last reading did not wait for everything, and one soon after may hold more.
+    `unfinished`: the last reading did not wait for everything, and one soon after may hold more. `happenings` are
+    what the last reading saw happen, for the host's timeline; whoever runs the sampler takes them.
     """
 
     name: ClassVar[str]
@@ -71,6 +74,7 @@ class Sampler(ABC):
     options_type: ClassVar[type[Any]]
     notice: str = ""
     unfinished: bool = False
+    happenings: Sequence[Happening] = ()
 
     @abstractmethod
     def __init__(self, options: Any, host: HostPaths) -> None: ...
@@ -141,6 +145,7 @@ class Round:
         self.states = {sampler.name: SamplerState(sampler.name) for sampler in self.samplers}
         assert len(self.states) == len(self.samplers), "each sampler runs once in a round"
         self._clock = clock or SystemClock()
+        self._happenings: list[Happening] = []
         self._layout = _scrape_layout(list(self.states))
 
     def run(self) -> list[Reading]:
@@ -163,6 +168,9 @@ class Round:
                     self._recovered(state)
                 if sampler.notice != state.notice:
                     self._noticed(state, sampler.notice)
+                if sampler.happenings:
+                    self._happenings += sampler.happenings
+                    sampler.happenings = ()
             end_s = monotonic_s()
             # Whole microseconds: what is finer is noise, and noise is what history cannot compress.
             state.duration_s = round(end_s - start_s, 6)
@@ -170,6 +178,11 @@ class Round:
             start_s = end_s
         readings.append(Reading(self._layout, durations + successes))
         return readings
+
+    def take_happenings(self) -> list[Happening]:
+        """What the samplers saw happen since it was last asked for."""
+        taken, self._happenings = self._happenings, []
+        return taken
 
     def _failed(self, state: SamplerState, exc: Exception) -> None:
         absent = isinstance(exc, NothingHere)
