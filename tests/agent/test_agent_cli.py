@@ -59,19 +59,6 @@ def test_grpc_is_not_imported_before_the_first_reading_has_been_taken():
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["checks", "run", "x"],
-        ["heartbeat"],
-    ],
-)
-def test_what_is_not_built_says_so(cli, arguments):
-    done = cli(None, *arguments)
-    assert done.returncode == 2
-    assert f"{arguments[0]} is not built yet" in done.stderr
-
-
 def test_actions_are_checked_and_listed_with_the_digests_that_approvers_see(cli, tmp_path):
     files = tmp_path / "etc" / "actions.d"
     files.mkdir(parents=True)

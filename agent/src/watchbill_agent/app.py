@@ -49,6 +49,7 @@ from watchbill_agent.backups.host import HostBackups
 from watchbill_agent.backups.present import load_jobs
 from watchbill_agent.batch import Message
 from watchbill_agent.budget import Budget
+from watchbill_agent.checks.host import HostChecks
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.counted import counted
 from watchbill_agent.departure import Departure
@@ -145,6 +146,8 @@ class Agent:
         self.backups = HostBackups(
             homes, self.clock, None if self.identity is None else self.identity.agent_id
         )
+        host = "" if self.identity is None else self.identity.agent_id
+        self.checks = HostChecks(homes, config, self.clock, host)
         self.served = Served(self._make_page, self.backups.pings)
         self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
         not_before_ms = 0 if self.identity is None else self.identity.not_before_ms
@@ -210,7 +213,7 @@ class Agent:
     async def run(self, house: Daemon) -> None:
         """The work of the daemon: until a stop was asked for and drained."""
         self._house = house
-        answers = {"status": self.status, "gaps": self.gaps, "backups": self.looks}
+        answers = {"status": self.status, "gaps": self.gaps, "backups": self.looks, "checks": self.looked}
         orders = {"leaving": self.departure.told, ORDER: self.backups.told}
         socket_ = StatusSocket(self.homes.run / SOCKET_NAME, answers, orders)
         try:
@@ -218,6 +221,8 @@ class Agent:
             await socket_.start()
             self._start_keeper(house)
             await self.backups.start(house, self.events, lambda: self.spool.state(Stream.CRIT).acked)
+            self.checks.start(house, self.events, lambda: self.sampling.prepared.base_ms)
+            self.sampling.checks = self.checks.running
             self.served = await self.served.opened(self.config)
             self._start_relay(house)
             self._start_link(house)
@@ -234,6 +239,7 @@ class Agent:
             if self._relaying is not None:
                 self._relaying.cancel()  # What the runner says waits there for the next agent.
             self.backups.stop()
+            self.checks.stop()
             house.progress.forget("sampling")
             await self._drain(house)
         finally:
@@ -501,6 +507,7 @@ class Agent:
         assert self._house is not None, "reloads come after the start"
         config = load_config(self.homes)
         jobs = await asyncio.to_thread(load_jobs, self.homes.etc)
+        any_checks = await asyncio.to_thread(self.checks.judge)
         for key in ("kind", "dir", "bytes", "crit_bytes"):
             if (now := getattr(config.spool, key)) != getattr(self.config.spool, key):
                 raise ConfigError(
@@ -518,6 +525,8 @@ class Agent:
         self.served = served
         self.sampling.adopt(prepared)
         self.backups.adopt(self._house, jobs)
+        self.checks.adopt(any_checks)
+        self.sampling.checks = self.checks.running
         self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
         if _link_key(before) != _link_key(config):
             self._restart_link(self._house)
@@ -551,6 +560,10 @@ class Agent:
     def looks(self) -> dict[str, object]:
         """The document behind `watchbill-agent backup list`."""
         return {"repositories": self.backups.seen()}
+
+    def looked(self) -> dict[str, object]:
+        """The document behind `watchbill-agent checks list`."""
+        return {"checks": [standing.document() for standing in self.checks.standings()]}
 
     @property
     def house(self) -> Daemon | None:

@@ -1,8 +1,8 @@
 """Readings into messages: a series dictionary once, then bare numbers. Pure: no clock, no I/O.
 
-Readings of one interval form a group. As long as a group's layouts are the very same objects, a tick costs
-the packing of its numbers. When a layout changed, the dictionary is built anew; its id comes from its
-content, so a series that comes and goes brings back an id that is known already.
+Readings of one interval form a group, and so do checks of one pace. As long as a group's layouts are the very same
+objects, a tick costs the packing of its numbers. When a layout changed, the dictionary is built anew; its id comes
+from its content, so a series that comes and goes brings back an id that is known already.
 
 What vanished ends with one stale marker:
 
@@ -31,6 +31,9 @@ from watchbill.limits import (
     TICKS_PER_BLOCK_MAX,
 )
 from watchbill_agent.reading import Family, Layout, MetricType, Reading, Series
+
+GroupKey = int | str
+"""What is sampled together: an interval in ms, or the name of a group of checks."""
 
 STALE = struct.pack("<Q", 0x7FF0000000000002)
 """Prometheus' stale marker. Kept as bytes: as a float, arithmetic could turn it into another NaN."""
@@ -109,7 +112,7 @@ class Batcher:
 
     def __init__(self, series_max: int = SERIES_PER_AGENT_MAX) -> None:
         self._series_max = series_max
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[GroupKey, _Group] = {}
         self._closed: list[BlockValues] = []
         self._pending_bytes = 0
         self._frames: dict[tuple[Layout, ...], Frame] = {}
@@ -142,23 +145,23 @@ class Batcher:
 
     # ------------------------------------------------------------ ticks in, messages out
 
-    def add(self, interval_ms: int, readings: Sequence[Reading], boottime_ms: int, wall_ms: int) -> None:
-        """Take one tick of the group that is sampled every `interval_ms`."""
+    def add(self, key: GroupKey, readings: Sequence[Reading], boottime_ms: int, wall_ms: int) -> None:
+        """Take one tick of a group."""
         readings = self._sound(readings)
         layouts = tuple(reading.layout for reading in readings)
-        group = self._groups.setdefault(interval_ms, _Group())
+        group = self._groups.setdefault(key, _Group())
         # A reload may sample twice within a millisecond, and two values of one time would contradict.
         boottime_ms = max(boottime_ms, group.newest_ms + 1)
         if _same(group.layouts, layouts):
             self._write(group, _packed(group.frame, readings), boottime_ms, wall_ms)
         else:
-            self._change(interval_ms, group, readings, boottime_ms, wall_ms)
+            self._change(key, group, readings, boottime_ms, wall_ms)
 
-    def end(self, interval_ms: int, boottime_ms: int, wall_ms: int) -> None:
+    def end(self, key: GroupKey, boottime_ms: int, wall_ms: int) -> None:
         """The group is sampled no more: every series of it ends with a stale marker."""
-        if interval_ms in self._groups:
-            self.add(interval_ms, (), boottime_ms, wall_ms)
-            self._close(self._groups.pop(interval_ms))
+        if key in self._groups:
+            self.add(key, (), boottime_ms, wall_ms)
+            self._close(self._groups.pop(key))
 
     def take(self) -> list[Message]:
         """Everything collected so far, in messages that each fit a record."""
@@ -173,11 +176,11 @@ class Batcher:
         return sound
 
     def _change(
-        self, interval_ms: int, group: _Group, readings: Sequence[Reading], boottime_ms: int, wall_ms: int
+        self, key: GroupKey, group: _Group, readings: Sequence[Reading], boottime_ms: int, wall_ms: int
     ) -> None:
         """A tick whose layouts are not those of the tick before."""
         layouts = tuple(reading.layout for reading in readings)
-        old, new = group.frame, self._frame(layouts, self._room(interval_ms))
+        old, new = group.frame, self._frame(layouts, self._room(key))
         tick = _packed(new, readings)
         now = set(new.series)
         vanished = [series for series in old.series if series not in now]
@@ -196,9 +199,9 @@ class Batcher:
         if appeared or not vanished:
             self._write(group, tick, boottime_ms, wall_ms)
 
-    def _room(self, interval_ms: int) -> int:
+    def _room(self, key: GroupKey) -> int:
         """How many series the group may have beside all others."""
-        others = [group for key, group in self._groups.items() if key != interval_ms]
+        others = [group for other, group in self._groups.items() if other != key]
         return self._series_max - sum(len(group.frame.series) for group in others)
 
     def _mark_stale(

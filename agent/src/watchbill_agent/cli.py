@@ -19,7 +19,6 @@ from watchbill.commandline import (
     Command,
     Parser,
     add_command,
-    add_unbuilt,
     at_home,
     program,
     run,
@@ -40,12 +39,6 @@ WAITING = 4
 UNFINISHED_S_MAX = 6.0
 """How long `sample` goes on asking what has not answered yet: a little longer than a mount has time for."""
 UNFINISHED_EVERY_S = 0.1
-
-LATER = {
-    "checks": "run a check once",
-    "heartbeat": "send a ping to the collector",
-}
-"""Commands that exist and are not built yet."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,10 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_spool(add("spool", _spool, "inspect, verify or repair the spool on disk"))
     _add_leaving(add("leaving", _leaving, "tell the running agent why it is about to be stopped"))
     _add_backup(commands)
+    _add_checks(commands)
     _add_actions(commands)
     _add_act(add("act", _act, "carry out a step of a bundle here, without the collector", json=True))
-    for name, help_ in LATER.items():
-        add_unbuilt(commands, name, f"{help_} (not built yet)", _later)
     return parser
 
 
@@ -115,6 +107,12 @@ def _add_backup(commands: "Commands") -> None:
     from watchbill_agent.backups.commandline import add_commands
 
     add_commands(add_command(commands, "backup", "wrap a backup's command, report how one went"))
+
+
+def _add_checks(commands: "Commands") -> None:
+    from watchbill_agent.checks.commandline import add_commands
+
+    add_commands(add_command(commands, "checks", "look at an application now, list how all of them are"))
 
 
 def _add_actions(commands: "Commands") -> None:
@@ -221,6 +219,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_config(arguments: argparse.Namespace) -> int:
     from watchbill_agent.backups import adapters
     from watchbill_agent.backups.config import PrintedFile, read_jobs
+    from watchbill_agent.checks.config import read_checks
+    from watchbill_agent.checks.trees import Trees
     from watchbill_agent.config import AgentConfig, load_config
 
     if arguments.print_sample or arguments.print_reference:
@@ -237,7 +237,11 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
     homes = _homes(arguments)
     problems = []
-    for read in (lambda: load_config(homes), lambda: read_jobs(homes.etc)):
+    for read in (
+        lambda: load_config(homes),
+        lambda: read_jobs(homes.etc),
+        lambda: read_checks(Trees(homes.etc)),
+    ):
         try:
             read()
         except ConfigError as exc:
@@ -506,8 +510,3 @@ def _how_to_run(arguments: argparse.Namespace) -> str:
     """What starts the agent: a home of its own is no service manager's."""
     home = at_home(arguments)
     return f"{PROGRAM} run{home}" if home else f"systemctl enable --now {PROGRAM}"
-
-
-def _later(arguments: argparse.Namespace) -> int:
-    say(PROGRAM, f"{arguments.name} is not built yet; built so far: {PROGRAM} --help")
-    return USAGE

@@ -18,9 +18,10 @@ from watchbill_agent.happenings import Happenings
 from watchbill_agent.hostpaths import HostPaths
 from watchbill_agent.reading import Reading
 from watchbill_agent.samplers import Round, Sampler, SamplerState, discover
-from watchbill_agent.scheduler import Punctuality, Scheduler, Slept
+from watchbill_agent.scheduler import Punctuality, Scheduler, Slept, Tick
 
 if TYPE_CHECKING:
+    from watchbill_agent.checks.service import Checks
     from watchbill_agent.selfstats import SelfStats
 
 
@@ -93,6 +94,8 @@ class Sampling:
         self.prepared = prepared
         self.selfstats: SelfStats | None = None
         self.happenings = Happenings(clock)
+        self.checks: Checks | None = None
+        """What the host's checks found is batched with each tick, when it is due."""
         self.tick_duration_s = 0.0
         self.suspended_s = 0.0
         self._scheduler = self._make_scheduler()
@@ -129,11 +132,20 @@ class Sampling:
                 self._newest[tick.interval_ms] = self._read(tick.interval_ms)
             self.batcher.add(tick.interval_ms, self._newest[tick.interval_ms], tick.boottime_ms, tick.wall_ms)
             self._ticks_waiting += tick.interval_ms == self.prepared.base_ms
+            if tick.interval_ms == self.prepared.base_ms and self.checks is not None:
+                self._add_checks(self.checks, tick)
         # The first reading waits for no others: the host is up from the moment it is seen.
         enough = self._ticks_waiting >= self.prepared.ticks_per_message or not self._delivered
         if (enough and self._ticks_waiting) or self.batcher.full:
             self.flush()
         self.tick_duration_s = self._clock.monotonic_s() - began_s
+
+    def _add_checks(self, checks: "Checks", tick: Tick) -> None:
+        for one in checks.emissions(tick.boottime_ms):
+            if one.readings:
+                self.batcher.add(one.group, one.readings, tick.boottime_ms, tick.wall_ms)
+            else:
+                self.batcher.end(one.group, tick.boottime_ms, tick.wall_ms)
 
     def _read(self, interval_ms: int) -> list[Reading]:
         one = self.prepared.rounds[interval_ms]
@@ -147,7 +159,8 @@ class Sampling:
         """Every sampler now, for whoever scrapes; the dear ones as last read. Nothing of it is batched."""
         base_ms = self.prepared.base_ms
         slower = [readings for interval_ms, readings in self._newest.items() if interval_ms != base_ms]
-        return [*self._read(base_ms), *(reading for readings in slower for reading in readings)]
+        checks = () if self.checks is None else self.checks.newest()
+        return [*self._read(base_ms), *(reading for readings in slower for reading in readings), *checks]
 
     def flush(self) -> None:
         """Hand over what has been collected."""

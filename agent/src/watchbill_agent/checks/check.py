@@ -180,6 +180,8 @@ class Check(ABC):
     timeout_s: ClassVar[float] = 10.0
     retries: ClassVar[int] = 2
     """Looks in quick succession before something that was well is called failed."""
+    many: ClassVar[bool] = False
+    """Whether its series are many, or come and go: then they travel apart from those of other checks."""
 
     def __init__(self, options: Any, about: About) -> None:
         self.options = options

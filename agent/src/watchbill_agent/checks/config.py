@@ -15,7 +15,6 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from watchbill.config import Duration, Table, Wrong, load, option
@@ -26,6 +25,7 @@ from watchbill.limits import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX
 from watchbill_agent.checks import kinds
 from watchbill_agent.checks.check import About, Check
 from watchbill_agent.checks.present import DIRECTORY, FILE
+from watchbill_agent.checks.trees import Trees
 from watchbill_agent.names import WrongOption
 
 CHECKS_MAX: Final = 1_000
@@ -120,7 +120,7 @@ class CheckTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
-    check: list[Table] = option([], help="A check.")
+    checks: list[Table] = option([], name="check", help="A check.")
 
 
 COMMON: Final = frozenset(key_of(one) for one in dataclasses.fields(CheckTable))
@@ -146,19 +146,9 @@ class Spec:
     runs it makes it from these."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trees:
-    """Where the host is read."""
-
-    etc: Path
-    procfs: Path = Path("/proc")
-    sysfs: Path = Path("/sys")
-    rootfs: Path = Path("/")
-
-
 def read_checks(trees: Trees) -> tuple[Spec, ...]:
     """Every check of this host, in the order of files and lines. Raises ConfigError with every problem."""
-    tables = load(_Files, trees.etc / FILE, trees.etc / DIRECTORY, main_required=False).check
+    tables = load(_Files, trees.etc / FILE, trees.etc / DIRECTORY, main_required=False).checks
     problems: list[Problem] = []
     seen: dict[str, Table] = {}
     specs: list[Spec] = []

@@ -1,0 +1,70 @@
+"""What becomes of an outcome: the series that every check has, and the labels of all its series. Pure."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from watchbill_agent.checks.check import SAMPLES_MAX, Listener, Outcome, Samples, Verdict
+from watchbill_agent.checks.config import Spec
+from watchbill_agent.reading import Family, MetricType, Series
+
+SUCCESS: Final = Family(
+    "probe_success", MetricType.GAUGE, "Whether the check found well what it looks at: 1 or 0."
+)
+DURATION: Final = Family("probe_duration_seconds", MetricType.GAUGE, "Seconds that the look took.")
+STATUS: Final = Family(
+    "watchbill_check_status", MetricType.GAUGE, "The verdict: 0 ok, 1 warning, 2 critical, 3 unknown."
+)
+INFO: Final = Family(
+    "watchbill_check_info", MetricType.GAUGE, "1: the kind of the check, and whether it is essential."
+)
+BEHIND: Final = Family(
+    "watchbill_check_behind", MetricType.GAUGE, "1: this check depends on on_check of on_instance."
+)
+OWN: Final = frozenset(one.name for one in (SUCCESS, DURATION, STATUS, INFO, BEHIND))
+"""Of the runtime: a kind that uses such a name is mistaken, and what it says there is left out."""
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+def published(spec: Spec, outcome: Outcome, took_s: float) -> tuple[Samples, int]:
+    """All samples of a check with all their labels, and how many were left out because they are too many."""
+    made = Samples()
+    common = common_labels(spec)
+    if outcome.verdict is not Verdict.UNKNOWN:
+        made.put(SUCCESS, float(outcome.verdict is not Verdict.CRITICAL), common)
+    if not isinstance(spec.check, Listener):
+        made.put(DURATION, round(took_s, 6), common)
+    made.put(STATUS, float(outcome.verdict), common)
+    essential = "true" if spec.essential else "false"
+    made.put(INFO, 1.0, _with(common, (("essential", essential), ("kind", spec.kind))))
+    for one in spec.behind:
+        made.put(BEHIND, 1.0, _with(common, _dependency(one)))
+    found = outcome.samples
+    made.families |= {name: family for name, family in found.families.items() if name not in OWN}
+    known: dict[Pairs, Pairs] = {}
+    for series, value in zip(found.series[:SAMPLES_MAX], found.values, strict=False):
+        if series.name in OWN:
+            continue
+        pairs = known.get(series.labels)
+        if pairs is None:
+            pairs = known[series.labels] = _with(series.labels, common)
+        made.series.append(Series(series.name, pairs))
+        made.values.append(value)
+    return made, max(0, len(found.series) - SAMPLES_MAX)
+
+
+def common_labels(spec: Spec) -> Pairs:
+    """Of every series of a check."""
+    app = (("app", spec.app),) if spec.app else ()
+    return _with(spec.labels, (("check", spec.name), *app))
+
+
+def _dependency(text: str) -> Pairs:
+    host, slash, check = text.rpartition("/")
+    pairs = (("on_check", check), ("on_instance", host if slash else ""))
+    return tuple(pair for pair in pairs if pair[1])
+
+
+def _with(pairs: Pairs, over: Iterable[tuple[str, str]]) -> Pairs:
+    """Both, sorted; what is in `over` wins."""
+    return tuple(sorted({**dict(pairs), **dict(over)}.items()))
