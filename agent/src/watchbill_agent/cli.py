@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     printing = check.add_mutually_exclusive_group()
     printing.add_argument(
-        "--print-sample", action="store_true", help="print a commented agent.toml, and a file of backups.d"
+        "--print-sample",
+        action="store_true",
+        help="print a commented agent.toml, and files of backups.d and checks.d",
     )
     printing.add_argument("--print-reference", action="store_true", help="print what may be configured")
     _add_enroll(add("enroll", _enroll, "make this host known to a collector"))
@@ -219,6 +221,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_config(arguments: argparse.Namespace) -> int:
     from watchbill_agent.backups import adapters
     from watchbill_agent.backups.config import PrintedFile, read_jobs
+    from watchbill_agent.checks import printing
     from watchbill_agent.checks.config import read_checks
     from watchbill_agent.checks.trees import Trees
     from watchbill_agent.config import AgentConfig, load_config
@@ -232,6 +235,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
         print(shown(AgentConfig, options), end="")
         tools = {"backup": {name: kind.options_type for name, kind in adapters.discover().items()}}
         print("\n" + shown(PrintedFile, tools), end="")
+        print("\n" + (printing.sample() if arguments.print_sample else printing.reference()), end="")
         return OK
     from watchbill.errors import ConfigError
 

@@ -20,6 +20,8 @@ from watchbill.errors import ConfigError, Refused, Unreachable, WatchbillError
 from watchbill.files import Lock
 from watchbill.identity import AgentIdentity, IdentityFile, parse_endpoint
 from watchbill_agent.backups.present import load_jobs
+from watchbill_agent.checks.present import any_checks
+from watchbill_agent.checks.trees import Trees
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.question import SOCKET_NAME, ask
 from watchbill_agent.true_time import TrueTime
@@ -31,6 +33,8 @@ CONNECT_TIMEOUT_S = 5.0
 SKEW_S_MAX = 5.0
 EXPIRES_SOON_S = 24 * 3600
 FREE_BYTES_MIN = 16 * 1024 * 1024
+CHECKS_SHOWN_MAX = 20
+"""Checks that are told one by one."""
 BACKUPS_SHOWN_MAX = 20
 """Repositories that are told one by one."""
 _SEEN = ("", "ok", "running")
@@ -90,6 +94,8 @@ def examine(homes: Homes) -> Iterator[Finding]:
         yield _certificate(identity, _now_ms(homes, true_time))
     yield from _running(homes)
     yield from _backups(homes)
+    if config is not None:
+        yield from _checks(homes, config)
     yield from _runner(homes)
 
 
@@ -399,6 +405,36 @@ def _runner(homes: Homes) -> Iterator[Finding]:
     found = look(homes, owner)
     if found is not None:
         yield _warning("runner", found.text, found.next) if found.next else _ok("runner", found.text)
+
+
+def _checks(homes: Homes, config: AgentConfig) -> Iterator[Finding]:
+    """Whether checks.d can be used, and which checks could not find anything out. Nothing on a host without checks;
+    what is not well is for the collector to tell."""
+    check = "checks"
+    if not any_checks(homes.etc):
+        return
+    from watchbill_agent.checks.service import judge
+
+    try:
+        names = judge(Trees(homes.etc, config.procfs, config.sysfs, config.rootfs))
+    except ConfigError as exc:
+        shown = "; ".join(str(problem) for problem in exc.problems[:5])
+        yield _failed(check, shown, "correct the file, then: watchbill-agent check-config")
+        return
+    except WatchbillError as exc:
+        yield _failed(check, str(exc), "watchbill-agent check-config")
+        return
+    yield _ok(check, f"{len(names)} in checks.d can be used")
+    try:
+        document: dict[str, Any] = ask(homes.run / SOCKET_NAME, "checks")
+    except WatchbillError:
+        return  # What is wrong with the agent itself has been said.
+    blind = [one for one in document["checks"] if one["verdict"] == "unknown"]
+    for one in blind[:CHECKS_SHOWN_MAX]:
+        why = ": ".join(filter(None, (one["reason"], one["detail"])))
+        yield _warning(
+            check, f"{one['check']} finds nothing out: {why}", f"watchbill-agent checks run {one['check']}"
+        )
 
 
 def _backups(homes: Homes) -> Iterator[Finding]:

@@ -83,10 +83,10 @@ class CheckTable:
     )
     kind: str = option(help="What sort of check it is.", example='"http"')
     interval: Duration | None = option(
-        None, help="How often to look.", at_least=INTERVAL_MIN, at_most=INTERVAL_MAX
+        None, help="How often to look; as the kind says.", at_least=INTERVAL_MIN, at_most=INTERVAL_MAX
     )
     timeout: Duration | None = option(
-        None, help="How long a look may take.", at_least=TIMEOUT_MIN, at_most=TIMEOUT_MAX
+        None, help="How long a look may take; as the kind says.", at_least=TIMEOUT_MIN, at_most=TIMEOUT_MAX
     )
     retries: int | None = option(
         None,
