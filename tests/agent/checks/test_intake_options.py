@@ -1,0 +1,33 @@
+"""Mistakes in the options of statsd, scrape and heartbeat name file, line, key, what was got and what is wanted."""
+
+import pytest
+
+from watchbill.errors import ConfigError
+from watchbill_agent.checks.config import read_checks
+from watchbill_agent.checks.trees import Trees
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "key", "got", "wanted"),
+    [
+        ("statsd", 'listen = "8125"', "listen", '"8125"', "an address with its port"),
+        ("statsd", 'socket = "run/x"', "socket", '"run/x"', "an absolute path"),
+        ("statsd", f'socket = "/{"x" * 107}"', "socket", '"/xxx', "an absolute path of at most 107 bytes"),
+        ("statsd", 'socket_mode = "rw"', "socket_mode", '"rw"', "octal mode"),
+        ("statsd", 'prefix = "1-"', "prefix", '"1-"', "letters, digits and _"),
+        ("statsd", "series_max = 0", "series_max", "0", "at least 1"),
+        ("statsd", "timer_buckets = [1.0, 0.5]", "timer_buckets", "an array", "numbers that grow"),
+        ("statsd", "histogram_buckets = []", "histogram_buckets", "an empty array", "numbers that grow"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path, kind, line, key, got, wanted):
+    (tmp_path / "checks.d").mkdir()
+    file = tmp_path / "checks.d/apps.toml"
+    file.write_text(f'[[check]]\nname = "apps"\nkind = "{kind}"\n{line}\n')
+    with pytest.raises(ConfigError) as raised:
+        read_checks(Trees(tmp_path))
+    (problem,) = raised.value.problems
+    assert (problem.file, problem.line) == (str(file), 4)
+    assert problem.key.endswith(key)
+    assert got in problem.got
+    assert wanted in problem.wanted
