@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from watchbill import __version__
 from watchbill.clock import Clock, SystemClock
@@ -48,7 +49,6 @@ from watchbill_agent.backups.drop import ORDER
 from watchbill_agent.backups.host import HostBackups
 from watchbill_agent.backups.present import load_jobs
 from watchbill_agent.batch import Message
-from watchbill_agent.budget import Budget
 from watchbill_agent.checks.host import HostChecks
 from watchbill_agent.config import AgentConfig, load_config
 from watchbill_agent.counted import counted
@@ -68,9 +68,11 @@ from watchbill_agent.served import Served
 from watchbill_agent.spool import DiskSpool, Draft, Keeper, MemoryKeeper, MemorySpool, Sizes
 from watchbill_agent.spool.format import sixteen
 from watchbill_agent.status import StatusSocket
-from watchbill_agent.transports import Transport
 from watchbill_agent.true_time import TrueTime
-from watchbill_agent.way import mqtt_options, mqtt_url, require_mqtt
+from watchbill_agent.way import open_way
+
+if TYPE_CHECKING:
+    from watchbill_agent.budget import Budget
 
 log = logging.getLogger(__name__)
 
@@ -362,7 +364,7 @@ class Agent:
             log.warning("not enrolled: only the metrics page is served")
             return
         require_fast_protobuf()
-        transport = self._transport()
+        transport, self.budget = open_way(self.config, self._current_identity, self.clock, self.time)
         jitter = random.Random()  # noqa: S311 - Waits are spread with it, nothing is kept secret.
         sender = Sender(
             transport,
@@ -398,34 +400,6 @@ class Agent:
         held = {one.stream.name.lower(): one.last_seq for one in fork.retired}
         names = {"from": before.hex(), "to": self.spool.spool_id.hex()}
         await self.events.tell(SPOOL_FORKED, {**names, "held": held})
-
-    def _transport(self) -> Transport:
-        """The way to the collector; only its own packages are imported."""
-        config = self.config
-        url = mqtt_url(config, self._current_identity())
-        if url is not None:
-            require_mqtt()
-            from watchbill_agent.transports.over_mqtt import MqttTransport, WireCount
-
-            self.budget = None
-            if config.bytes_per_day is not None:
-                self.budget = Budget(config.bytes_per_day, self.clock.monotonic_s())
-            return MqttTransport(
-                self._current_identity,
-                lambda: mqtt_options(config, url),
-                self.clock,
-                WireCount(budget=self.budget),
-                self.time,
-            )
-        from watchbill_agent.transports.over_grpc import GrpcTransport
-
-        return GrpcTransport(
-            self._current_identity,
-            self.clock,
-            endpoint=str(config.collector) if config.collector is not None else "",
-            proxy=config.proxy,
-            time=self.time,
-        )
 
     def _start_renewing(self, house: Daemon, renewer: Renewer) -> "asyncio.Task[object]":
         return house.spawn("renewal", renewer.run(self._current_identity()))

@@ -3,13 +3,18 @@
 What agent.toml says decides; without a word there, the way this host was enrolled by.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from watchbill.clock import Clock
 from watchbill.errors import UsageError
 from watchbill.files import read_bounded
 from watchbill.topics import MqttUrl, parse_mqtt_url
+from watchbill_agent.budget import Budget
 from watchbill_agent.config import SYSTEM_AUTHORITIES, AgentConfig
+from watchbill_agent.transports import Transport
+from watchbill_agent.true_time import TrueTime
 
 if TYPE_CHECKING:
     from watchbill.identity import AgentIdentity
@@ -67,6 +72,26 @@ def mqtt_options(config: AgentConfig, url: MqttUrl) -> "MqttOptions":
         proxy=config.proxy,
         compress=config.edge,
     )
+
+
+def open_way(
+    config: AgentConfig, identity: "Callable[[], AgentIdentity]", clock: Clock, time: TrueTime
+) -> tuple[Transport, Budget | None]:
+    """The way to the collector, and what may be spent on it where that is bounded; only its own packages are
+    imported. `identity` is asked at each connection: the certificate is renewed meanwhile."""
+    url = mqtt_url(config, identity())
+    if url is None:
+        from watchbill_agent.transports.over_grpc import GrpcTransport
+
+        endpoint = str(config.collector) if config.collector is not None else ""
+        return GrpcTransport(identity, clock, endpoint=endpoint, proxy=config.proxy, time=time), None
+    require_mqtt()
+    from watchbill_agent.transports.over_mqtt import MqttTransport, WireCount
+
+    limit = config.bytes_per_day
+    budget = None if limit is None else Budget(limit, clock.monotonic_s())
+    counted = WireCount(budget=budget)
+    return MqttTransport(identity, lambda: mqtt_options(config, url), clock, counted, time), budget
 
 
 def require_mqtt() -> None:
