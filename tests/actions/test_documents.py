@@ -1,6 +1,8 @@
 """Commands, rosters and votes: what is signed comes back as it was, and nothing else passes for it."""
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from watchbill.actions.grants import (
     Vote,
     check_command,
     digest,
+    grant_id,
+    read_manifest,
     sign_vote,
 )
 from watchbill.actions.order import Address, Command, Purpose, open_order, sign_order
@@ -90,7 +94,7 @@ def vote(seed: bytes, person: str, **changes: object) -> bytes:
 
 
 def agreed(command: Command, **labels: str) -> frozenset[str]:
-    return check_command(command, "agent-2", "main", PROMOTE.needs, ROSTER, labels, NOW + 1000)
+    return check_command(command, "agent-2", "main", PROMOTE.needs, ROSTER, labels, NOW + 1000).approvers
 
 
 BOTH = replace(COMMAND, manifest=MANIFEST.content(), votes=(vote(ANNA, "anna"), vote(BORIS, "boris")))
@@ -147,6 +151,32 @@ def test_two_of_the_role_who_did_not_ask_are_enough() -> None:
 def test_less_than_was_asked_for_is_not_enough(command: Command, labels: dict[str, str], why: str) -> None:
     with pytest.raises(ApprovalsMissing, match=why):
         agreed(command, **labels)
+
+
+def test_what_was_agreed_to_says_how_often_and_what_did_not_say_is_once() -> None:
+    many = replace(MANIFEST, effects=(replace(EFFECT, times=3),), asked=7)
+    assert read_manifest(many.content()) == many
+    old = replace(many, version=1)
+    assert b"times" not in old.content()
+    found = read_manifest(old.content())
+    assert (found.version, found.effects[0].times, found.content()) == (1, 1, old.content()), "the same bytes"
+    # Named twice, as an undo by the same action is: as often as both say.
+    assert replace(many, effects=(*many.effects, EFFECT)).times(EFFECT) == 4
+    assert many.times(replace(EFFECT, step="other")) is None
+    assert len({grant_id(one.content(), EFFECT) for one in (many, old, replace(many, asked=8))}) == 3
+    assert grant_id(many.content(), EFFECT) == grant_id(many.content(), replace(EFFECT, times=9))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"v": 3}, {"v": 0}, {"asked": "x"}, {"times": 129}, {"times": -1}, {"times": True}, {"times": 1.5}],
+)
+def test_a_manifest_that_says_it_otherwise_is_none(change: dict[str, Any]) -> None:
+    document = json.loads(MANIFEST.content())
+    for name, value in change.items():
+        (document["effects"][0] if name == "times" else document)[name] = value
+    with pytest.raises(Unreadable):
+        read_manifest(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
 
 
 def test_who_asked_does_not_count() -> None:

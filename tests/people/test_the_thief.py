@@ -63,6 +63,8 @@ class Victim:
             '[[action]]\nname = "pg.promote"\nargv = ["/bin/true", "{{port}}"]\neffect = "once"\n'
             'args.port = { type = "int", min = 1024, max = 65535, default = 5432 }\n'
             'needs = { approvals = 2, role = "dba" }\nparallel = 8\ncooldown = "30m"\n'
+            '[[action]]\nname = "pg.fence"\nargv = ["/bin/true"]\neffect = "once"\n'
+            'needs = { approvals = 2, role = "dba" }\nparallel = 32\n'
         )
         enrolled = Enrolled(
             site=SITE,
@@ -170,7 +172,9 @@ def roster(victim: Victim, *people: Person, serial: int = 1, **more: Any) -> Ros
     return replace(found, **more)
 
 
-def manifest_of(victim: Victim, command: Command, requester: str = "carla") -> bytes:
+def manifest_of(
+    victim: Victim, command: Command, requester: str = "carla", times: int = 1, **changes: Any
+) -> bytes:
     """What people are shown."""
     now_ms = victim.clock.wall_ms()
     effect = ProtectedEffect(
@@ -180,8 +184,9 @@ def manifest_of(victim: Victim, command: Command, requester: str = "carla") -> b
         action=command.action,
         action_digest=command.action_digest,
         arguments=dict(command.arguments),
+        times=times,
     )
-    return Manifest(
+    made = Manifest(
         site=SITE,
         run=command.run,
         runbook=command.runbook,
@@ -193,7 +198,8 @@ def manifest_of(victim: Victim, command: Command, requester: str = "carla") -> b
         opened_ms=now_ms,
         expires_ms=now_ms + HOUR_MS,
         effects=(effect,),
-    ).content()
+    )
+    return replace(made, **changes).content()
 
 
 def vote(victim: Victim, manifest: bytes, run: str, name: str, seed: bytes, *, yes: bool = True) -> bytes:
@@ -213,9 +219,11 @@ def vote(victim: Victim, manifest: bytes, run: str, name: str, seed: bytes, *, y
     )
 
 
-def agreed(victim: Victim, command: Command, *people: tuple[str, bytes], requester: str = "carla") -> Command:
+def agreed(
+    victim: Victim, command: Command, *people: tuple[str, bytes], requester: str = "carla", **more: Any
+) -> Command:
     """A command with what these people have signed."""
-    manifest = manifest_of(victim, command, requester)
+    manifest = manifest_of(victim, command, requester, **more)
     votes = tuple(vote(victim, manifest, command.run, name, seed) for name, seed in people)
     return replace(command, manifest=manifest, votes=votes)
 
@@ -323,16 +331,83 @@ def test_he_uses_what_was_agreed_to_for_something_else(victim: Victim, thief: Th
         assert "agreed to something else" in thief.is_refused(other).detail, change
 
 
-def test_what_was_agreed_to_is_had_again_only_within_its_time_and_the_rest_of_the_action(
+def fence(victim: Victim, thief: Thief) -> Command:
+    """An action that does not rest: nothing but what people agreed to bounds it."""
+    found = victim.allowed.actions["pg.fence"]
+    return thief.command(action="pg.fence", action_digest=found.digest(), arguments={})
+
+
+def test_he_numbers_attempts_as_he_likes_and_begins_no_more_than_people_agreed_to(
     victim: Victim, thief: Thief
 ) -> None:
-    """A retry is a new attempt of what was agreed to, and a thief can retry: what must not be had twice needs a
-    cooldown, which the host keeps."""
+    """The host counts by what was agreed to and what it does; numbers of attempts are the thief's to draw."""
     thief.order(RosterCopy(sign_roster(SAFE, roster(victim))))
-    command = agreed(victim, thief.command(), *BOTH)
+    command = agreed(victim, fence(victim, thief), *BOTH, times=2)
     thief.order(command)
     (again,) = thief.order(command)
     assert isinstance(again, Accepted), "the answer of the first time"
+    (second,) = thief.order(replace(command, attempt=900))
+    assert isinstance(second, Accepted), "people agreed to one retry"
+    for change in ({"attempt": 2}, {"attempt": 3, "purpose": Purpose.UNDO}, {"attempt": 4, "lock": "x"}):
+        found = thief.is_refused(replace(command, **change))
+        assert (found.reason, "begun 2 of the 2 times" in found.detail) == (Refusal.SPENT, True)
+    # Not after a restart either, nor once what ran is over and forgotten by the agent.
+    victim.clock.advance(600)
+    victim.runner.look()
+    victim.runner.confirm([event.id for event in victim.runner.waiting()])
+    victim.runner.close()
+    victim.runner = victim.started()
+    assert thief.is_refused(replace(command, attempt=5)).reason is Refusal.SPENT
+    # To write a larger number into what was signed voids it.
+    more = replace(command, attempt=6, manifest=manifest_of(victim, command, times=9))
+    assert "agreed to something else" in thief.is_refused(more).detail
+    # When people sign again, it may begin again, as often as they say then.
+    victim.clock.advance(1)
+    anew = agreed(victim, replace(command, attempt=7), *BOTH)
+    (found_anew,) = thief.order(anew)
+    assert isinstance(found_anew, Accepted)
+    assert thief.is_refused(replace(anew, attempt=8)).reason is Refusal.SPENT
+
+
+def test_what_was_signed_before_manifests_said_how_often_begins_once(victim: Victim, thief: Thief) -> None:
+    thief.order(RosterCopy(sign_roster(SAFE, roster(victim))))
+    command = agreed(victim, fence(victim, thief), *BOTH, times=9, version=1)
+    assert b"times" not in command.manifest
+    (found,) = thief.order(command)
+    assert isinstance(found, Accepted)
+    assert thief.is_refused(replace(command, attempt=2)).reason is Refusal.SPENT
+
+
+def test_he_brings_about_that_the_ledger_is_lost_and_what_was_agreed_to_before_is_worth_nothing(
+    victim: Victim, thief: Thief
+) -> None:
+    thief.order(RosterCopy(sign_roster(SAFE, roster(victim))))
+    command = agreed(victim, fence(victim, thief), *BOTH)
+    thief.order(command)
+    victim.runner.close()
+    (victim.homes.var / "ledger").unlink()
+    victim.clock.advance(1)
+    victim.runner = victim.started()
+    found = thief.is_refused(replace(command, attempt=2))
+    assert (found.reason, "cannot know whether it has begun" in found.detail) == (Refusal.SPENT, True)
+    (anew,) = thief.order(agreed(victim, replace(command, attempt=3), *BOTH))
+    assert isinstance(anew, Accepted)
+
+
+def test_nobody_agrees_to_anything_for_longer_than_hosts_remember(victim: Victim, thief: Thief) -> None:
+    thief.order(RosterCopy(sign_roster(SAFE, roster(victim))))
+    ends_ms = victim.clock.wall_ms() + 91 * DAY_MS
+    found = thief.is_refused(agreed(victim, fence(victim, thief), *BOTH, expires_ms=ends_ms))
+    assert "for more than 90 days" in found.detail
+
+
+def test_what_was_agreed_to_is_had_again_only_within_its_time_and_the_rest_of_the_action(
+    victim: Victim, thief: Thief
+) -> None:
+    """What people let begin more than once still rests between, and ends with their agreement."""
+    thief.order(RosterCopy(sign_roster(SAFE, roster(victim))))
+    command = agreed(victim, thief.command(), *BOTH, times=2)
+    thief.order(command)
     assert victim.runner.running == 1
     found = thief.is_refused(replace(command, attempt=2))
     assert (found.reason, "pg.promote rests for another" in found.detail) == (Refusal.COOLDOWN, True)

@@ -1,5 +1,6 @@
 """A collector's runs over hosts in memory: a real store, a clock moved by hand, and everything can be killed."""
 
+import base64
 import contextlib
 import itertools
 import os
@@ -13,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from watchbill.actions.definition import Action, Argument, Effect, Kind, Needs
+from watchbill.actions.grants import Vote, sign_vote
 from watchbill.actions.outcomes import (
     COMMAND_ACCEPTED,
     COMMAND_FINISHED,
@@ -22,7 +24,7 @@ from watchbill.actions.outcomes import (
     Inventory,
     Refused,
 )
-from watchbill.actions.roster import Roster
+from watchbill.actions.roster import Person, Roster
 from watchbill.actions.signing import public_key
 from watchbill.clock import ManualClock
 from watchbill_collector.runbooks.expression import Facts
@@ -31,7 +33,7 @@ from watchbill_collector.runbooks.fleet import Fleet, KnownHost
 from watchbill_collector.runbooks.model import Runbook
 from watchbill_collector.runbooks.reading import read_runbook
 from watchbill_collector.runbooks.run.progress import Run
-from watchbill_collector.runbooks.run.rows import Created, Row
+from watchbill_collector.runbooks.run.rows import Created, Row, Voted
 from watchbill_collector.runbooks.run.verbs import obey
 from watchbill_collector.runbooks.run.words import RunVerb
 from watchbill_collector.runbooks.run.world import World
@@ -49,6 +51,7 @@ from watchbill_collector.store.schema import CRIT_RECORDS
 SITE = "main"
 MEMORY = Path("/dev/shm")
 SEED = b"\x07" * 32
+PEOPLE = {name: bytes([number]) * 32 for number, name in enumerate(("anna", "boris", "carla"), 20)}
 KINDS = {Accepted: COMMAND_ACCEPTED, Finished: COMMAND_FINISHED, Refused: COMMAND_REFUSED}
 
 
@@ -266,6 +269,38 @@ class House:
         assert live is not None, "the run has ended"
         await self.runs.add(live, lambda: rows, Entry(actor="ada", action="run.vote", target=run_id))
         await self.settle()
+
+    def staff(self, role: str = "dba") -> None:
+        """A roster with everybody of PEOPLE, which every host has."""
+        now_ms = self.clock.wall_ms()
+        people = tuple(
+            Person(name=name, key=public_key(seed), roles=(role,)) for name, seed in PEOPLE.items()
+        )
+        self.roster = Roster(
+            site=SITE, serial=1, issued_ms=now_ms, expires_ms=now_ms + 86_400_000, people=people
+        )
+        for host in self.fleet.hosts.values():
+            host.roster = self.roster
+
+    async def agree(self, run_id: str, gate: str, *people: str) -> None:
+        """They sign what the gate asks."""
+        for person in people:
+            progress = self.run(run_id).step(gate).gate
+            assert progress is not None, "the gate is not open"
+            opened, now_ms = progress.opened, self.clock.wall_ms()
+            vote = Vote(
+                manifest=opened.digest,
+                site=SITE,
+                run=run_id,
+                gate=gate,
+                person=person,
+                approve=True,
+                signed_ms=now_ms,
+                expires_ms=now_ms + 3_600_000,
+            )
+            signed = base64.b64encode(sign_vote(PEOPLE[person], vote)).decode()
+            row = Voted(step=gate, person=person, approve=True, digest=opened.digest, signed=signed)
+            await self.add(run_id, row)
 
     def run(self, run_id: str) -> Run:
         """As it is in memory."""

@@ -148,7 +148,7 @@ class Host:
         )
         return sign_roster(SAFE, replace(roster, **changes))
 
-    def agreed(self, command: Command, *people: str) -> Command:
+    def agreed(self, command: Command, *people: str, times: int = 1, **changes: Any) -> Command:
         """A command with a manifest and votes."""
         now_ms = self.clock.wall_ms()
         manifest = Manifest(
@@ -170,9 +170,11 @@ class Host:
                     action=command.action,
                     action_digest=command.action_digest,
                     arguments=dict(command.arguments),
+                    times=times,
                 ),
             ),
         )
+        manifest = replace(manifest, **changes)
         votes = tuple(
             sign_vote(
                 {"anna": ANNA, "boris": BORIS}[person],

@@ -67,9 +67,9 @@ def bundle(host: Host, action: str, **changes: Any) -> Bundle:
 
 
 def votes(
-    made: Bundle, *people: str, run: str = "", values: dict[str, str] | None = None
+    made: Bundle, *people: str, run: str = "", values: dict[str, str] | None = None, attempt: int = 1
 ) -> tuple[bytes, ...]:
-    manifest = made.manifest("promote", "do", run, values or {})
+    manifest = made.manifest("promote", "do", run, values or {}, attempt)
     return tuple(
         sign_vote(
             PEOPLE[person],
@@ -185,6 +185,35 @@ def test_a_protected_step_needs_the_same_signatures_and_takes_the_bundles_roster
     assert outcomes.read_breakglass(begun.payload).accepted.approvers == ("anna", "boris")
     ended(runner)
     assert counted.read_text() == "x"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_protected_step_begins_as_often_as_was_signed_and_each_attempt_more_is_signed_for_itself(
+    host: Host, counted: Path, version: int
+) -> None:
+    """Also when the bundle is older than the ledger: root, who asks himself, was told to look first."""
+    host.install_roster_key()
+    made = bundle(host, "promote", roster=host.roster(), version=version)
+    step = replace(made.steps[0], times=2) if version > 1 else made.steps[0]
+    made = replace(made, steps=(step,), issued_ms=made.issued_ms - DAY_MS)
+    assert glance(sign_bundle(COLLECTOR, made)) == made, "it reads back as it was written"
+    runner = host.runner()
+    first = votes(made, "anna", "boris")
+    for attempt in range(1, step.times + 1):
+        runner.act(asked(made, votes=first, attempt=attempt))
+        ended(runner)
+        runner.confirm([event.id for event in runner.waiting()])
+    beyond = step.times + 1
+    assert refusal(runner, asked(made, votes=first, attempt=beyond)) is Refusal.APPROVALS
+    anew = votes(made, "anna", "boris", attempt=beyond)
+    runner.act(asked(made, votes=anew, attempt=beyond))
+    ended(runner)
+    assert counted.read_text() == "x" * beyond
+    # An order of the collector's with those votes is counted with them, and one of its own is not the bundle's.
+    sent = host.command("promote", run="bundle-b1", step="promote", attempt=9, lock="pg/db2")
+    manifest = made.manifest("promote", "do", "", {}).content()
+    (event,) = runner.order(host.signed(replace(sent, manifest=manifest, votes=first))).events
+    assert outcomes.read_refused(event.payload).reason is Refusal.SPENT
 
 
 def test_what_is_not_the_collectors_not_in_time_or_not_allowed_is_refused(host: Host, counted: Path) -> None:

@@ -16,7 +16,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from watchbill.actions import outcomes
@@ -318,9 +318,8 @@ class Runner:
             self._bring_roster(store, host, bundle.roster)
             self.look()
             running = {room: one.job for room, one in self._running.items()}
-            yes = judge_command(
-                command, self.host(), store.ledger, running, len(self._empty_rooms(store)), now
-            )
+            rooms = len(self._empty_rooms(store))
+            yes = judge_command(command, self.host(), store.ledger, running, rooms, now, by_root=True)
             glass = glass_of(asked, bundle, command)
             log.critical(
                 "begun without the collector",
@@ -386,8 +385,9 @@ class Runner:
         )
         look = yes.plan or yes.action.effect is Effect.READ
         class_ = Class.LOOK if look else Class.EFFECT
-        kept_ms = max(KEPT_MS[class_], 0 if yes.plan else yes.action.cooldown_s * 1000)
-        entry = self._entry(key, class_, "" if yes.plan else yes.action.name, now, kept_ms)
+        entry = self._entry(key, class_, "" if yes.plan else yes.action.name, now, _kept_ms(yes, class_, now))
+        if yes.grant is not None and not look:
+            entry = replace(entry, grant=yes.grant.id)
         room = self._empty_rooms(store)[0]
         changed = marks.epoch != store.ledger.marks.epoch
         store.rooms.settle(room, job)
@@ -729,6 +729,13 @@ class Runner:
             "answers_dropped": self._answers.dropped,
             "fault": self.fault,
         }
+
+
+def _kept_ms(yes: Yes, class_: Class, now: Now) -> int:
+    """For how long a command that is taken up is remembered: also as long as it rests, or people's agreement lasts."""
+    rest_ms = 0 if yes.plan else yes.action.cooldown_s * 1000
+    agreed_ms = 0 if yes.grant is None else yes.grant.expires_ms - now.wall_ms
+    return max(KEPT_MS[class_], rest_ms, agreed_ms)
 
 
 def _never_started(job: Job) -> Progress:

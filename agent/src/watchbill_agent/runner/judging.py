@@ -1,7 +1,7 @@
 """Whether an order is carried out. In this order, and the first word that fits is the answer:
 
     signature, form, site and host, epoch, times, the key already known, counter, action and its digest, purpose,
-    arguments, approvals, cooldown, parallel, lock, how many at a time, executable
+    arguments, approvals, how often they let it begin, cooldown, parallel, lock, how many at a time, executable
 
 Nothing here writes or runs anything. What is believed comes from root's own files, from the ledger and from the clock;
 of the order nothing is believed before the collector's signature holds, and of approvals nothing but the signatures.
@@ -16,7 +16,7 @@ from watchbill.actions.canonical import canonical
 from watchbill.actions.definition import Action, ArgumentRefused, Effect, Value
 from watchbill.actions.enrolled import Enrolled
 from watchbill.actions.files import Allowed
-from watchbill.actions.grants import ApprovalsMissing, check_command
+from watchbill.actions.grants import ApprovalsMissing, Grant, check_command
 from watchbill.actions.order import LOOKS, Address, Command, Order, Purpose, Refusal, open_order
 from watchbill.actions.roster import Roster, RosterRefused, open_roster
 from watchbill.actions.signing import SignatureRefused
@@ -119,12 +119,17 @@ def check_counter(address: Address, marks: Marks) -> Marks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yes:
-    """A command that is carried out: what runs."""
+    """A command that is carried out: what runs, and by what agreement where one is needed."""
 
     action: Action
     task: Task
     plan: bool
-    approvers: tuple[str, ...]
+    grant: Grant | None
+
+    @property
+    def approvers(self) -> tuple[str, ...]:
+        """Who has agreed."""
+        return () if self.grant is None else tuple(sorted(self.grant.approvers))
 
 
 def judge_command(
@@ -134,19 +139,23 @@ def judge_command(
     running: Mapping[int, Job],
     rooms: int,
     now: Now,
+    *,
+    by_root: bool = False,
 ) -> Yes:
-    """From the action on. `running` are the jobs that go on, by their rooms; `rooms` how many rooms are empty. Raises
-    Judged."""
+    """From the action on. `running` are the jobs that go on, by their rooms; `rooms` how many rooms are empty;
+    `by_root`: root of this host asks for it, not the collector. Raises Judged."""
     assert host.enrolled is not None, "its order was heard"
     action = _action(command, host.allowed)
     plan = _plans(command, action)
     bound = _arguments(command, action, host.enrolled)
     # What only shows what it would do needs nobody; a look that root protects needs people like everything else.
-    approvers = () if plan else _approvers(command, action, host, ledger.marks, now)
+    grant = None if plan else _grant(command, action, host, ledger.marks, now)
+    if grant is not None and action.effect is not Effect.READ:
+        _check_times(grant, ledger, by_root=by_root)
     if not plan:
         _check_cooldown(action, ledger, now)
     _check_company(command, action, plan, running, rooms)
-    return Yes(action=action, task=_task(action, bound, host.owner, plan), plan=plan, approvers=approvers)
+    return Yes(action=action, task=_task(action, bound, host.owner, plan), plan=plan, grant=grant)
 
 
 def _action(command: Command, allowed: Allowed) -> Action:
@@ -183,13 +192,13 @@ def _arguments(command: Command, action: Action, enrolled: Enrolled) -> dict[str
         raise Judged(Refusal.ARGUMENTS, str(exc)) from exc
 
 
-def _approvers(command: Command, action: Action, host: Host, marks: Marks, now: Now) -> tuple[str, ...]:
+def _grant(command: Command, action: Action, host: Host, marks: Marks, now: Now) -> Grant | None:
     if not action.protected:
-        return ()
+        return None
     assert host.enrolled is not None, "its order was heard"
     roster = believed_roster(host, marks, now)
     try:
-        agreed = check_command(
+        return check_command(
             command,
             host.enrolled.agent_id,
             host.enrolled.site,
@@ -200,7 +209,22 @@ def _approvers(command: Command, action: Action, host: Host, marks: Marks, now: 
         )
     except ApprovalsMissing as exc:
         raise Judged(Refusal.APPROVALS, str(exc)) from exc
-    return tuple(sorted(agreed))
+
+
+def _check_times(grant: Grant, ledger: Ledger, *, by_root: bool) -> None:
+    """How often people let it begin, counted here: attempts are numbered by who orders them. What was agreed to before
+    this ledger counted may have begun unseen; root, who asks himself, was told to look first. Raises Judged."""
+    if grant.opened_ms < ledger.counts_ms and not by_root:
+        raise Judged(
+            Refusal.SPENT,
+            "agreed to before this ledger was made, which cannot know whether it has begun: people have to agree anew",
+        )
+    begun = ledger.begun(grant.id)
+    if begun >= grant.times:
+        raise Judged(
+            Refusal.SPENT,
+            f"it has begun {begun} of the {grant.times} times that were agreed to: people have to agree anew",
+        )
 
 
 def believed_roster(host: Host, marks: Marks, now: Now) -> Roster:

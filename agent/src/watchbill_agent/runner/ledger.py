@@ -12,6 +12,10 @@
 4. A ledger that is lost is another ledger, with another id, and the collector knows that this one cannot tell. What was
    ordered before it was made is refused: the counters that would show a repetition are gone with the old one.
 5. A decision that cannot be read any more makes it another ledger too, which keeps what can be read.
+6. A decision on something protected holds the name of what people agreed to (`grants.Grant.id`), and is kept as long as
+   that lasts: how often it began is how many such decisions there are. So it is counted before it is begun, in the very
+   write that decides, and what was counted and perhaps never begun has begun. A ledger knows since when it counts
+   (`counts_ms`); of what was agreed to before, it cannot tell.
 """
 
 import json
@@ -22,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from watchbill.actions.bounds import CLOCK_AHEAD_MS_MAX, LEDGER_DAYS
+from watchbill.actions.bounds import AGREED_DAYS_MAX, CLOCK_AHEAD_MS_MAX, DAY_MS, LEDGER_DAYS
 from watchbill.errors import StorageError
 from watchbill.files import make_directory
 from watchbill_agent.runner import bounds
@@ -34,7 +38,8 @@ CELL_BYTES: Final = 512
 MARKS: Final = (8, 16)
 FIRST: Final = 24
 """Cells between them lie on pages of their own: one that is torn takes no other along."""
-DAY_MS: Final = 86_400_000
+VERSION: Final = 2
+"""Since it counts by agreements. A ledger of version 1 is read, and counts from then on."""
 SET_ASIDE: Final = ".damaged"
 
 
@@ -65,7 +70,8 @@ class Marks:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One decision. `action` is "" where none was run; `reason` is the word of a refusal; `boottime_ms` counts with
-    `boot` alone; `until_ms` is when it may be forgotten. `slot` is its place."""
+    `boot` alone; `until_ms` is when it may be forgotten; `grant` is what people agreed to, "" where nobody had to.
+    `slot` is its place."""
 
     key: str
     class_: Class
@@ -75,12 +81,15 @@ class Entry:
     boottime_ms: int
     until_ms: int
     reason: str = ""
+    grant: str = ""
     slot: int = -1
 
     def content(self) -> bytes:
         """For the cell."""
+        agreed = {"g": self.grant} if self.grant else {}
         return _json(
-            {
+            agreed
+            | {
                 "k": self.key,
                 "c": self.class_.value,
                 "a": self.action,
@@ -148,6 +157,7 @@ class Ledger:
         if who is None:
             raise Damaged(f"{cells.path}: it does not say who it is")
         self.id, self.made_ms = str(who["id"]), int(who["at"])
+        self.counts_ms = int(who.get("counts", now_ms))
         if who["slots"] != self.slots:
             raise Damaged(f"{cells.path}: a part of it is missing")
         self._mark_number, self.marks = self._newest_marks(found)
@@ -160,6 +170,9 @@ class Ledger:
             self._another(now_ms)
         if mend:
             self._mend_times(now_ms)
+        if mend and "counts" not in who:
+            self._write_who()
+            self._cells.sync()
 
     @staticmethod
     def join(disk: Disk, directory: Path) -> "Ledger":
@@ -186,7 +199,7 @@ class Ledger:
         new.unlink(missing_ok=True)
         Cells.make(new, CELL_BYTES, count)
         cells = Cells(disk, new, CELL_BYTES, count)
-        cells.write(0, _who(os.urandom(16).hex(), now_ms, slots))
+        cells.write(0, _who(os.urandom(16).hex(), now_ms, now_ms, slots))
         cells.write(MARKS[0], _json({"n": 1, "e": 0, "c": 0, "r": 0}))
         cells.sync()
         cells.close()
@@ -228,6 +241,10 @@ class Ledger:
     def runs_of(self, action: str) -> Iterator[Entry]:
         """What was accepted of an action."""
         return (entry for entry in self._entries.values() if entry.action == action)
+
+    def begun(self, grant: str) -> int:
+        """How often what people agreed to has begun, or may have."""
+        return sum(entry.grant == grant for entry in self._entries.values())
 
     @property
     def damaged(self) -> int:
@@ -315,6 +332,7 @@ class Ledger:
             boottime_ms=found["m"],
             until_ms=found["u"],
             reason=found["r"],
+            grant=found.get("g", ""),
             slot=slot,
         )
 
@@ -323,27 +341,31 @@ class Ledger:
         came, and nothing forgotten."""
         ahead = [entry for entry in self._entries.values() if entry.at_ms > now_ms + CLOCK_AHEAD_MS_MAX]
         for entry in ahead:
-            mended = replace(entry, at_ms=now_ms, until_ms=now_ms + entry.until_ms - entry.at_ms)
+            kept_ms = max(entry.until_ms - entry.at_ms, AGREED_DAYS_MAX * DAY_MS if entry.grant else 0)
+            mended = replace(entry, at_ms=now_ms, until_ms=now_ms + kept_ms)
             self._cells.write(FIRST + 2 * entry.slot, mended.content())
             self._entries[entry.key] = mended
-        if self.made_ms > now_ms + CLOCK_AHEAD_MS_MAX:
-            self.made_ms = now_ms
-            self._cells.write(0, _who(self.id, now_ms, self.slots))
+        if max(self.made_ms, self.counts_ms) > now_ms + CLOCK_AHEAD_MS_MAX:
+            self.made_ms, self.counts_ms = min(self.made_ms, now_ms), min(self.counts_ms, now_ms)
+            self._write_who()
         elif not ahead:
             return
         self._cells.sync()
 
     def _another(self, now_ms: int) -> None:
         """What it held it may not know any more: from now on it is another ledger."""
-        self.id, self.made_ms = os.urandom(16).hex(), now_ms
+        self.id, self.made_ms, self.counts_ms = os.urandom(16).hex(), now_ms, now_ms
         for slot in self._damaged:
             self._cells.write(FIRST + 2 * slot, b"", b"")
-        self._cells.write(0, _who(self.id, now_ms, self.slots))
+        self._write_who()
         self._cells.sync()
 
+    def _write_who(self) -> None:
+        self._cells.write(0, _who(self.id, self.made_ms, self.counts_ms, self.slots))
 
-def _who(id_: str, at_ms: int, slots: int) -> bytes:
-    return _json({"v": 1, "id": id_, "at": at_ms, "slots": slots})
+
+def _who(id_: str, at_ms: int, counts_ms: int, slots: int) -> bytes:
+    return _json({"v": VERSION, "id": id_, "at": at_ms, "counts": counts_ms, "slots": slots})
 
 
 def _json(document: dict[str, Any]) -> bytes:

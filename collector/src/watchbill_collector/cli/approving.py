@@ -27,6 +27,7 @@ from watchbill_collector.cli.runbook_text import (
     prose,
     sheet,
     step_words,
+    times_words,
     width_of,
 )
 from watchbill_collector.cli.screen import Screen, clean, span
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 COMMENT_CHARACTERS_MAX: Final = 500
 VALUE_MAX: Final = 1_024
 DIGITS_SHOWN: Final = 16
+ATTEMPTS_MAX: Final = 1_000
+"""Of a bundle's step, as hosts know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,13 @@ class _Gate:
 )
 @click.option("--run", "bundle_run", default="", metavar="ID", help="--bundle: the run that it goes on with.")
 @click.option("--undo", is_flag=True, help="--bundle: the step's undo.")
+@click.option(
+    "--attempt",
+    type=click.IntRange(1, ATTEMPTS_MAX),
+    default=1,
+    metavar="N",
+    help="--bundle: one attempt more than was agreed to before.",
+)
 @talks
 def approve(
     session: Session,
@@ -82,6 +92,7 @@ def approve(
     values: tuple[str, ...],
     bundle_run: str,
     undo: bool,
+    attempt: int,
 ) -> None:
     """Agree to what RUN wants to do at the gate STEP, with the key in ~/.config/watchbill/approval.key.
 
@@ -94,12 +105,15 @@ def approve(
             raise Misused(
                 "a bundle's step is signed into a file", "watchbill approve --bundle F STEP --out A"
             )
+        kind = "undo" if undo else "do"
         approve_step(
-            session, bundle, run_id, out, values, bundle_run, comment, kind="undo" if undo else "do", yes=yes
+            session, bundle, run_id, out, values, bundle_run, comment, attempt=attempt, kind=kind, yes=yes
         )
         return
-    if out or values or bundle_run or undo:
-        raise Misused("--out, --set, --run and --undo go with --bundle", "watchbill approve RUN STEP")
+    if out or values or bundle_run or undo or attempt > 1:
+        raise Misused(
+            "--out, --set, --run, --undo and --attempt go with --bundle", "watchbill approve RUN STEP"
+        )
     _vote(session, run_id, step, comment, approve=True, yes=yes, login=login)
 
 
@@ -228,6 +242,7 @@ def gate_lines(screen: Screen, manifest: "Manifest", content: bytes) -> Iterator
         for name, value in effect.arguments.items():
             yield from folded([f"{clean(name)} =", clean(json.dumps(value), VALUE_MAX)], " " * 6, 10, width)
         yield f"      action {clean(effect.action_digest)}"
+        yield f"      may begin {times_words(effect.times)} on each host, which counts it"
     if manifest.effects:
         yield ""
         yield "What an action runs, its host says: watchbill-agent actions list --digest"
@@ -238,7 +253,8 @@ def _alike(effects: Sequence["ProtectedEffect"]) -> "list[list[ProtectedEffect]]
     """Effects that differ by their hosts alone stand together."""
     found: dict[tuple[str, ...], list[ProtectedEffect]] = {}
     for one in effects:
-        key = (one.step, one.action, one.action_digest, json.dumps(dict(one.arguments), sort_keys=True))
+        arguments = json.dumps(dict(one.arguments), sort_keys=True)
+        key = (one.step, one.action, one.action_digest, arguments, str(one.times))
         found.setdefault(key, []).append(one)
     return list(found.values())
 

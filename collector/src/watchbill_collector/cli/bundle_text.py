@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from watchbill_collector.cli.runbook_text import times_words
 from watchbill_collector.cli.screen import clean, span
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ def _act(one: "BundleStep", file: str, kind: str = "do") -> Iterator[str]:
             f"- Needs {one.approvals} of {clean(one.role)}: each signs with "
             f"`watchbill approve --bundle {clean(file)} {clean(one.step)}{_sets(one)} --out NAME`"
         )
+        if one.times:
+            yield (
+                f"- Their word lets it begin {times_words(one.times)}; each attempt after that is signed for itself, "
+                "and done with the same `--attempt N`"
+            )
     if one.acts:
         flags = "" if kind == "do" else f" --{kind}"
         approvals = " --approval NAME NAME" if one.approvals else ""

@@ -59,6 +59,7 @@ def approve_step(
     run_id: str,
     comment: str,
     *,
+    attempt: int,
     kind: str,
     yes: bool,
 ) -> None:
@@ -86,7 +87,7 @@ def approve_step(
             f"{': those that do are ' + clean(known, 400) if known else ''}"
         )
     try:
-        manifest = bundle.manifest(step, kind, run_id, assignments(values))
+        manifest = bundle.manifest(step, kind, run_id, assignments(values), attempt)
         content = manifest.content()
     except (ArgumentRefused, Unreadable) as exc:
         raise Misused(clean(str(exc), 400)) from exc

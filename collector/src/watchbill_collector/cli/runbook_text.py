@@ -65,6 +65,11 @@ def command_line(argv: Sequence[str]) -> list[str]:
     return [clean(shlex.quote(part), ARGUMENT_MAX) for part in argv]
 
 
+def times_words(times: int) -> str:
+    """How often something protected may begin; 0: it only looks."""
+    return "as often as it is wanted" if not times else "once" if times == 1 else f"{times} times"
+
+
 def count_of(number: int, noun: str) -> str:
     """`1 host`, `2 hosts`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

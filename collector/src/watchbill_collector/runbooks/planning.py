@@ -6,7 +6,7 @@ follows is shown and not judged.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from watchbill.actions.definition import Action, Effect
@@ -36,6 +36,7 @@ from watchbill_collector.runbooks.resolving import (
     left_out,
     protected_effects,
     resolve,
+    times_of,
 )
 from watchbill_collector.runbooks.templates import plain, render
 from watchbill_collector.yamltree import printable
@@ -56,7 +57,7 @@ class PlanRow:
     `kind` is that of the step, or undo or cleanup. `verdict` is ok, bad, unknown, or "" where there is nothing to judge
     yet. `look`: a read action whose output the plan has use for. `plan_argv` shows what the action itself says that it
     would do. `arguments` is None as long as some are not known; then `given` are the others, and `missing` says what
-    these are taken from.
+    these are taken from. `times` is how often it may begin once people have agreed to it.
     """
 
     step: str
@@ -79,6 +80,7 @@ class PlanRow:
     verdict: str = NOT_JUDGED
     detail: str = ""
     seen: str = ""
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,9 +225,11 @@ class _Planning:
     ) -> bool:
         resolved: Resolved = resolve(act, scope, self._fleet, self._facts)
         commit = step is not None and step.commit
+        retries = step.retry_times if step is not None else 0
         changed = False
         for one in resolved.bound:
             row = self._row(name, kind, one, condition, commit=commit)
+            row = replace(row, times=times_of(one.action.effect, retries))
             self.rows.append(row)
             if row.verdict == BAD and not (step is not None and step.on_fail is OnFail.CONTINUE):
                 self.problems.append(f"{name}: {row.action} fails on {row.host}")
@@ -233,7 +237,9 @@ class _Planning:
                 changed = True
                 self.changed.add(one.host.name)
         for other in resolved.unbound:
-            self.rows.append(_unbound_row(name, kind, other, condition, commit=commit))
+            waits = _unbound_row(name, kind, other, condition, commit=commit)
+            known = Effect.ONCE if other.known is None else other.known.effect
+            self.rows.append(replace(waits, times=times_of(known, retries)))
             changed |= kind == "do" and other.known is not None and other.known.effect is not Effect.READ
             if not other.unknown:
                 self.problems.append(f"{name}: {other.message}")

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from watchbill.actions.definition import Action, Argument, ArgumentRefused, Effect, Kind
 from watchbill.actions.definition import Value as ArgumentValue
-from watchbill.actions.grants import ProtectedEffect
+from watchbill.actions.grants import UNCOUNTED, ProtectedEffect
 from watchbill.config import ByteSize, Duration, NotWanted
 from watchbill_collector.runbooks.expression import Facts, Known, Scope, Unknown, Value
 from watchbill_collector.runbooks.expressions import NO_FACTS
@@ -50,9 +50,10 @@ class Bound:
         """Exactly what would be run there."""
         return self.action.command_line(self.arguments)
 
-    def effect(self, step: str) -> ProtectedEffect:
-        """As people agree to it."""
+    def effect(self, step: str, retries: int = 0) -> ProtectedEffect:
+        """As people agree to it, with so many further tries."""
         return ProtectedEffect(
+            times=times_of(self.action.effect, retries),
             step=step,
             agent=self.host.agent,
             host=self.host.name,
@@ -109,6 +110,12 @@ def resolve(act: Act, scope: Scope, fleet: Fleet, facts: Facts = NO_FACTS) -> Re
         else:
             unbound.append(found)
     return Resolved(tuple(bound), tuple(unbound))
+
+
+def times_of(effect: Effect, retries: int) -> int:
+    """How often something may begin once people have agreed: it, and as often as its step tries again by itself. What
+    only looks is not counted."""
+    return UNCOUNTED if effect is Effect.READ else 1 + retries
 
 
 def probe_for(bound: Bound) -> Bound | Unbound | None:

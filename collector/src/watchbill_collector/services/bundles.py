@@ -112,4 +112,5 @@ def _step(row: PlanRow, fleet: Fleet) -> BundleStep:
         role=row.role,
         commit=row.commit,
         detail=row.detail,
+        times=row.times,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from watchbill.actions.definition import Action, ArgumentRefused, Effect, Value
-from watchbill.actions.grants import ApprovalsMissing, check_command
+from watchbill.actions.grants import ApprovalsMissing, Grant, check_command
 from watchbill.actions.order import LOOKS, Address, Ask, Cancel, Command, Order, Refusal, open_order
 from watchbill.actions.outcomes import Accepted, Finished, Inventory, Outcome, Refused, State, States
 from watchbill.actions.roster import Roster  # noqa: TC001 - The twin's attribute has its type at run time.
@@ -76,6 +76,7 @@ class HostTwin:
         self._clock = clock
         self._programs: dict[str, Program] = {}
         self._entries: dict[str, _Entry] = {}
+        self._grants: Counter[str] = Counter()
         self._counter = 0
         self._epoch = 0
         self._made_ms = 0
@@ -182,7 +183,7 @@ class HostTwin:
             if self.roster is None:
                 return Refusal.ROSTER, "no roster"
             try:
-                check_command(
+                grant = check_command(
                     command,
                     self.agent,
                     self._site,
@@ -193,6 +194,18 @@ class HostTwin:
                 )
             except ApprovalsMissing as exc:
                 return Refusal.APPROVALS, str(exc)
+            return self._spent(action, grant)
+        return None
+
+    def _spent(self, action: Action, grant: Grant) -> tuple[Refusal, str] | None:
+        """How often it may still begin by what was agreed to; when it may, that is counted."""
+        if action.effect is Effect.READ:
+            return None
+        if grant.opened_ms < self._made_ms:
+            return Refusal.SPENT, "agreed to before this ledger was made"
+        if self._grants[grant.id] >= grant.times:
+            return Refusal.SPENT, f"it has begun {grant.times} times"
+        self._grants[grant.id] += 1
         return None
 
     def _remember(self, key: str, entry: _Entry) -> None:
@@ -261,6 +274,7 @@ class HostTwin:
         self.boot = f"{self.name}-boot-{next(self._numbers)}"
         self.ledger = f"{self.name}-ledger-{next(self._numbers)}"
         self._entries.clear()
+        self._grants.clear()
         self._counter = 0
         self._made_ms = self._clock.wall_ms()
 

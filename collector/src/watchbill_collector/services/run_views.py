@@ -21,13 +21,15 @@ from watchbill_collector.runbooks.planning import kind_of
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow
 from watchbill_collector.runbooks.run.gates import tally
 from watchbill_collector.runbooks.run.progress import Attempt, GateProgress, Run, StepProgress
-from watchbill_collector.runbooks.run.words import AttemptState, Phase, StepState, Verdict
+from watchbill_collector.runbooks.run.words import REFUSED, AttemptState, Phase, StepState, Verdict
 from watchbill_collector.runbooks.run.world import World
 from watchbill_collector.store.runs import JournalRow as StoredRow
 from watchbill_collector.store.runs import RunSummary
 
 ATTEMPTS_SHOWN_MAX: Final = 2_000
 """Of one step; the newest."""
+UNASKED: Final = "unasked"
+"""In the place of a purpose: not ours."""
 _DETAIL_LEFT_OUT: Final = frozenset({"row", "step", "host", "person"})
 
 
@@ -107,7 +109,10 @@ def _step_view(run: Run, flat: FlatStep, step: StepProgress, world: World, now_m
         detail=_detail(run, step),
         started=_moment(step.began_ms),
         ended=_moment(step.ended_ms),
-        attempts=_attempts([step] if undo is None else [step, undo], world.fleet),
+        attempts=[
+            *_attempts([step] if undo is None else [step, undo], world.fleet),
+            *_unasked(run, flat.id, world.fleet),
+        ],
         role=gate.role if gate is not None else "",
         needed=gate.count if gate is not None else 0,
         votes=_votes(run, progress, world, now_ms) if progress is not None else (),
@@ -196,6 +201,30 @@ def _attempt(one: Attempt, fleet: Fleet) -> AttemptView:
         errors=one.errors,
         detail=one.detail,
     )
+
+
+def _unasked(run: Run, step: str, fleet: Fleet) -> list[AttemptView]:
+    """What a host refused in this run's name that this collector never ordered."""
+    names = {host.agent: host.name for host in fleet.hosts.values()}
+    return [
+        AttemptView(
+            host=names.get(one.agent, one.agent),
+            attempt=0,
+            key=one.key,
+            purpose=UNASKED,
+            state=AttemptState.FINISHED.value,
+            outcome=REFUSED,
+            exit_code=None,
+            started=None,
+            ended=_moment(at_ms),
+            argv=(),
+            output="",
+            errors="",
+            detail=f"{one.reason}: {one.detail}; this collector did not order it",
+        )
+        for at_ms, one in run.unasked.values()
+        if one.step == step
+    ]
 
 
 def _votes(run: Run, gate: GateProgress, world: World, now_ms: int) -> list[VoteView]:

@@ -24,6 +24,11 @@ APPROVALS_MAX: Final = 8
 """People that one action may ask for."""
 EFFECTS_MAX: Final = 512
 """Protected effects behind one gate; more hosts than that are gone through in several gates."""
+TIMES_MAX: Final = 128
+"""How often one agreement may let one effect begin on one host: more than a step's retries may be."""
+DAY_MS: Final = 86_400_000
+AGREED_DAYS_MAX: Final = 90
+"""For how long people may agree to something: a host remembers so long how often it began."""
 VOTES_MAX: Final = 32
 ROSTER_PEOPLE_MAX: Final = 500
 ROSTER_KEYS_MAX: Final = 8

@@ -17,16 +17,18 @@ from typing import Any, Final
 from watchbill.actions import bounds
 from watchbill.actions.canonical import DOCUMENT_BYTES_MAX
 from watchbill.actions.definition import NUMBERS, ArgumentRefused, Kind, Value
-from watchbill.actions.grants import Manifest, ProtectedEffect
+from watchbill.actions.grants import ONCE_EACH, UNCOUNTED, Manifest, ProtectedEffect
 from watchbill.actions.order import Command, Purpose
 from watchbill.actions.signing import Domain, open_signed, sign, unverified
 from watchbill.errors import Unreadable
 
-BUNDLE_DAYS_MAX: Final = 90
+BUNDLE_DAYS_MAX: Final = bounds.AGREED_DAYS_MAX
 """From its issue on. Older ones describe other hosts; a roster is believed no longer either."""
 BUNDLE_STEPS_MAX: Final = 1_000
 ATTEMPTS_MAX: Final = 1_000
-DAY_MS: Final = 86_400_000
+DAY_MS: Final = bounds.DAY_MS
+VERSION: Final = 2
+"""Since it steps say how often they may begin. A bundle of version 1 is read: its steps may begin once."""
 REASON: Final = "without the collector"
 PURPOSES: Final = {"do": Purpose.STEP, "undo": Purpose.UNDO, "cleanup": Purpose.CLEANUP}
 """Kinds of steps that run something."""
@@ -42,7 +44,8 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleStep:
-    """One step on one host, or one that needs none. `kind` is that of a plan; `detail` is for people."""
+    """One step on one host, or one that needs none. `kind` is that of a plan; `detail` is for people; `times` is how
+    often it may begin once people have agreed."""
 
     step: str
     kind: str
@@ -59,6 +62,7 @@ class BundleStep:
     role: str = ""
     commit: bool = False
     detail: str = ""
+    times: int = ONCE_EACH
 
     @property
     def acts(self) -> bool:
@@ -106,6 +110,7 @@ class Bundle:
     steps: tuple[BundleStep, ...]
     problems: tuple[str, ...] = ()
     roster: bytes = b""
+    version: int = VERSION
 
     def fault(self, now_ms: int) -> str:
         """Why nothing is done by it now, or ""."""
@@ -125,18 +130,25 @@ class Bundle:
             if one.acts and one.step == step and one.kind == kind and agent in ("", one.agent)
         )
 
-    def manifest(self, step: str, kind: str, run: str, values: Mapping[str, str]) -> Manifest:
-        """What people agree to before a step: all that it does, on all its hosts. The same for who signs and for the
-        host. Raises ArgumentRefused.
+    def manifest(
+        self, step: str, kind: str, run: str, values: Mapping[str, str], attempt: int = 1
+    ) -> Manifest:
+        """What people agree to before a step: all that it does, on all its hosts, as often as it is tried again by
+        itself. Each attempt beyond is agreed to anew, for itself. The same for who signs and for the host. Raises
+        ArgumentRefused.
         """
+        steps = self.of(step, kind)
+        most = max((one.times for one in steps), default=ONCE_EACH)
+        beyond = most != UNCOUNTED and attempt > most
         return Manifest(
+            version=self.version,
             site=self.site,
             run=run or self.run,
             runbook=self.runbook,
             runbook_digest=self.digest,
             gate=step if kind == "do" else f"{step}/{kind}",
             requester=self.requester,
-            reason=f"{REASON}, by the bundle {self.id}",
+            reason=f"{REASON}, by the bundle {self.id}" + (f", attempt {attempt}" if beyond else ""),
             drill=False,
             opened_ms=self.issued_ms,
             expires_ms=self.expires_ms,
@@ -148,8 +160,9 @@ class Bundle:
                     action=one.action,
                     action_digest=one.action_digest,
                     arguments=one.bound(values),
+                    times=ONCE_EACH if beyond else one.times,
                 )
-                for one in self.of(step, kind)
+                for one in steps
             ),
         )
 
@@ -170,7 +183,7 @@ class Bundle:
             action_digest=one.action_digest,
             arguments=one.bound(values),
             lock=self.lock,
-            manifest=self.manifest(one.step, one.kind, run, values).content() if protected else b"",
+            manifest=self.manifest(one.step, one.kind, run, values, attempt).content() if protected else b"",
             votes=tuple(votes),
         )
 
@@ -198,7 +211,7 @@ def glance(signed: bytes) -> Bundle:
 
 def _document(bundle: Bundle) -> dict[str, Any]:
     return {
-        "v": 1,
+        "v": bundle.version,
         "id": bundle.id,
         "site": bundle.site,
         "epoch": bundle.epoch,
@@ -215,12 +228,13 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         "expires_ms": bundle.expires_ms,
         "problems": list(bundle.problems),
         "roster": base64.b64encode(bundle.roster).decode("ascii"),
-        "steps": [_step_document(one) for one in bundle.steps],
+        "steps": [_step_document(one, bundle.version) for one in bundle.steps],
     }
 
 
-def _step_document(one: BundleStep) -> dict[str, Any]:
-    return {
+def _step_document(one: BundleStep, version: int) -> dict[str, Any]:
+    said = {"times": one.times} if version > 1 else {}
+    return said | {
         "step": one.step,
         "kind": one.kind,
         "host": one.host,
@@ -243,9 +257,11 @@ def read_bundle(document: Mapping[str, Any]) -> Bundle:
     """A bundle from what was signed. Raises Unreadable."""
     try:
         steps = document["steps"]
-        if document["v"] != 1 or len(steps) > BUNDLE_STEPS_MAX:
-            raise ValueError(f"version {document['v']!a:.20}, {len(steps)} steps")
+        version = document["v"]
+        if version not in (1, VERSION) or len(steps) > BUNDLE_STEPS_MAX:
+            raise ValueError(f"version {version!a:.20}, {len(steps)} steps")
         return Bundle(
+            version=int(version),
             id=str(document["id"]),
             site=str(document["site"]),
             epoch=int(document["epoch"]),
@@ -260,7 +276,7 @@ def read_bundle(document: Mapping[str, Any]) -> Bundle:
             rpo_ms=int(document["rpo_ms"]),
             issued_ms=int(document["issued_ms"]),
             expires_ms=int(document["expires_ms"]),
-            steps=tuple(_step(one) for one in steps),
+            steps=tuple(_step(one, int(version)) for one in steps),
             problems=tuple(str(one) for one in document["problems"]),
             roster=base64.b64decode(document["roster"], validate=True),
         )
@@ -268,7 +284,7 @@ def read_bundle(document: Mapping[str, Any]) -> Bundle:
         raise Unreadable(f"a bundle: {exc!r}") from exc
 
 
-def _step(found: Mapping[str, Any]) -> BundleStep:
+def _step(found: Mapping[str, Any], version: int) -> BundleStep:
     return BundleStep(
         step=_short(found["step"], 2 * bounds.NAME_CHARACTERS_MAX),
         kind=str(found["kind"]),
@@ -291,7 +307,14 @@ def _step(found: Mapping[str, Any]) -> BundleStep:
         role=str(found["role"]),
         commit=found["commit"] is True,
         detail=str(found["detail"]),
+        times=_times(found["times"]) if version > 1 else ONCE_EACH,
     )
+
+
+def _times(found: object) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= bounds.TIMES_MAX:
+        raise ValueError(f"times {found!a:.20}")
+    return found
 
 
 def _short(found: object, characters_max: int = bounds.NAME_CHARACTERS_MAX) -> str:

@@ -4,6 +4,10 @@ A `Manifest` is made when a gate opens: the run, the runbook's digest, the gate,
 protected effect behind the gate with host, action, its digest and its arguments. Any change makes another digest, and
 so voids the votes. A host runs a protected command only when the manifest names exactly this effect on this host and
 enough different people of the wanted role, none of them the one who asked, have said yes to it.
+
+Each effect says how often it may begin (`times`). The host counts in its own ledger, by the agreement and the effect
+(`Grant.id`): whoever has the collector's command key can send as many attempts as he likes, and begins no more of them.
+What only looks is not counted. Manifests of before this was written (version 1) let each effect begin once.
 """
 
 import hashlib
@@ -22,6 +26,11 @@ from watchbill.errors import Refused, Unreadable
 VOTE_BYTES_MAX: Final = 2 * 1024
 MANIFEST_BYTES_MAX: Final = 192 * 1024
 """It travels with every command that it allows, together with votes and arguments."""
+VERSION: Final = 2
+UNCOUNTED: Final = 0
+"""The `times` of an effect that only looks: as often as it is wanted while the agreement lasts."""
+ONCE_EACH: Final = 1
+"""What a manifest of version 1 allows, which does not say."""
 
 
 class ApprovalsMissing(Refused):
@@ -30,7 +39,8 @@ class ApprovalsMissing(Refused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtectedEffect:
-    """One thing that would be done. `agent` is the host's identity, `host` its name for people."""
+    """One thing that would be done. `agent` is the host's identity, `host` its name for people; `times` is how often it
+    may begin, UNCOUNTED where it only looks."""
 
     step: str
     agent: str
@@ -38,9 +48,21 @@ class ProtectedEffect:
     action: str
     action_digest: str
     arguments: Mapping[str, Value]
+    times: int = ONCE_EACH
 
-    def document(self) -> dict[str, Any]:
+    def document(self, version: int = VERSION) -> dict[str, Any]:
         """For the manifest."""
+        found = self._what()
+        if version > 1:
+            found["times"] = self.times
+        return found
+
+    @property
+    def identity(self) -> bytes:
+        """What would be done and where, apart from how often: the same for equal effects."""
+        return canonical(self._what())
+
+    def _what(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "agent": self.agent,
@@ -53,7 +75,8 @@ class ProtectedEffect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What people agree to. Times are UTC milliseconds of the collector; `requester` is who asked for the run."""
+    """What people agree to. Times are UTC milliseconds of the collector; `requester` is who asked for the run; `asked`
+    tells apart the times that they are asked for one thing."""
 
     site: str
     run: str
@@ -66,12 +89,16 @@ class Manifest:
     opened_ms: int
     expires_ms: int
     effects: tuple[ProtectedEffect, ...]
+    asked: int = 0
+    version: int = VERSION
 
     def content(self) -> bytes:
         """The canonical bytes that are voted on. Raises Unreadable when they are too many."""
+        again = {"asked": self.asked} if self.version > 1 else {}
         found = canonical(
-            {
-                "v": 1,
+            again
+            | {
+                "v": self.version,
                 "site": self.site,
                 "run": self.run,
                 "runbook": self.runbook,
@@ -82,7 +109,7 @@ class Manifest:
                 "drill": self.drill,
                 "opened_ms": self.opened_ms,
                 "expires_ms": self.expires_ms,
-                "effects": [one.document() for one in self.effects],
+                "effects": [one.document(self.version) for one in self.effects],
             }
         )
         if len(found) > MANIFEST_BYTES_MAX or len(self.effects) > bounds.EFFECTS_MAX:
@@ -91,6 +118,12 @@ class Manifest:
                 f"most {bounds.EFFECTS_MAX} and {MANIFEST_BYTES_MAX} bytes: part them by a second gate"
             )
         return found
+
+    def times(self, effect: ProtectedEffect) -> int | None:
+        """How often an effect may begin by this, None when it is not named. What is named twice may begin as often as
+        both say."""
+        same = [one.times for one in self.effects if one.identity == effect.identity]
+        return sum(same) if same else None
 
 
 def digest(content: bytes) -> str:
@@ -102,7 +135,12 @@ def read_manifest(content: bytes) -> Manifest:
     """A manifest from its bytes. Raises Unreadable."""
     document = read_canonical(content, MANIFEST_BYTES_MAX)
     try:
+        version = int(document["v"])
+        if not 1 <= version <= VERSION:
+            raise ValueError(f"version {version}, wanted at most {VERSION}")
         return Manifest(
+            version=version,
+            asked=int(document["asked"]) if version > 1 else 0,
             site=str(document["site"]),
             run=str(document["run"]),
             runbook=str(document["runbook"]),
@@ -121,12 +159,20 @@ def read_manifest(content: bytes) -> Manifest:
                     action=str(one["action"]),
                     action_digest=str(one["action_digest"]),
                     arguments=dict(one["arguments"]),
+                    times=_times(one) if version > 1 else ONCE_EACH,
                 )
                 for one in document["effects"]
             ),
         )
     except (KeyError, ValueError, TypeError) as exc:
         raise Unreadable(f"a manifest: {exc!r}") from exc
+
+
+def _times(found: Mapping[str, Any]) -> int:
+    times = found["times"]
+    if not isinstance(times, int) or isinstance(times, bool) or not UNCOUNTED <= times <= bounds.TIMES_MAX:
+        raise ValueError(f"times got {times!a:.20}, wanted a whole number up to {bounds.TIMES_MAX}")
+    return times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +293,36 @@ def _fault(
     return ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What allows a command to begin. `id` names the agreement together with the effect: by it the host counts how
+    often it began; `times` is how often it may. Times are UTC milliseconds of the collector."""
+
+    id: str
+    times: int
+    approvers: frozenset[str]
+    opened_ms: int
+    expires_ms: int
+
+
+def grant_id(manifest: bytes, effect: ProtectedEffect) -> str:
+    """The name under which a host counts an effect of an agreement."""
+    told = digest(manifest).encode("ascii") + b"\0" + effect.identity
+    return hashlib.sha256(b"watchbill/grant/v1\0" + told).hexdigest()
+
+
+def effect_of(command: Command, agent: str) -> ProtectedEffect:
+    """What a command does, as manifests name it."""
+    return ProtectedEffect(
+        step=command.step,
+        agent=agent,
+        host=command.host,
+        action=command.action,
+        action_digest=command.action_digest,
+        arguments=dict(command.arguments),
+    )
+
+
 def check_command(
     command: Command,
     agent: str,
@@ -255,27 +331,24 @@ def check_command(
     roster: Roster,
     labels: Mapping[str, str],
     now_ms: int,
-) -> frozenset[str]:
-    """Who has agreed to a command, when that is enough for it to run on this host. Raises ApprovalsMissing.
+) -> Grant:
+    """By what a command is allowed, when enough have agreed for it to run on this host. Raises ApprovalsMissing.
 
-    Called by the runner, which believes nothing but what the roster's keys and people's own keys have signed.
+    Called by the runner, which believes nothing but what the roster's keys and people's own keys have signed. How often
+    it has begun already is the runner's to know.
     """
     try:
         manifest = read_manifest(command.manifest)
     except Unreadable as exc:
         raise ApprovalsMissing(f"{needs.approvals} of {needs.role} have to agree: {exc}") from exc
-    effect = ProtectedEffect(
-        step=command.step,
-        agent=agent,
-        host=command.host,
-        action=command.action,
-        action_digest=command.action_digest,
-        arguments=dict(command.arguments),
-    )
     told = (manifest.site, manifest.run, manifest.runbook, manifest.runbook_digest)
     if told != (site, command.run, command.runbook, command.runbook_digest):
         raise ApprovalsMissing("what was agreed to is another run")
-    if effect not in manifest.effects:
+    if manifest.expires_ms - manifest.opened_ms > bounds.AGREED_DAYS_MAX * bounds.DAY_MS:
+        raise ApprovalsMissing(f"it was agreed to for more than {bounds.AGREED_DAYS_MAX} days, as nothing is")
+    effect = effect_of(command, agent)
+    times = manifest.times(effect)
+    if times is None:
         raise ApprovalsMissing("what was agreed to does not name this step with these arguments on this host")
     agreed, left_out = count_votes(roster, command.manifest, command.votes, needs.role, labels, now_ms)
     if len(agreed) < needs.approvals:
@@ -284,4 +357,10 @@ def check_command(
             f"{len(agreed)} of {needs.approvals} of {needs.role} have agreed"
             + (f"; not counted: {why}" if why else "")
         )
-    return agreed
+    return Grant(
+        id=grant_id(command.manifest, effect),
+        times=times,
+        approvers=agreed,
+        opened_ms=manifest.opened_ms,
+        expires_ms=manifest.expires_ms,
+    )

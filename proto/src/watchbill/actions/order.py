@@ -4,7 +4,7 @@ An order names its site, its host by `agent_id`, the collector's epoch, a counte
 taken up. The runner judges in this order and refuses with the first word that fits (`Refusal`):
 
     signature, form, site and host, epoch, times, the key already known (then the stored answer is given again),
-    counter, action and its digest, arguments, approvals, cooldown, parallel, lock
+    counter, action and its digest, arguments, approvals, how often they let it begin, cooldown, parallel, lock
 
 `Command` has an effect, the others have none: `Ask` wants to know what became of commands, `Cancel` ends one that runs,
 `RosterCopy` carries the roster that its own keys sign.
@@ -67,6 +67,8 @@ class Refusal(StrEnum):
     PURPOSE = "purpose"
     """An action with an effect where only looking is allowed."""
     APPROVALS = "approvals"
+    SPENT = "spent"
+    """It has begun as often as people agreed to, or this ledger cannot know how often."""
     ROSTER = "roster"
     """There is no roster that could say who may approve, or it is too old."""
     COOLDOWN = "cooldown"

@@ -16,7 +16,7 @@ from watchbill_collector.runbooks.resolving import Bound, waves
 from watchbill_collector.runbooks.run import slots
 from watchbill_collector.runbooks.run.commands import intent, probe, shorten
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow
-from watchbill_collector.runbooks.run.gates import covers, resolve_act
+from watchbill_collector.runbooks.run.gates import covers, is_done, left, resolve_act
 from watchbill_collector.runbooks.run.progress import Attempt, Run, StepProgress
 from watchbill_collector.runbooks.run.rows import Intent, Probed, Row, StepBegan, Target, Timer
 from watchbill_collector.runbooks.run.slots import Next, Slot
@@ -124,7 +124,7 @@ def _limited(run: Run, flow: Flow, targets: Sequence[Target]) -> str:
 def _disagreed(run: Run, flow: Flow, name: str, phase: Phase, targets: Sequence[Target]) -> str:
     """Why something protected may not run: nobody was asked for exactly this. Hosts would refuse it, too."""
     for target in targets:
-        if not target.approvals:
+        if not target.approvals or is_done(run.step(name, phase), target.host):
             continue
         gate = gate_of(flow, name, phase, target)
         progress = run.step(gate).gate if gate else None
@@ -145,6 +145,18 @@ def gate_of(flow: Flow, name: str, phase: Phase, target: Target) -> str:
     return flow.covering_gate(position, target.approvals, target.role)
 
 
+def used_up(run: Run, flow: Flow, step: StepProgress, target: Target) -> str:
+    """The gate whose agreement lets something begin no more on this host, or to which nobody agreed; "" for none."""
+    name = gate_of(flow, step.id, step.phase, target)
+    gate = run.step(name).gate if name else None
+    if gate is None or gate.closed is None or is_done(step, target.host):
+        return ""
+    if not gate.closed.passed:
+        return name
+    more = left(run, gate, step.id, target)
+    return name if more is not None and more < 1 else ""
+
+
 # ---------------------------------------------------------------- going on
 
 
@@ -161,7 +173,16 @@ def go_on(
     """What a step that began needs now, in itself or in a round of fresh premises."""
     acted = Acted()
     found = [
-        (target, slots.judge(step, what, target, number, world.connected(target.agent), now_ms))
+        (
+            target,
+            _rationed(
+                run,
+                flow,
+                step,
+                target,
+                slots.judge(step, what, target, number, world.connected(target.agent), now_ms),
+            ),
+        )
         for target in step.targets
     ]
     failed = [slot for _, slot in found if slot.next is Next.FAILED]
@@ -182,6 +203,17 @@ def go_on(
         acted.came = Came.OK
         acted.detail = f"{len(failed)} of {len(found)} hosts failed: {_shown(failed)}" if failed else ""
     return acted
+
+
+def _rationed(run: Run, flow: Flow, step: StepProgress, target: Target, slot: Slot) -> Slot:
+    """A slot that would begin once more than people agreed to: they are asked, when a person says retry."""
+    if not target.approvals or slot.next not in {Next.BEGIN, Next.TIMER}:
+        return slot
+    gate = used_up(run, flow, step, target)
+    if not gate:
+        return slot
+    why = f"{target.action} on {target.host} has begun as often as was agreed to at {gate}; retry asks again"
+    return Slot(Next.STUCK, f"{slot.detail}; {why}" if slot.detail else why, attempt=slot.attempt)
 
 
 def _wave(step: StepProgress, found: list[tuple[Target, Slot]]) -> list[tuple[Target, Slot]]:

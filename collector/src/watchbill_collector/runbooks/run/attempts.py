@@ -40,6 +40,9 @@ def keep(run: Run, flow: Flow, world: World, now_ms: int) -> Move:
 def _unsent(run: Run, attempt: Attempt, world: World, now_ms: int, move: Move) -> None:
     if _ends(run, attempt):
         move.rows.append(Lapsed(key=attempt.key, why="not sent: the run was aborted"))
+    elif _asked_again(run, attempt):
+        why = f"not sent: what was agreed to at {attempt.gate} is asked again"
+        move.rows.append(Lapsed(key=attempt.key, why=why))
     elif now_ms >= attempt.not_after_ms:
         move.rows.append(Lapsed(key=attempt.key, why=f"not sent: {attempt.host} was away"))
     elif attempt.unsent_ms and now_ms < attempt.unsent_ms + RESEND_MS:
@@ -80,6 +83,14 @@ def _cancelling(run: Run, attempt: Attempt, why: str, move: Move) -> None:
 def _ends(run: Run, attempt: Attempt) -> bool:
     """Whether somebody wants it to end. The clean-up after an abort is no part of what was aborted."""
     return run.state is RunState.CANCELLING and attempt.phase is not Phase.CLEANUP
+
+
+def _asked_again(run: Run, attempt: Attempt) -> bool:
+    """Whether what it was intended by is not what holds now."""
+    if not attempt.gate:
+        return False
+    gate = run.step(attempt.gate).gate
+    return gate is None or attempt.n < gate.opened_n
 
 
 def _limit_ms(step: Step | None, attempt: Attempt) -> int:

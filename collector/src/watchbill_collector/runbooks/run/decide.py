@@ -332,7 +332,30 @@ class _Decider:
 
     # ------------------------------------------------------------ undo and clean-up
 
+    def _asked_again(self) -> Move | None:
+        """Gates that a person had asked again while things are undone or cleaned up, which go through no gates."""
+        for position, unit in enumerate(self._flow.units):
+            head, step = unit.head, self._run.step(unit.head.id)
+            waits = step.again_in is self._run.phase and step.state in {StepState.PENDING, StepState.RUNNING}
+            if not waits or not isinstance(head.step.what, Gate):
+                continue
+            move = Move()
+            acted = self._act(position, head, move)
+            move.rows += acted.rows
+            if acted.came is Came.OK:
+                move.rows += self._ended(head, StepState.OK, acted.detail)
+            elif acted.came is not Came.GOES_ON:
+                move.rows += self._ended(head, StepState.FAILED, acted.detail)
+                move.rows.append(self._hold(head.id, acted.detail))
+            elif not acted.rows and acted.waiting and self._run.detail != acted.waiting:
+                move.rows.append(State(state=self._run.state.value, detail=acted.waiting[:DETAIL_MAX]))
+            return self._pending(move, acted)
+        return None
+
     def _undo(self) -> Move:
+        asked = self._asked_again()
+        if asked is not None:
+            return asked
         for flat in self._undoable():
             assert flat.step.undo is not None
             step = self._run.step(flat.id, Phase.UNDO)
@@ -361,6 +384,9 @@ class _Decider:
 
     def _cleanup(self) -> Move:
         """Every part of it is tried, also when one before it failed."""
+        asked = self._asked_again()
+        if asked is not None:
+            return asked
         failed: list[tuple[str, str]] = []
         for name, act in self._flow.cleanup():
             step = self._run.step(name, Phase.CLEANUP)

@@ -64,6 +64,8 @@ def apply(run: Run, at_ms: int, one: row.AnyRow) -> None:
             run.epoch = one.epoch
         case row.Operator():
             _obey(run, at_ms, one)
+        case row.Unasked():
+            run.unasked[one.key] = (at_ms, one)
         case row.Refresh():
             run.fresh = FreshRound(one.round, one.steps, one.for_step, run.n)
             run.rounds = max(run.rounds, one.round)
@@ -123,7 +125,7 @@ def _step_goes_on(run: Run, at_ms: int, one: row.AnyRow) -> None:
         case row.Notified():
             _progress(run, one.step, Phase.FORWARD).notified_n = run.n
         case row.GateOpened():
-            _progress(run, one.step, Phase.FORWARD).gate = GateProgress(one, at_ms)
+            _progress(run, one.step, Phase.FORWARD).gate = GateProgress(one, at_ms, opened_n=run.n)
         case row.Voted() | row.GateClosed() | row.VotesVoided():
             _gate_goes_on(run, at_ms, one)
         case _:
@@ -167,13 +169,16 @@ def _obey(run: Run, at_ms: int, one: row.Operator) -> None:
 
 def _try_again(run: Run, step_id: str) -> None:
     run.rounds_for.clear()
-    step = run.steps.get((run.phase, step_id))
+    forward = run.steps.get((Phase.FORWARD, step_id))
+    # Gates are there once for all phases.
+    is_gate = forward is not None and forward.gate is not None
+    step = forward if is_gate else run.steps.get((run.phase, step_id))
     if step is None:
         return  # It had not begun.
     step.ended_ms, step.detail, step.noted, step.verdict = 0, "", False, None
     step.timers.clear()
     step.gate = None
-    step.again = True
+    step.again, step.again_in = True, run.phase
     # It begins anew, with the hosts and actions as they are now; on hosts where it went well it is not done again.
     step.state = StepState.PENDING
     for host, tries in step.attempts.items():

@@ -2,14 +2,18 @@
 
 A gate's manifest names every protected effect that it covers, with host, action, digest and arguments. Where it names
 any, hosts look at the votes themselves: then only signed votes count, and each has to count on every host.
+
+It also says how often each may begin: once, and as often more as its step is tried again by itself. Hosts count, and so
+do we (`left`), by the rows since the gate was opened: what is used up is not sent, and a person's retry asks again.
 """
 
 import base64
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from watchbill.actions.bounds import AGREED_DAYS_MAX, DAY_MS
+from watchbill.actions.definition import Effect
 from watchbill.actions.grants import Manifest, ProtectedEffect, count_votes, open_vote, read_manifest
 from watchbill.actions.grants import digest as manifest_digest
 from watchbill.actions.signing import SignatureRefused
@@ -17,9 +21,10 @@ from watchbill.errors import Unreadable
 from watchbill_collector.runbooks.model import Act, Gate
 from watchbill_collector.runbooks.resolving import Bound, Resolved, resolve
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow
-from watchbill_collector.runbooks.run.progress import GateProgress, Run
+from watchbill_collector.runbooks.run.progress import Attempt, GateProgress, Run, StepProgress
 from watchbill_collector.runbooks.run.rows import GateOpened, Target, VotesVoided
 from watchbill_collector.runbooks.run.scope import scope_of
+from watchbill_collector.runbooks.run.words import NEVER_RAN, Phase
 from watchbill_collector.runbooks.run.world import AGREED_MS, GATE_MS, World
 
 PROBLEMS_SHOWN: Final = 5
@@ -27,18 +32,49 @@ LET_OUT: Final = "was disabled on the collector"
 
 
 def covered(run: Run, flow: Flow, gate: str, world: World) -> tuple[list[ProtectedEffect], list[str]]:
-    """The protected effects that a gate covers, and why some could not be told: then it must not open."""
-    effects: list[ProtectedEffect] = []
+    """The protected effects that a gate covers and that are still to come, and why some could not be told: then it must
+    not open. Of a gate that is asked again, what has gone well is left out: nobody has to allow it once more."""
+    effects: dict[bytes, ProtectedEffect] = {}
     problems: list[str] = []
     for position, name, step, act in flow.acts():
+        phase, retries = _of(step, act)
+        if _behind(run.phase, phase):
+            continue
+        progress = run.step(name, phase)
         for needs, bound, problem in _protected(resolve_act(run, flow, step, act, world)):
             if flow.covering_gate(position, *needs) != gate:
                 continue
-            if bound is not None:
-                effects.append(bound.effect(name))
-            else:
-                problems.append(f"{name}: {problem}")
-    return effects, problems
+            if bound is None:
+                problems += [] if progress.ended else [f"{name}: {problem}"]
+                continue
+            done = progress.ended or is_done(progress, bound.host.name)
+            if done and bound.action.effect is not Effect.READ:
+                continue  # What looks is looked at again, before the first effect after a wait.
+            effect = bound.effect(name, retries)
+            same = effects.get(effect.identity)
+            # Done and undone by the same action: it may begin for both.
+            times = effect.times + (0 if same is None else same.times)
+            effects[effect.identity] = replace(effect, times=times)
+    return list(effects.values()), problems
+
+
+def _of(step: FlatStep | None, act: Act) -> tuple[Phase, int]:
+    """In which list something is run, and how often it is tried again there by itself."""
+    if step is None:
+        return Phase.CLEANUP, 0
+    return (Phase.FORWARD, step.step.retry_times) if act is step.step.what else (Phase.UNDO, 0)
+
+
+def _behind(now: Phase, phase: Phase) -> bool:
+    """Whether a run that has come so far goes through that list any more."""
+    phases = list(Phase)
+    return phases.index(phase) < phases.index(now)
+
+
+def is_done(progress: StepProgress, host: str) -> bool:
+    """Whether a step has gone well on a host: then it is not done again there."""
+    newest = progress.newest(host)
+    return newest is not None and newest.ok and newest.round == 0
 
 
 def resolve_act(run: Run, flow: Flow, step: FlatStep | None, act: Act, world: World) -> Resolved:
@@ -64,7 +100,8 @@ def opening(run: Run, flow: Flow, gate: FlatStep, world: World, now_ms: int) -> 
     effects, problems = covered(run, flow, gate.id, world)
     if problems:
         return f"what is to be agreed to is not known: {'; '.join(problems[:PROBLEMS_SHOWN])}"
-    expires_ms = now_ms + (round(gate.step.timeout_s * 1000) or GATE_MS)
+    longest_ms = AGREED_DAYS_MAX * DAY_MS - AGREED_MS
+    expires_ms = now_ms + min(round(gate.step.timeout_s * 1000) or GATE_MS, longest_ms)
     manifest = Manifest(
         site=world.site,
         run=run.run_id,
@@ -77,6 +114,8 @@ def opening(run: Run, flow: Flow, gate: FlatStep, world: World, now_ms: int) -> 
         opened_ms=now_ms,
         expires_ms=expires_ms + AGREED_MS,
         effects=tuple(effects),
+        # By the row: who has agreed before has not agreed to this, should nothing else of it differ.
+        asked=run.n,
     )
     try:
         content = manifest.content()
@@ -94,9 +133,48 @@ def opening(run: Run, flow: Flow, gate: FlatStep, world: World, now_ms: int) -> 
     )
 
 
+# ---------------------------------------------------------------- how often what was agreed to may begin
+
+
 def covers(gate: GateProgress, step: str, target: Target) -> bool:
     """Whether what was agreed to names this effect."""
-    effect = ProtectedEffect(
+    return _effect(step, target).identity in _agreed(gate)
+
+
+def left(run: Run, gate: GateProgress, step: str, target: Target) -> int | None:
+    """How often something may still begin by what was agreed to, None for what is not counted. As its host counts:
+    whatever was sent and not refused may have begun."""
+    if target.effect == Effect.READ.value:
+        return None
+    times = _agreed(gate).get(_effect(step, target).identity, 0)
+    began = sum(
+        _by(gate, one, target)
+        for phase in Phase
+        for one in run.step(step, phase).attempts.get(target.host, ())
+    )
+    return times - began
+
+
+def _by(gate: GateProgress, one: Attempt, target: Target) -> bool:
+    """Whether an attempt counts for an effect under the agreement that holds now."""
+    return (
+        one.gate == gate.opened.step
+        and one.n > gate.opened_n
+        and one.outcome not in NEVER_RAN
+        and (one.action, one.digest, one.arguments) == (target.action, target.digest, target.arguments)
+    )
+
+
+def _agreed(gate: GateProgress) -> dict[bytes, int]:
+    if gate.covers is None:
+        gate.covers = {}
+        for one in read_manifest(gate.opened.manifest.encode("utf-8")).effects:
+            gate.covers[one.identity] = gate.covers.get(one.identity, 0) + one.times
+    return gate.covers
+
+
+def _effect(step: str, target: Target) -> ProtectedEffect:
+    return ProtectedEffect(
         step=step,
         agent=target.agent,
         host=target.host,
@@ -104,14 +182,6 @@ def covers(gate: GateProgress, step: str, target: Target) -> bool:
         action_digest=target.digest,
         arguments=dict(target.arguments),
     )
-    if gate.covers is None:
-        agreed = read_manifest(gate.opened.manifest.encode("utf-8")).effects
-        gate.covers = frozenset(_token(one) for one in agreed)
-    return _token(effect) in gate.covers
-
-
-def _token(effect: ProtectedEffect) -> str:
-    return json.dumps(effect.document(), sort_keys=True, separators=(",", ":"))
 
 
 # ---------------------------------------------------------------- who was let out

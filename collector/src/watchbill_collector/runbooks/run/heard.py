@@ -4,6 +4,8 @@ A host's word about a command counts as long as its ledger is the one that took 
 know, so nobody does; and after another boot nothing is running that was before.
 """
 
+from typing import Final
+
 from watchbill.actions.order import Refusal
 from watchbill.actions.outcomes import Accepted, Finished, Outcome, States
 from watchbill.actions.outcomes import Refused as HostRefused
@@ -14,13 +16,16 @@ from watchbill_collector.runbooks.run.words import AttemptState
 from watchbill_collector.runbooks.run.world import MARGIN_MS, Move, Send
 
 Event = Accepted | Finished | HostRefused
+UNASKED_MAX: Final = 50
+"""Of a run; the audit has every one of them."""
 
 
 def heard(run: Run, agent: str, event: Event) -> list[row.Row]:
-    """Rows for an event of a host. One for a key that is not this run's, or not this host's, is none of ours."""
+    """Rows for an event of a host. One for a key that is not this run's, or not this host's, is none of ours; that it
+    was refused is noted all the same, for then somebody else orders in the run's name."""
     attempt = run.keys.get(event.key)
     if attempt is None or attempt.agent != agent:
-        return []
+        return _unasked(run, agent, event) if attempt is None and isinstance(event, HostRefused) else []
     match event:
         case Accepted():
             return _accepted(attempt, event)
@@ -80,6 +85,21 @@ def _refused(attempt: Attempt, event: HostRefused) -> list[row.Row]:
         free_ms = attempt.not_after_ms + MARGIN_MS
         return [row.Lost(key=event.key, why=why, free_ms=free_ms)]
     return [row.Refused(key=event.key, reason=event.reason.value, detail=event.detail)]
+
+
+def _unasked(run: Run, agent: str, event: HostRefused) -> list[row.Row]:
+    if not event.key or event.key in run.unasked or len(run.unasked) >= UNASKED_MAX:
+        return []
+    return [
+        row.Unasked(
+            key=event.key,
+            step=event.step,
+            agent=agent,
+            reason=event.reason.value,
+            detail=event.detail,
+            host_ms=event.at_ms,
+        )
+    ]
 
 
 # ---------------------------------------------------------------- what a ledger knows

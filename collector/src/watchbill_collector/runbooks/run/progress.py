@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from watchbill.actions.definition import Action, Effect
 from watchbill.actions.outcomes import Finished, Outcome
 from watchbill_collector.runbooks.outputs import HostResult, read_output
-from watchbill_collector.runbooks.run.rows import Called, Created, GateClosed, GateOpened, Target, Voted
+from watchbill_collector.runbooks.run.rows import (
+    Called,
+    Created,
+    GateClosed,
+    GateOpened,
+    Target,
+    Unasked,
+    Voted,
+)
 from watchbill_collector.runbooks.run.words import (
     NEVER_RAN,
     AttemptState,
@@ -126,8 +134,10 @@ class GateProgress:
     voided: dict[str, str] = field(default_factory=dict)
     closed: GateClosed | None = None
     closed_ms: int = 0
-    covers: frozenset[str] | None = None
-    """The effects that its manifest names, once somebody wanted to know."""
+    opened_n: int = 0
+    """The row that opened it: what was intended before, others had agreed to."""
+    covers: dict[bytes, int] | None = None
+    """The effects that its manifest names and how often each may begin, once somebody wanted to know."""
 
 
 @dataclass(slots=True)
@@ -162,6 +172,8 @@ class StepProgress:
     notified_n: int = 0
     again: bool = False
     """A person said retry."""
+    again_in: Phase | None = None
+    """Where the run was then: a gate is asked again also by what is undone or cleaned up."""
 
     @property
     def ended(self) -> bool:
@@ -216,6 +228,8 @@ class Run:
     keys: dict[str, Attempt] = field(default_factory=dict)
     open_keys: dict[str, None] = field(default_factory=dict)
     unknown_keys: dict[str, None] = field(default_factory=dict)
+    unasked: dict[str, tuple[int, Unasked]] = field(default_factory=dict)
+    """What hosts refused in its name that it never ordered, by key, each with its time."""
     counts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """Attempts so far, by purpose, step and host."""
     called: dict[str, Called] = field(default_factory=dict)

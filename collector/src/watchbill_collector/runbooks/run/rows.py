@@ -174,6 +174,17 @@ class Refused(Row, frozen=True, kw_only=True, tag="refused"):
     detail: str = ""
 
 
+class Unasked(Row, frozen=True, kw_only=True, tag="unasked"):
+    """A host refused a command of this run that the journal does not have: somebody else has ordered it."""
+
+    key: str
+    step: str
+    agent: str
+    reason: str
+    detail: str = ""
+    host_ms: int = 0
+
+
 class Lapsed(Row, frozen=True, kw_only=True, tag="lapsed"):
     """It never began, and never will: it was not sent in time, or its host's ledger does not have it."""
 
@@ -318,6 +329,7 @@ AnyRow: TypeAlias = (
     | Accepted
     | Result
     | Refused
+    | Unasked
     | Lapsed
     | Lost
     | Probed

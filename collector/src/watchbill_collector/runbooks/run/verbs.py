@@ -4,11 +4,13 @@
     retry      the step once more                abort   ends the run; twice: at once, without clean-up
     skip       as if the step were not there     mark-done   a person says that it has happened
 
-A gate is neither skipped nor marked done: it is passed by those who may agree, or asked again by `retry`.
+A gate is neither skipped nor marked done: it is passed by those who may agree, or asked again by `retry`. A retry that
+would begin something protected once more than was agreed to asks its gate again, too.
 """
 
 from watchbill.errors import Refused
 from watchbill_collector.runbooks.model import Gate
+from watchbill_collector.runbooks.run.acting import used_up
 from watchbill_collector.runbooks.run.flow import Flow
 from watchbill_collector.runbooks.run.progress import Run
 from watchbill_collector.runbooks.run.rows import Operator, PhaseBegan, Row, State
@@ -33,8 +35,21 @@ def obey(run: Run, flow: Flow, verb: RunVerb, step: str, person: str, reason: st
             return [said, *_abort(run, person)]
         case RunVerb.UNDO:
             return [said, *_undo(run, person)]
+        case RunVerb.RETRY:
+            asked = [
+                Operator(verb=verb.value, person=person, reason=f"{reason}; used up by {step}", step=gate)
+                for gate in _used_up(run, flow, step)
+            ]
+            return [*asked, said, State(state=resumed_state(run).value)]
         case _:
             return [said, State(state=resumed_state(run).value)]
+
+
+def _used_up(run: Run, flow: Flow, step: str) -> list[str]:
+    """Gates that have to be asked again before a step may begin once more on all its hosts."""
+    progress = run.step(step, run.phase)
+    found = (used_up(run, flow, progress, target) for target in progress.targets)
+    return list(dict.fromkeys(gate for gate in found if gate))
 
 
 def resumed_state(run: Run) -> RunState:
@@ -63,7 +78,7 @@ def _judged_step(run: Run, flow: Flow, verb: RunVerb, step: str) -> str:
         )
     flat = flow.steps.get(step)
     progress = run.step(step, run.phase)
-    gate = flat is not None and isinstance(flat.step.what, Gate) and run.phase is Phase.FORWARD
+    gate = flat is not None and isinstance(flat.step.what, Gate)
     if gate and verb is not RunVerb.RETRY:
         raise Refused(f"{step} is a gate: it is passed by those who may agree; retry asks them again")
     if any(one.open and one.step == step and one.may_have_run for one in run.open_attempts()):
