@@ -157,6 +157,7 @@ def read_checks(trees: Trees) -> tuple[Spec, ...]:
             said = table.read(CheckTable, skip=table.values.keys() - COMMON)
         except ConfigError as error:
             problems += error.problems
+            problems += _problems_of_kind(table, trees)
             continue
         if said.name in seen:
             first = seen[said.name].problem("name", "", "")
@@ -182,12 +183,16 @@ def _spec(table: Table, said: CheckTable, trees: Trees) -> Spec | Sequence[Probl
         return [table.problem("kind", show_value(said.kind), f"one of: {', '.join(kinds.names())}")]
     interval_s = kind.interval_s if said.interval is None else float(said.interval)
     timeout_s = min(kind.timeout_s, interval_s) if said.timeout is None else float(said.timeout)
+    problems: list[Problem] = []
     if timeout_s > interval_s:
-        return [table.problem("timeout", f"{said.timeout}", f"at most the interval, {Duration(interval_s)}")]
+        wanted = f"at most the interval, {Duration(interval_s)}"
+        problems.append(table.problem("timeout", str(said.timeout), wanted))
     about = About(said.name, interval_s, timeout_s, trees.procfs, trees.sysfs, trees.rootfs, trees.etc)
     made = make(kind, table, about)
     if not isinstance(made, Check):
-        return made
+        problems += made
+    if problems or not isinstance(made, Check):
+        return problems
     return Spec(
         said.name,
         said.kind,
@@ -202,6 +207,16 @@ def _spec(table: Table, said: CheckTable, trees: Trees) -> Spec | Sequence[Probl
         made,
         {key: value for key, value in table.values.items() if key not in COMMON},
     )
+
+
+def _problems_of_kind(table: Table, trees: Trees) -> Sequence[Problem]:
+    """What is wrong with the kind's own keys, where those of every check are wrong: all is told at once."""
+    kind = kinds.find(str(table.values.get("kind")))
+    if kind is None:
+        return []
+    about = About("", kind.interval_s, kind.timeout_s, trees.procfs, trees.sysfs, trees.rootfs, trees.etc)
+    made = make(kind, table, about)
+    return [] if isinstance(made, Check) else made
 
 
 def make(kind: type[Check], table: Table, about: About) -> Check | Sequence[Problem]:
@@ -220,7 +235,7 @@ def make(kind: type[Check], table: Table, about: About) -> Check | Sequence[Prob
 def _strangers(specs: Sequence[Spec], seen: Mapping[str, Table]) -> Iterator[Problem]:
     """Names in `behind` that no check of this host has; those of other hosts are for the collector to know."""
     for spec in specs:
-        for number, name in enumerate(spec.behind):
+        for name in spec.behind:
             if "/" not in name and (name not in seen or name == spec.name):
                 wanted = "the name of another check of this host, or HOST/CHECK"
-                yield seen[spec.name].problem(f"behind[{number}]", show_value(name), wanted)
+                yield seen[spec.name].problem("behind", show_value(name), wanted)
