@@ -115,7 +115,11 @@ class CheckTable:
     def check(self) -> Iterator[Wrong]:
         """A look ends before the next is due."""
         if self.interval is not None and self.timeout is not None and self.timeout > self.interval:
-            yield Wrong("timeout", show_value(str(self.timeout)), f"at most the interval, {self.interval}")
+            yield Wrong(
+                "timeout",
+                show_value(self.timeout.to_config()),
+                f"at most the interval, {self.interval.to_config()}",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +189,8 @@ def _spec(table: Table, said: CheckTable, trees: Trees) -> Spec | Sequence[Probl
     timeout_s = min(kind.timeout_s, interval_s) if said.timeout is None else float(said.timeout)
     problems: list[Problem] = []
     if timeout_s > interval_s:
-        wanted = f"at most the interval, {Duration(interval_s)}"
-        problems.append(table.problem("timeout", str(said.timeout), wanted))
+        wanted = f"at most the interval, {Duration(interval_s).to_config()}"
+        problems.append(table.problem("timeout", show_value(Duration(timeout_s).to_config()), wanted))
     about = About(said.name, interval_s, timeout_s, trees.procfs, trees.sysfs, trees.rootfs, trees.etc)
     made = make(kind, table, about)
     if not isinstance(made, Check):

@@ -35,7 +35,7 @@ def secret_wanted(value: str) -> str | None:
 def read_secret(where: str) -> str:
     """The secret without the newline at its end. Raises Failed (UNKNOWN, `credential`) with the file's name and no
     more."""
-    path = _path(where)
+    path = secret_path(where)
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o007:
             raise _unusable(path, "others may read or write it")
@@ -52,7 +52,8 @@ def read_secret(where: str) -> str:
         raise _unusable(path, "it is not UTF-8") from None
 
 
-def _path(where: str) -> Path:
+def secret_path(where: str) -> Path:
+    """Where it is, for what has to read it by itself. Raises Failed (UNKNOWN, `credential`)."""
     if not where.startswith(PREFIX):
         return Path(where)
     directory = os.environ.get(DIRECTORY_VARIABLE, "")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 SHOWN_CHARACTERS_MAX = 80
 """How much of a wrong value an error repeats."""
+_INSIDE = re.compile(r"[^][.]+")
 PROBLEMS_MAX = 200
 """How many problems one load reports; the rest is a count."""
 
@@ -74,8 +76,10 @@ class Table:
         return typing.cast("T", made)
 
     def problem(self, key: str, got: str, wanted: str) -> Problem:
-        """A problem with one of this table's keys, at the right line; key "" is the table itself."""
-        return Reader(self._origins).locate((*self.path, key) if key else self.path, got, wanted)
+        """A problem with one of this table's keys, at the right line; key "" is the table itself, and what is inside
+        is named as in `hosts[2]` or `rules[0].match`."""
+        inside = [int(word) if word.isdigit() else word for word in _INSIDE.findall(key)]
+        return Reader(self._origins).locate((*self.path, *inside), got, wanted)
 
     def over(self, below: "Table") -> "Table":
         """This table, and beyond it what `below` says; a mistake is told where it was written."""
