@@ -14,13 +14,8 @@ from watchbill.backups.definition import Definition
 from watchbill.backups.record import Level, Outcome
 from watchbill_agent.backups.adapter import Check, Job, Observation, Reason
 from watchbill_agent.backups.adapters import pgbackrest
-from watchbill_agent.backups.adapters.pgbackrest import (
-    Options,
-    PgBackRest,
-    read_backup_run,
-    read_info,
-    read_verify,
-)
+from watchbill_agent.backups.adapters.pgbackrest import Options, PgBackRest
+from watchbill_agent.backups.printed.pgbackrest import STATUS_MIXED, read_backup_run, read_info, read_verify
 
 from .fake_tool import Printed, commands, fake_tool
 
@@ -179,7 +174,7 @@ def test_of_two_repositories_one_that_cannot_be_read_is_told(tmp_path: Path) -> 
     def second(stanza: dict[str, Any]) -> None:
         message = "[PathOpenError] unable to list file info for path '/r2': [13] Permission denied"
         stanza["repo"].append({"cipher": "none", "key": 2, "status": {"code": 99, "message": message}})
-        stanza["status"]["code"] = pgbackrest.STATUS_MIXED
+        stanza["status"]["code"] = STATUS_MIXED
 
     seen = look(tmp_path, changed(second), listing(2, 3, 4, 5))
     assert (seen.outcome, seen.reason) == (Outcome.PARTIAL, pgbackrest.COPY_UNREADABLE)

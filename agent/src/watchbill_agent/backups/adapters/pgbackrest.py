@@ -8,12 +8,10 @@ backup that can be restored the log is followed to its end: that is the newest p
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
-
-import msgspec
 
 from watchbill.backups.record import Level, Outcome, Proof
 from watchbill.config import option
@@ -31,6 +29,30 @@ from watchbill_agent.backups.adapter import (
     error_lines,
     trouble,
 )
+from watchbill_agent.backups.printed.pgbackrest import (
+    OPTION_INVALID,
+    PAGE_CHECKSUMS,
+    RUNNER_TEXT,
+    SAID_MAX,
+    STATUS_DATABASE_MISMATCH,
+    STATUS_NO_BACKUP,
+    STATUS_NO_DATA,
+    STATUS_NO_STANZA,
+    STATUS_OK,
+    VERSION,
+    Archive,
+    Backup,
+    Entry,
+    Stanza,
+    VerifyReport,
+    failure,
+    read_backup_run,
+    read_info,
+    read_listing,
+    read_verify,
+    repo_failure,
+    segments_in,
+)
 from watchbill_agent.backups.tool_answers import Unusable
 from watchbill_agent.backups.wal import (
     Numbering,
@@ -46,9 +68,6 @@ from watchbill_agent.backups.wal import (
 DIRECTORIES_MAX: Final = 400
 """Directories of the archive that one look lists: 256 segments each, so 1.6 TiB of log. What lies beyond is not
 claimed: the newest backups are looked at first."""
-BACKUPS_MAX: Final = 20_000
-TIME_S_MAX: Final = 1 << 33
-"""Later than this no time of a backup is: year 2242."""
 OLDEST: Final = (2, 34)
 """The first version whose `info` says in which of several repositories a backup is."""
 
@@ -56,7 +75,6 @@ WAL_MISSING: Final = "wal-missing"
 WAL_DUPLICATE: Final = "wal-duplicate"
 WAL_GAP: Final = "wal-gap"
 CHAIN_BROKEN: Final = "chain-broken"
-PAGE_CHECKSUMS: Final = "page-checksums"
 COPY_UNREADABLE: Final = "copy-unreadable"
 DATABASE_MISMATCH: Final = "database-mismatch"
 STANZA_MISSING: Final = "stanza-missing"
@@ -64,11 +82,7 @@ ARCHIVE_TOO_LARGE: Final = "archive-too-large"
 
 _JSON: Final = "--output=json"
 
-_VERSION = re.compile(r"pgBackRest ((\d{1,3})\.(\d{1,3})[\w.]{0,12})", re.ASCII)
-_LABEL = re.compile(r"\d{8}-\d{6}F(_\d{8}-\d{6}[DI])?", re.ASCII)
-_STORED_SEGMENT = re.compile(r"([0-9A-F]{24})-([0-9a-f]{40})(\.(gz|lz4|zst|bz2))?", re.ASCII)
 _DIRECTORY = re.compile(r"[0-9A-F]{16}", re.ASCII)
-_ARCHIVE_ID = re.compile(r"[0-9.]{1,8}-\d{1,9}", re.ASCII)
 _STANZA = re.compile(r"[A-Za-z0-9_.@+-]{1,200}", re.ASCII)
 
 
@@ -88,144 +102,6 @@ class Options:
     program: str = option("pgbackrest", help="The program, where it is not in the agent's PATH.")
 
 
-# ---------------------------------------------------------------- what `info` and `repo-ls` print
-
-
-class _Range(msgspec.Struct, frozen=True):
-    start: str | None = None
-    stop: str | None = None
-
-
-class _Times(msgspec.Struct, frozen=True):
-    start: int
-    stop: int
-
-
-class _Stored(msgspec.Struct, frozen=True):
-    size: int | None = None
-
-
-class _Sizes(msgspec.Struct, frozen=True):
-    size: int | None = None
-    repository: _Stored = _Stored()
-
-
-class _Database(msgspec.Struct, frozen=True, rename="kebab"):
-    id: int
-    repo_key: int = 1
-
-
-class _Backrest(msgspec.Struct, frozen=True):
-    version: str = ""
-
-
-class _Backup(msgspec.Struct, frozen=True):
-    """One backup. `error` is None where pgBackRest does not know."""
-
-    label: str
-    timestamp: _Times
-    database: _Database
-    archive: _Range = _Range()
-    lsn: _Range = _Range()
-    info: _Sizes = _Sizes()
-    backrest: _Backrest = _Backrest()
-    reference: list[str] | None = None
-    error: bool | None = None
-
-
-class _Archive(msgspec.Struct, frozen=True):
-    id: str
-    database: _Database
-
-
-class _Db(msgspec.Struct, frozen=True, rename="kebab"):
-    id: int
-    system_id: int
-    repo_key: int = 1
-
-
-class _Held(msgspec.Struct, frozen=True):
-    held: bool = False
-
-
-class _Locks(msgspec.Struct, frozen=True):
-    backup: _Held = _Held()
-
-
-class _Status(msgspec.Struct, frozen=True):
-    code: int
-    message: str = ""
-    lock: _Locks = _Locks()
-
-
-class _Repo(msgspec.Struct, frozen=True):
-    key: int
-    status: _Status
-
-
-class _Stanza(msgspec.Struct, frozen=True):
-    name: str
-    status: _Status
-    backup: list[_Backup] = []
-    archive: list[_Archive] = []
-    db: list[_Db] = []
-    repo: list[_Repo] = []
-
-
-class _Entry(msgspec.Struct, frozen=True):
-    """Something that `repo-ls` lists; its time is when it was stored."""
-
-    type: str
-    time: int = 0
-
-
-STATUS_OK: Final = 0
-STATUS_NO_STANZA: Final = 1
-STATUS_NO_BACKUP: Final = 2
-STATUS_NO_DATA: Final = 3
-STATUS_MIXED: Final = 4
-STATUS_DATABASE_MISMATCH: Final = 5
-
-
-def read_info(document: bytes, stanza: str) -> _Stanza:
-    """What `info --output=json` says of a stanza. Raises ValueError if that is not what it prints."""
-    try:
-        stanzas = msgspec.json.decode(document, type=list[_Stanza])
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise ValueError(f"what info printed cannot be read: {exc}") from exc
-    found = next((each for each in stanzas if each.name == stanza), None)
-    if found is None:
-        raise ValueError(f"what info printed says nothing of the stanza {stanza}")
-    if len(found.backup) > BACKUPS_MAX:
-        raise ValueError(f"{len(found.backup)} backups, at most {BACKUPS_MAX}")
-    for backup in found.backup:
-        if not _LABEL.fullmatch(backup.label):
-            raise ValueError(f"{backup.label[:60]!r} is no label of a backup")
-        if not 0 < backup.timestamp.stop <= TIME_S_MAX:
-            raise ValueError(f"the backup {backup.label} ended at {backup.timestamp.stop}, which is no time")
-    if any(not _ARCHIVE_ID.fullmatch(archive.id) for archive in found.archive):
-        raise ValueError("an archive's id is none")
-    return found
-
-
-def read_listing(document: bytes) -> dict[str, _Entry]:
-    """What `repo-ls --output=json` lists. Raises ValueError if that is not what it prints."""
-    try:
-        return msgspec.json.decode(document, type=dict[str, _Entry])
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise ValueError(f"what repo-ls printed cannot be read: {exc}") from exc
-
-
-def segments_in(listing: Mapping[str, _Entry]) -> dict[str, Stored]:
-    """The segments among the files of a directory: a segment's name, its checksum, and how it is compressed."""
-    found: dict[str, Stored] = {}
-    for name, entry in listing.items():
-        if entry.type == "file" and (stored := _STORED_SEGMENT.fullmatch(name)):
-            times = found[stored[1]].times if stored[1] in found else 0
-            found[stored[1]] = Stored(entry.time * 1000, times + 1)
-    return found
-
-
 # ---------------------------------------------------------------- what is judged
 
 
@@ -243,7 +119,7 @@ class _Judged:
     """What all backups and the log come to."""
 
     faults: list[Fault] = field(default_factory=list)
-    good: list[_Backup] = field(default_factory=list)
+    good: list[Backup] = field(default_factory=list)
     bad: int = 0
     unseen: int = 0
     point_ms: int = 0
@@ -261,13 +137,10 @@ class _Judged:
             said.append(
                 f"the log of {self.unseen} backups was not looked for: the archive is too large for one look"
             )
-        return error_lines((), *said[:_SAID_MAX])
+        return error_lines((), *said[:SAID_MAX])
 
 
-_SAID_MAX: Final = 8
-
-
-def backup_faults(backup: _Backup, labels: frozenset[str], shelf: Shelf | None) -> Iterator[Fault]:
+def backup_faults(backup: Backup, labels: frozenset[str], shelf: Shelf | None) -> Iterator[Fault]:
     """What keeps a backup from being restored whole. Raises _Unseen."""
     gone = [label for label in backup.reference or () if label not in labels]
     if gone:
@@ -280,7 +153,7 @@ def backup_faults(backup: _Backup, labels: frozenset[str], shelf: Shelf | None) 
         yield Fault(PAGE_CHECKSUMS, text)
 
 
-def _log_faults(backup: _Backup, start: str, stop: str, shelf: Shelf | None) -> Iterator[Fault]:
+def _log_faults(backup: Backup, start: str, stop: str, shelf: Shelf | None) -> Iterator[Fault]:
     name = f"backup {backup.label} in repo{backup.database.repo_key}"
     if shelf is None:
         yield Fault(WAL_MISSING, f"{name}: there is no archive of its log at all", fatal=True)
@@ -303,7 +176,7 @@ def _log_faults(backup: _Backup, start: str, stop: str, shelf: Shelf | None) -> 
         yield Fault(WAL_DUPLICATE, text, fatal=True)
 
 
-def _follow_log(judged: _Judged, newest: _Backup, shelf: Shelf) -> None:
+def _follow_log(judged: _Judged, newest: Backup, shelf: Shelf) -> None:
     """How far the log goes on from the end of a backup without a gap, and whether there is more behind a gap."""
     judged.point_ms = max(judged.point_ms, newest.timestamp.stop * 1000)
     begin = shelf.numbering.read(newest.archive.stop or "")
@@ -323,7 +196,7 @@ def _follow_log(judged: _Judged, newest: _Backup, shelf: Shelf) -> None:
         judged.faults.append(Fault(WAL_GAP, text))
 
 
-def _repo_faults(stanza: _Stanza) -> Iterator[Fault]:
+def _repo_faults(stanza: Stanza) -> Iterator[Fault]:
     """Of several repositories, those that are not as they should be; of one, its whole state says it."""
     if stanza.status.code == STATUS_DATABASE_MISMATCH:
         text = "the repositories hold backups of different databases: run stanza-upgrade, or remove the old repository"
@@ -336,7 +209,7 @@ def _repo_faults(stanza: _Stanza) -> Iterator[Fault]:
             )
 
 
-def _verdict(stanza: _Stanza, judged: _Judged) -> tuple[Outcome, str, tuple[str, ...]]:
+def _verdict(stanza: Stanza, judged: _Judged) -> tuple[Outcome, str, tuple[str, ...]]:
     """What all of it comes to in one word."""
     errors = judged.errors()
     if judged.good:
@@ -348,7 +221,7 @@ def _verdict(stanza: _Stanza, judged: _Judged) -> tuple[Outcome, str, tuple[str,
     return _nothing(stanza)
 
 
-def _nothing(stanza: _Stanza) -> tuple[Outcome, str, tuple[str, ...]]:
+def _nothing(stanza: Stanza) -> tuple[Outcome, str, tuple[str, ...]]:
     """What it means that there is no backup: none was made, or it cannot be seen."""
     status = stanza.status
     said = tuple(f"repo{repo.key}: {repo.status.message}" for repo in stanza.repo if repo.status.message)
@@ -365,157 +238,9 @@ def _nothing(stanza: _Stanza) -> tuple[Outcome, str, tuple[str, ...]]:
         return Outcome.FAILED, Reason.REPOSITORY_DAMAGED, error_lines((), "its backup.info is gone", *said)
     reasons = {repo_failure(repo.status) for repo in stanza.repo if repo.status.code != STATUS_OK}
     reason = reasons.pop() if len(reasons) == 1 else Reason.TOOL_FAILED
-    first = (_RUNNER_TEXT,) if reason == Reason.NEEDS_RUNNER else ()
+    first = (RUNNER_TEXT,) if reason == Reason.NEEDS_RUNNER else ()
     outcome = Outcome.FAILED if reason == Reason.REPOSITORY_DAMAGED else Outcome.UNKNOWN
     return outcome, reason, error_lines((), *first, *said)
-
-
-# ---------------------------------------------------------------- why it says nothing
-
-_UNREACHABLE: Final = frozenset({39, 49, 66, 72, 101})
-"""pgBackRest's codes for: protocol, host connect, protocol timeout, host invalid, service."""
-_DAMAGED: Final = frozenset({26, 28, 29})
-"""Checksum, file invalid, format."""
-_LOCKED: Final = 50
-_OPTION_INVALID: Final = 31
-_CRYPTO: Final = 95
-_MISSING: Final = frozenset({55, 73})
-"""File or path missing."""
-_ERROR = re.compile(r"ERROR: \[(\d{3})\]: (.*)")
-_NAMED: Final = {
-    "ChecksumError": Reason.REPOSITORY_DAMAGED,
-    "FormatError": Reason.REPOSITORY_DAMAGED,
-    "FileInvalidError": Reason.REPOSITORY_DAMAGED,
-    "CryptoError": Reason.PASSWORD_WRONG,
-    "HostConnectError": Reason.REPOSITORY_UNREACHABLE,
-    "ServiceError": Reason.REPOSITORY_UNREACHABLE,
-    "ProtocolError": Reason.REPOSITORY_UNREACHABLE,
-    "FileMissingError": Reason.REPOSITORY_MISSING,
-    "PathMissingError": Reason.REPOSITORY_MISSING,
-}
-"""The names of its errors, as `info` gives them of one repository."""
-_DENIED: Final = "permission denied"
-_RUNNER_TEXT: Final = (
-    "the agent's user may not read this repository or its configuration: let it read both, or observe the job "
-    "where it may"
-)
-
-
-def failure(finished: Finished, program: str) -> tuple[str, tuple[str, ...]]:
-    """The reason and the errors of a command that did not end well."""
-    if said := trouble(finished, program):
-        return said
-    text = (finished.stderr + b"\n" + finished.stdout).decode("utf-8", "replace")
-    errors = error_lines(text)
-    code = finished.exit_code
-    if _DENIED in text.lower():
-        return Reason.NEEDS_RUNNER, error_lines(text, _RUNNER_TEXT)
-    if code in _UNREACHABLE:
-        return Reason.REPOSITORY_UNREACHABLE, errors
-    if code in _DAMAGED:
-        return Reason.REPOSITORY_DAMAGED, errors
-    if code in _MISSING:
-        return Reason.REPOSITORY_MISSING, errors
-    if code == _LOCKED:
-        return Reason.REPOSITORY_LOCKED, errors
-    if code == _CRYPTO:
-        return Reason.PASSWORD_WRONG, errors
-    return Reason.TOOL_FAILED, error_lines(text, f"{program} ended with {code}")
-
-
-def repo_failure(status: _Status) -> str:
-    """Why one repository could not be read, from what `info` says of it: `[FileOpenError] unable to ...`."""
-    if _DENIED in status.message.lower():
-        return Reason.NEEDS_RUNNER
-    if "terminated unexpectedly" in status.message:  # The far end of ssh, which has no error of its own.
-        return Reason.REPOSITORY_UNREACHABLE
-    named = next((reason for name, reason in _NAMED.items() if f"[{name}]" in status.message), None)
-    return named or Reason.TOOL_FAILED
-
-
-# ---------------------------------------------------------------- verify and backup, as they print
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What `verify` found: how many things are bad, and which."""
-
-    bad: int
-    errors: tuple[str, ...]
-
-
-_STATUS_LINE = re.compile(r"^status: (\w{1,20})", re.MULTILINE)
-_COUNTED = re.compile(r"(?:missing|checksum invalid|size invalid|other): (\d{1,12})")
-_BACKUP_STATUS = re.compile(r"backup: (\S{1,60}), status: ([a-z -]{1,30}), total")
-_WAL_STATUS = re.compile(r"archiveId: (\S{1,30}), total WAL checked: (\d{1,12}), total valid WAL: (\d{1,12})")
-_BAD_FILE = re.compile(
-    r"^(?:INFO|WARN|ERROR): ((?:invalid|file missing|duplicate|unable|no |\[).{1,400})", re.MULTILINE
-)
-_FINE: Final = frozenset({"valid", "in-progress"})
-
-
-def read_verify(report: str, log: str) -> VerifyReport:
-    """What `verify --output=text --verbose` reports and logs. It ends with 0 whatever it finds. Without `--verbose` it
-    prints nothing when it found nothing, which looks like having printed nothing at all. Raises ValueError then."""
-    statuses = _STATUS_LINE.findall(report)
-    if not statuses:
-        raise ValueError("verify printed no report")
-    backups = [
-        f"backup {label} is {status}"
-        for label, status in _BACKUP_STATUS.findall(report)
-        if status not in _FINE
-    ]
-    log_bad = [
-        (archive, int(checked) - int(valid), checked)
-        for archive, checked, valid in _WAL_STATUS.findall(report)
-        if checked != valid
-    ]
-    files = sum(map(int, _COUNTED.findall(report)))
-    errors = backups + [
-        f"log of {archive}: {bad} of {checked} segments are not valid" for archive, bad, checked in log_bad
-    ]
-    errors += _BAD_FILE.findall(log)
-    said_error = any(status != "ok" for status in statuses)
-    bad = max(files, len(backups) + sum(bad for _, bad, _ in log_bad), int(said_error))
-    if said_error and not errors:
-        errors = ["verify says that something is wrong, and not what"]
-    return VerifyReport(bad, error_lines((), *errors[:_SAID_MAX]))
-
-
-_NEW_LABEL = re.compile(r"new backup label = (\S{1,60})")
-_FILE_TOTAL = re.compile(r"backup size = [^,]{1,40}, file total = (\d{1,15})")
-_BEGAN = re.compile(r"backup command begin (\d+\.\d+[.\w]{0,10})")
-_LOG_START = re.compile(r"backup start archive = ([0-9A-F]{24})")
-_LOG_STOP = re.compile(r"backup stop archive = ([0-9A-F]{24})")
-_BAD_PAGE = re.compile(r"invalid page checksum", re.IGNORECASE)
-
-
-def _first(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return found[1] if found else ""
-
-
-def read_backup_run(exit_code: int, text: str) -> RunFacts:
-    """What `pgbackrest backup` logged on its console; at its default level that is warnings and errors alone."""
-    errors = [f"[{code}] {message}" for code, message in _ERROR.findall(text)]
-    warnings = [line.partition("WARN:")[2].strip() for line in text.splitlines() if "WARN:" in line]
-    outcome, reason = Outcome.OK if exit_code == 0 else Outcome.FAILED, ""
-    if exit_code == 0 and _BAD_PAGE.search(text):
-        outcome, reason = Outcome.PARTIAL, PAGE_CHECKSUMS
-    elif exit_code == _LOCKED:
-        reason = Reason.REPOSITORY_LOCKED
-    files = _first(_FILE_TOTAL, text)
-    label = _first(_NEW_LABEL, text)
-    return RunFacts(
-        outcome=outcome,
-        reason=reason,
-        errors=error_lines((), *errors[:_SAID_MAX], *warnings[: _SAID_MAX - len(errors[:_SAID_MAX])]),
-        snapshot_id=label if _LABEL.fullmatch(label) else "",
-        files=int(files) if files else None,
-        log_from=_first(_LOG_START, text),
-        log_to=_first(_LOG_STOP, text),
-        tool_version=_first(_BEGAN, text),
-    )
 
 
 # ---------------------------------------------------------------- the adapter
@@ -575,7 +300,7 @@ class PgBackRest(Adapter):
             outcome=Outcome.FAILED if bad else Outcome.OK,
             proof=Proof(level=check.level, ok=not bad, bad=bad),
             reason=reason if bad else "",
-            errors=error_lines((), *(judged.errors() + report.errors)[:_SAID_MAX]),
+            errors=error_lines((), *(judged.errors() + report.errors)[:SAID_MAX]),
             tool_version=self._version,
         )
 
@@ -596,9 +321,9 @@ class PgBackRest(Adapter):
             raise Unusable(*failure(finished, self._options.program))
         return finished.stdout
 
-    def _info(self) -> _Stanza:
+    def _info(self) -> Stanza:
         text = self._ask("version").decode("ascii", "replace")
-        found = _VERSION.match(text)
+        found = VERSION.match(text)
         if not found:
             raise Unusable(
                 Reason.OUTPUT_UNREADABLE, error_lines(text, "`version` printed no version of pgBackRest")
@@ -619,7 +344,7 @@ class PgBackRest(Adapter):
     def _repo(self, number: int) -> tuple[str, ...]:
         return (f"--repo={number}",) if number else ()
 
-    def _list(self, repo: int, path: str) -> dict[str, _Entry]:
+    def _list(self, repo: int, path: str) -> dict[str, Entry]:
         if self._listings >= DIRECTORIES_MAX:
             raise _TooLarge
         self._listings += 1
@@ -638,7 +363,7 @@ class PgBackRest(Adapter):
         finished = self._run(*argv, "--verbose", stderr="info")
         if said := trouble(finished, self._options.program):
             raise Unusable(*said)
-        if finished.exit_code == _OPTION_INVALID:
+        if finished.exit_code == OPTION_INVALID:
             raise Unusable(
                 Reason.TOOL_TOO_OLD, (f"pgBackRest {self._version} has no `verify` with a report",)
             )
@@ -653,7 +378,7 @@ class PgBackRest(Adapter):
 
     # ---- judging
 
-    def _judge(self, stanza: _Stanza) -> _Judged:
+    def _judge(self, stanza: Stanza) -> _Judged:
         judged = _Judged()
         shelves = self._shelves(stanza)
         labels = frozenset(backup.label for backup in stanza.backup)
@@ -680,7 +405,7 @@ class PgBackRest(Adapter):
             with contextlib.suppress(_TooLarge):
                 _follow_log(judged, mine[0], shelf)
 
-    def _shelves(self, stanza: _Stanza) -> dict[tuple[int, int], Shelf]:
+    def _shelves(self, stanza: Stanza) -> dict[tuple[int, int], Shelf]:
         """The log of each cluster in each repository."""
         begun = [(b.archive.start, b.lsn.start) for b in stanza.backup if b.archive.start and b.lsn.start]
         numbering = numbering_of(begun)
@@ -689,7 +414,7 @@ class PgBackRest(Adapter):
             for archive in stanza.archive
         }
 
-    def _shelf(self, stanza: str, archive: _Archive, numbering: Numbering) -> Shelf:
+    def _shelf(self, stanza: str, archive: Archive, numbering: Numbering) -> Shelf:
         repo, path = archive.database.repo_key, f"archive/{stanza}/{archive.id}"
 
         def directories() -> frozenset[str]:
@@ -702,7 +427,7 @@ class PgBackRest(Adapter):
 
     # ---- saying
 
-    def _seen(self, stanza: _Stanza, judged: _Judged) -> Observation:
+    def _seen(self, stanza: Stanza, judged: _Judged) -> Observation:
         outcome, reason, errors = _verdict(stanza, judged)
         best = max(judged.good, key=lambda backup: backup.timestamp.stop, default=None)
         ids = {db.system_id for db in stanza.db[-1:]}

@@ -1,0 +1,1 @@
+"""What backup tools print, read: a file for each tool whose answers are many. Pure; adapters alone import them."""
