@@ -12,21 +12,20 @@ import pytest
 from watchbill.backups.definition import Definition
 from watchbill.backups.record import Level, Outcome
 from watchbill_agent.backups.adapter import Check, Job, Observation
-from watchbill_agent.backups.adapters.borg import (
-    Borg,
+from watchbill_agent.backups.adapters.borg import Borg, Options
+from watchbill_agent.backups.command import HostCommands
+from watchbill_agent.backups.printed.borg import (
     Holder,
-    Options,
     expected,
     is_remote,
     read_create,
     read_holders,
     read_listing,
     read_version,
-    time_ms,
     why_failed,
     words,
 )
-from watchbill_agent.backups.command import HostCommands
+from watchbill_agent.backups.tool_answers import time_ms
 
 NOW_MS = 1_795_953_600_000
 """2026-11-29T12:00:00Z."""

@@ -10,19 +10,18 @@ import pytest
 from watchbill.backups.definition import Definition
 from watchbill.backups.record import Level, Outcome
 from watchbill_agent.backups.adapter import Check, Job, Observation
-from watchbill_agent.backups.adapters.restic import (
+from watchbill_agent.backups.adapters.restic import Options, Restic
+from watchbill_agent.backups.command import HostCommands
+from watchbill_agent.backups.printed.restic import (
     Lock,
-    Options,
-    Restic,
     read_backup,
     read_environment,
     read_snapshots,
     read_version,
-    time_ms,
     why_failed,
     words,
 )
-from watchbill_agent.backups.command import HostCommands
+from watchbill_agent.backups.tool_answers import time_ms
 
 NOW_MS = 1_795_953_600_000
 """2026-11-29T12:00:00Z."""

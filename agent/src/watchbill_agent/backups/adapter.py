@@ -33,6 +33,8 @@ class Reason(StrEnum):
 
     NEEDS_RUNNER = "needs-runner"
     """This agent may not read it: it needs more rights than the agent has."""
+    NOT_THROUGH_RUNNER = "not-through-runner"
+    """The runner reads it, and cannot do this: only commands that are the same each time are made by it."""
     TOOL_MISSING = "tool-missing"
     TOOL_FAILED = "tool-failed"
     """It ended with an error that no other word is for."""

@@ -23,7 +23,7 @@ from watchbill_agent.backups.adapter import STDOUT_BYTES_MAX, Commands, Finished
 from watchbill_agent.backups.command import PATH_DEFAULT
 
 TIMEOUT: Final = "timeout"
-SHOWN_MAX: Final = 300
+SHOWN_MAX: Final = 440
 """Characters of a command in a hint."""
 
 

@@ -12,17 +12,18 @@ What restic says, and what is so (0.14 to 0.19):
 4. `check` without data calls flipped bits in the data no error. Only the level `data` is proof of it.
 5. A process that was killed leaves its lock; backups go on and nothing is ever forgotten or pruned again.
 6. Before 0.17 a snapshot does not know its size: it is asked for, which reads the snapshot's whole tree.
+
+Where root's runner reads the repository, it is asked for what is the same command each time: whose a lock is, a part of
+the data and a restore are not.
 """
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
-
-import msgspec
 
 from watchbill.backups.record import Level, Outcome, Proof
 from watchbill.config import Wrong, option
@@ -39,25 +40,36 @@ from watchbill_agent.backups.adapter import (
     Verification,
     error_lines,
 )
+from watchbill_agent.backups.fixed import PASSWORD_IN_ADDRESS, PLAIN_ADDRESS, fixed, not_fixed
 from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
+from watchbill_agent.backups.printed.restic import (
+    PASSWORD_MISSING,
+    SNAPSHOT_LOST,
+    Listed,
+    Lock,
+    Stats,
+    read_backup,
+    read_environment,
+    read_lock,
+    read_snapshots,
+    read_version,
+    why_failed,
+    words,
+)
 from watchbill_agent.backups.restoring import NoPlace, count, restore_place
 from watchbill_agent.backups.tool_answers import (
     Unusable,
     proved,
     read_document,
     readable,
-    time_ms,
     usable,
 )
 
 T = TypeVar("T")
 
-_ID: Final = re.compile(r"[0-9a-f]{8,64}")
 ANY_HOST: Final = "*"
 PARTS_MAX: Final = 256
 """restic divides packs by the first byte of their name."""
-LOCK_AGE_S_MAX: Final = 30 * 60
-"""restic refreshes a lock every 5 minutes, and calls one of this age stale itself."""
 LOCKS_MAX: Final = 16
 """Locks that are looked at; more of them are counted."""
 _OURS: Final = ("RESTIC_REPOSITORY", "RESTIC_PASSWORD", "RESTIC_CACHE", "RESTIC_HOST")
@@ -67,11 +79,8 @@ ENVIRONMENT_BYTES_MAX: Final = 64 * 1024
 LOCK_STALE: Final = "lock-stale"
 SNAPSHOTS_UNREADABLE: Final = "snapshots-unreadable"
 SNAPSHOT_UNREADABLE: Final = "snapshot-unreadable"
-PASSWORD_MISSING: Final = "password-missing"  # noqa: S105 - a reason, no password.
 REPOSITORY_BUSY: Final = "repository-busy"
 CLOCK_AHEAD: Final = "clock-ahead"
-DRY_RUN: Final = "dry-run"
-INTERRUPTED: Final = "interrupted"
 RESTORE_DIFFERS: Final = "restore-differs"
 AHEAD_MS_MAX: Final = 10 * 60_000
 """How far a snapshot may be ahead of this host's clock."""
@@ -102,9 +111,15 @@ class Options:
         None, help="Directory for verification by restore: a snapshot is restored there, and removed again."
     )
     program: str = option("restic", help="The program's name or path.")
+    runner: bool = option(False, help="Root's runner reads it, by the commands that observe.d has.")
 
     def check(self) -> Iterable[Wrong]:
-        """Exactly one address and one password."""
+        """Exactly one address and one password; of both no more than a file's name, where the runner is to read it."""
+        if self.runner and self.environment_file is not None:
+            wanted = "a program of root's that sets them, where the runner reads the repository"
+            yield Wrong("environment_file", str(self.environment_file), wanted)
+        if self.runner and PASSWORD_IN_ADDRESS.search(self.repository):
+            yield Wrong("repository", "an address with a password", PLAIN_ADDRESS)
         if bool(self.repository) == (self.repository_file is not None):
             yield Wrong("repository", _got(self.repository), "either repository or repository_file")
         if bool(self.password_command) == (self.password_file is not None):
@@ -115,233 +130,6 @@ class Options:
 
 def _got(text: str) -> str:
     return "both" if text else "neither"
-
-
-# ---------------------------------------------------------------- what restic prints
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What a snapshot of 0.17 or newer knows of its run."""
-
-    total_files_processed: int | None = None
-    total_bytes_processed: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """A snapshot in `restic snapshots --json`."""
-
-    id: str
-    time: str
-    hostname: str = ""
-    tags: list[str] | None = None
-    paths: list[str] | None = None
-    summary: Summary | None = None
-
-    @property
-    def time_ms(self) -> int:
-        """Raises ValueError."""
-        return time_ms(self.time)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lock:
-    """A lock in `restic cat lock`."""
-
-    time: str
-    exclusive: bool = False
-    hostname: str = ""
-    username: str = ""
-    pid: int = 0
-
-    def alive(self, now_ms: int) -> bool:
-        """By restic's own rule: refreshed lately, and if its host is this one, its process is there."""
-        if now_ms - time_ms(self.time) > LOCK_AGE_S_MAX * 1000:
-            return False
-        return self.hostname != socket.gethostname() or Path(f"/proc/{self.pid}").exists()
-
-    def __str__(self) -> str:
-        kind = "exclusive lock" if self.exclusive else "lock"
-        return f"{kind} of {self.username or 'somebody'} on {self.hostname}, process {self.pid}, since {self.time}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """`restic stats --json`. Its count of files is one of directories, too."""
-
-    total_size: int
-
-
-def read_snapshots(document: bytes) -> list[Listed]:
-    """All snapshots; an empty repository is `null` in some versions and `[]` in others. Raises ValueError."""
-    listed = read_document(document, list[Listed] | None, "restic") or []  # type: ignore[arg-type]
-    for each in listed:
-        each.time_ms  # noqa: B018 - one that cannot be read is told of now.
-        if not _ID.fullmatch(each.id):
-            raise ValueError(f"a snapshot whose id is {each.id[:80]!r}")
-    return listed
-
-
-def read_lock(document: bytes) -> Lock:
-    """Raises ValueError."""
-    lock = read_document(document, Lock, "restic")
-    time_ms(lock.time)
-    return lock
-
-
-def read_version(output: bytes) -> str:
-    """`restic 0.14.0 compiled with go1.19.8 on linux/amd64` is 0.14.0; "" if it is not like that."""
-    found = re.match(rb"restic (\d+\.\d+\.\d+\S*)", output)
-    return found[1].decode() if found else ""
-
-
-def messages(output: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON lines in it; what else is there is left out: restic mixes both."""
-    for line in output.splitlines():
-        if line.lstrip().startswith(b"{"):
-            try:
-                found = msgspec.json.decode(line)
-            except msgspec.DecodeError:
-                continue
-            if isinstance(found, dict):
-                yield found
-
-
-def words(output: bytes) -> list[str]:
-    """What stderr says to a person: lines of text as they are, JSON lines by their message."""
-    said: list[str] = []
-    for line in output.splitlines():
-        message = next(messages(line), None)
-        said.append(line.decode("utf-8", "replace") if message is None else _message(message))
-    return [re.sub(r"://[^/\s@]*@", "://***@", line) for line in said if line.strip()]
-
-
-def _message(message: Mapping[str, Any]) -> str:
-    """The text of one JSON line on stderr. An `error` is an object without any text in some versions."""
-    error = message.get("error")
-    text = message.get("message") or (error.get("message") if isinstance(error, dict) else error)
-    item = message.get("item")
-    if not text and isinstance(error, dict):
-        text = " ".join(str(error[key]) for key in ("Op", "Path") if key in error)
-        text = f"{text} failed" if text else "failed"
-    return f"{item}: {text}" if item else str(text or message)
-
-
-_TEXTS: Final = tuple(
-    (reason, re.compile(pattern, re.IGNORECASE))
-    for reason, pattern in (
-        (Reason.PASSWORD_WRONG, r"wrong password|no key found"),
-        (PASSWORD_MISSING, r"resolving password failed|empty password|an empty password"),
-        (Reason.REPOSITORY_LOCKED, r"already locked|unable to create lock"),
-        (Reason.NEEDS_RUNNER, r"permission denied|access denied|operation not permitted"),
-        (
-            Reason.REPOSITORY_UNREACHABLE,
-            (
-                r"connection refused|no such host|i/o timeout|connection reset|no route to host|could not resolve"
-                r"|network is unreachable|tls: |x509: |connection closed|unable to start the sftp|broken pipe"
-                r"|host key|context deadline exceeded|\b5\d\d (internal|bad|service|gateway)|\(5\d\d\)"
-                r"|stale (nfs )?file handle|transport endpoint"
-            ),
-        ),
-        (
-            Reason.REPOSITORY_MISSING,
-            r"unable to open config file|repository does not exist|is there a repository at|bucket does not exist",
-        ),
-        (
-            Reason.REPOSITORY_DAMAGED,
-            (
-                r"ciphertext verification failed|invalid data returned|hash mismatch|does not match|is damaged"
-                r"|loadindex returned errors|repository contains errors|not found in (repository|index)|truncated"
-                r"|invalid character|unexpected eof|unexpected end of|unmarshal|no such file or directory"
-                r"|there were \d+ errors"
-            ),
-        ),
-    )
-)
-_SNAPSHOT_LOST: Final = re.compile(r"(could not|failed to) load snapshot|ignoring .*snapshot", re.IGNORECASE)
-_CODES: Final = {10: Reason.REPOSITORY_MISSING, 11: Reason.REPOSITORY_LOCKED, 12: Reason.PASSWORD_WRONG}
-"""Since 0.17."""
-
-
-def why_failed(exit_code: int | None, stderr: bytes) -> str:
-    """The word for a command that failed: by its exit code where that says it, else by its text."""
-    if exit_code in _CODES:
-        return _CODES[exit_code]
-    said = "\n".join(words(stderr))
-    return next((reason for reason, pattern in _TEXTS if pattern.search(said)), Reason.TOOL_FAILED)
-
-
-# ---------------------------------------------------------------- a wrapped run
-
-
-_SKIPPED: Final = re.compile(
-    r"does not exist, skipping|does not match any files, skipping|cannot access", re.IGNORECASE
-)
-_SAVED: Final = re.compile(rb"^snapshot ([0-9a-f]{8,64}) saved", re.MULTILINE)
-_NO_SOURCE: Final = re.compile(r"all (target|source) (directories|paths|directories/files)", re.IGNORECASE)
-
-
-def read_backup(exit_code: int, stdout: bytes, stderr: bytes) -> RunFacts:
-    """What `restic backup` printed, with `--json` or without; of other commands no more than how they ended."""
-    said = words(stderr)
-    printed = list(messages(stdout))
-    summary: Mapping[str, Any] = next((each for each in reversed(printed) if _is_summary(each)), {})
-    skipped = [line for line in said if _SKIPPED.search(line)]
-    failed = sum(1 for each in messages(stderr) if each.get("message_type") == "error")
-    saved = _SAVED.findall(stdout)
-    outcome, reason = _how_it_went(exit_code, summary, skipped, said)
-    if (
-        outcome is Outcome.OK
-        and not summary
-        and any(each.get("message_type") == "status" for each in printed)
-    ):
-        outcome, reason = Outcome.UNKNOWN, Reason.OUTPUT_UNREADABLE
-        said = [*said, "restic ended well, and its last line, the summary, did not come"]
-    return RunFacts(
-        outcome=outcome,
-        reason=reason,
-        errors=error_lines(skipped or said) if outcome is not Outcome.OK else (),
-        snapshot_id=_text(summary, "snapshot_id") or (saved[-1].decode() if saved else ""),
-        bytes_source=_count(summary, "total_bytes_processed"),
-        bytes_added=_count(summary, "data_added"),
-        bytes_stored=_count(summary, "data_added_packed"),
-        files=_count(summary, "total_files_processed"),
-        files_failed=failed or (0 if summary and exit_code == 0 else None),
-    )
-
-
-def _is_summary(message: Mapping[str, Any]) -> bool:
-    """Of a backup: `check` and `restore` in the same script end with one of their own."""
-    return message.get("message_type") == "summary" and "total_files_processed" in message
-
-
-def _how_it_went(
-    exit_code: int, summary: Mapping[str, Any], skipped: Sequence[str], said: Sequence[str]
-) -> tuple[Outcome, str]:
-    if exit_code == 0 and summary.get("dry_run") is True:
-        return Outcome.FAILED, DRY_RUN
-    if exit_code in (0, 3) and skipped:
-        return Outcome.PARTIAL, Reason.SOURCE_MISSING
-    if exit_code == 0:
-        return Outcome.OK, ""
-    if exit_code == 3:
-        return Outcome.PARTIAL, Reason.SOURCE_UNREADABLE
-    if exit_code == 130:
-        return Outcome.FAILED, INTERRUPTED
-    if any(_NO_SOURCE.search(line) for line in said):
-        return Outcome.FAILED, Reason.SOURCE_MISSING
-    return Outcome.FAILED, why_failed(exit_code, "\n".join(said).encode())
-
-
-def _count(summary: Mapping[str, Any], key: str) -> int | None:
-    value = summary.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _text(summary: Mapping[str, Any], key: str) -> str:
-    value = summary.get(key)
-    return value if isinstance(value, str) else ""
 
 
 # ---------------------------------------------------------------- the adapter
@@ -359,6 +147,7 @@ class Restic(Adapter):
         self._job = job
         self._commands = commands
         self._host = options.host or socket.gethostname()
+        self._program: tuple[str, ...] = (options.program,)
         self._env: dict[str, str] = {}
         self._version = ""
 
@@ -381,6 +170,8 @@ class Restic(Adapter):
             self._open()
             self._nobody_alone(now_ms)
             if check.level is Level.RESTORE:
+                if self._options.runner:
+                    raise not_fixed("a restore")
                 return self._restore(now_ms)
             return self._check(check, now_ms)
         except Unusable as no:
@@ -401,11 +192,12 @@ class Restic(Adapter):
 
     def _look(self, now_ms: int) -> Observation:
         self._open()
-        repo_id = self._read(("cat", "config"), dict[str, Any]).get("id", "")
+        repo_id = self._repository_id()
         listing = self._run(("snapshots", "--json", *self._filters()))
         ours = [each for each in self._parsed(listing, read_snapshots) if self._counts(each)]
         ours.sort(key=lambda each: each.time_ms)
-        locks = self._locks()
+        lock_ids = self._lock_ids(must=not self._options.runner)
+        locks = self._locks(lock_ids or ())
         stale = [lock for lock in locks if not lock.alive(now_ms)]
         bytes_source, files, bytes_stored, size_errors = self._sizes(ours)
         outcome, reason, errors = self._judge(ours, listing, stale, size_errors, now_ms)
@@ -415,7 +207,7 @@ class Restic(Adapter):
             errors=error_lines(errors),
             snapshots=tuple(Snapshot(id=each.id, time_ms=each.time_ms) for each in ours),
             running=any(not lock.exclusive and lock.alive(now_ms) for lock in locks),
-            repo_locked=bool(locks),
+            repo_locked=None if lock_ids is None else bool(lock_ids),
             repo_id=str(repo_id),
             tool_version=self._version,
             bytes_source=bytes_source,
@@ -433,7 +225,7 @@ class Restic(Adapter):
         now_ms: int,
     ) -> tuple[Outcome, str, list[str]]:
         """The worst first."""
-        unreadable = [line for line in words(listing.stderr) if _SNAPSHOT_LOST.search(line)]
+        unreadable = [line for line in words(listing.stderr) if SNAPSHOT_LOST.search(line)]
         if unreadable:
             return Outcome.PARTIAL, SNAPSHOTS_UNREADABLE, unreadable
         if size_errors:
@@ -451,11 +243,13 @@ class Restic(Adapter):
 
     def _nothing(self) -> tuple[Outcome, str, list[str]]:
         """Whether it is empty, or full of others'."""
+        wanted = " ".join(self._filters()) or "these options"
+        if self._options.runner:
+            return Outcome.OK, Reason.NO_SNAPSHOTS, [f"this repository holds no snapshot of {wanted}"]
         others = self._parsed(self._run(("snapshots", "--json", "--latest", "1")), read_snapshots)
         if not others:
             return Outcome.OK, Reason.NO_SNAPSHOTS, ["this repository holds no snapshot at all"]
         hosts = ", ".join(sorted({each.hostname for each in others})[:10])
-        wanted = " ".join(self._filters()) or "these options"
         return (
             Outcome.OK,
             Reason.REPOSITORY_FOREIGN,
@@ -477,15 +271,34 @@ class Restic(Adapter):
             and set(self._options.paths) <= set(snapshot.paths or ())
         )
 
-    def _locks(self) -> list[Lock]:
-        listed = self._run(("list", "locks", "--quiet"))
-        ids = re.findall(rb"^[0-9a-f]{64}$", listed.stdout, re.MULTILINE)
+    def _repository_id(self) -> str:
+        """ "" where the runner reads it and is not let tell this."""
+        finished = self._run(("cat", "config"), must=not self._options.runner)
+        if not finished.ok:
+            return ""
+        config = self._parsed(finished, lambda document: read_document(document, dict[str, Any], "restic"))
+        return str(config.get("id", ""))
+
+    def _lock_ids(self, *, must: bool = True) -> list[str] | None:
+        """None where the runner reads it and is not let tell this."""
+        listed = self._run(("list", "locks", "--quiet"), must=must)
+        if not listed.ok:
+            return None
+        return [one.decode() for one in re.findall(rb"^[0-9a-f]{64}$", listed.stdout, re.MULTILINE)]
+
+    def _locks(self, ids: Sequence[str]) -> list[Lock]:
+        """Whose they are, which the runner is never asked: it would be another command each time."""
         locks: list[Lock] = []
-        for lock_id in ids[:LOCKS_MAX]:
-            finished = self._run(("cat", "lock", lock_id.decode()), must=False)
+        for lock_id in () if self._options.runner else ids[:LOCKS_MAX]:
+            finished = self._run(("cat", "lock", lock_id), must=False)
             if finished.ok:  # One that is gone again since was no lock to tell of.
                 locks.append(self._parsed(finished, read_lock))
         return locks
+
+    def _written(self, now_ms: int) -> bool:
+        """Whether somebody may be writing. Raises Unusable where that cannot be known."""
+        ids = self._lock_ids() or []
+        return bool(ids) if self._options.runner else any(one.alive(now_ms) for one in self._locks(ids))
 
     def _sizes(self, ours: Sequence[Listed]) -> tuple[int | None, int | None, int | None, list[str]]:
         """Of the newest snapshot: bytes and files; all that is stored; what was in the way."""
@@ -500,7 +313,8 @@ class Restic(Adapter):
         known = ours[-1].summary
         if known is not None and known.total_bytes_processed is not None:
             return known.total_bytes_processed, known.total_files_processed, stored, errors
-        newest, newest_errors = self._stats("--mode", "restore-size", ours[-1].id)
+        which = ("latest", *self._filters()) if self._options.runner else (ours[-1].id,)
+        newest, newest_errors = self._stats("--mode", "restore-size", *which)
         if newest is None:
             return None, None, stored, [*errors, *newest_errors]
         return newest.total_size, None, stored, errors
@@ -514,7 +328,7 @@ class Restic(Adapter):
     # ------------------------------------------------------------ verifying
 
     def _check(self, check: Check, now_ms: int) -> Verification:
-        parts = min(check.parts, PARTS_MAX)
+        parts = 1 if self._options.runner else min(check.parts, PARTS_MAX)
         arguments: tuple[str, ...] = ("check",)
         if check.level is Level.DATA:
             part = (check.part - 1) % parts + 1
@@ -568,13 +382,13 @@ class Restic(Adapter):
         reason = why_failed(finished.exit_code, finished.stderr)
         if reason not in (Reason.REPOSITORY_DAMAGED, Reason.TOOL_FAILED):
             raise Unusable(reason, error_lines(words(finished.stderr)))
-        if any(lock.alive(now_ms) for lock in self._locks()):
+        if self._written(now_ms):
             said = "the repository was being written meanwhile: what was found proves nothing, it is looked at again"
             raise Unusable(REPOSITORY_BUSY, error_lines(words(finished.stderr), said))
 
     def _nobody_alone(self, now_ms: int) -> None:
         """Raises Unusable while somebody has the repository for himself: a prune that moves what is to be read."""
-        for lock in self._locks():
+        for lock in self._locks(self._lock_ids() or ()):
             if lock.exclusive and lock.alive(now_ms):
                 raise Unusable(Reason.REPOSITORY_LOCKED, (str(lock),))
 
@@ -590,9 +404,14 @@ class Restic(Adapter):
         if not self._version:
             finished = self._commands.run((self._options.program, "version"))
             self._version = read_version(usable(finished, self._options.program).stdout)
-            self._env = self._environment()
+            settings = self._settings()
+            if self._options.runner:
+                self._program = fixed(self._options.program, settings)
+            else:
+                self._env = settings
 
-    def _environment(self) -> dict[str, str]:
+    def _settings(self) -> dict[str, str]:
+        """By its environment. Where the runner reads them, files are its own to open."""
         options = self._options
         env: dict[str, str] = {}
         if options.environment_file is not None:
@@ -601,12 +420,12 @@ class Restic(Adapter):
             )
             env.update((name, value) for name, value in found.items() if not name.startswith(_OURS))
         if options.repository_file is not None:
-            readable(options.repository_file, ENVIRONMENT_BYTES_MAX, PASSWORD_MISSING)
+            self._must_be_readable(options.repository_file)
             env["RESTIC_REPOSITORY_FILE"] = str(options.repository_file)
         else:
             env["RESTIC_REPOSITORY"] = options.repository
         if options.password_file is not None:
-            readable(options.password_file, ENVIRONMENT_BYTES_MAX, PASSWORD_MISSING)
+            self._must_be_readable(options.password_file)
             env["RESTIC_PASSWORD_FILE"] = str(options.password_file)
         else:
             env["RESTIC_PASSWORD_COMMAND"] = options.password_command
@@ -614,11 +433,12 @@ class Restic(Adapter):
             env["RESTIC_CACERT"] = str(options.cacert)
         return env
 
+    def _must_be_readable(self, path: Path) -> None:
+        if not self._options.runner:
+            readable(path, ENVIRONMENT_BYTES_MAX, PASSWORD_MISSING)
+
     def _listed(self) -> list[Listed]:
         return self._parsed(self._run(("snapshots", "--json", *self._filters())), read_snapshots)
-
-    def _read(self, arguments: Sequence[str], kind: type[T]) -> T:
-        return self._parsed(self._run(arguments), lambda document: read_document(document, kind, "restic"))
 
     def _parsed(self, finished: Finished, parse: Callable[[bytes], T]) -> T:
         try:
@@ -629,7 +449,7 @@ class Restic(Adapter):
 
     def _run(self, arguments: Sequence[str], *, must: bool = True) -> Finished:
         """One command. `must`: raises Unusable also where it ended with an error."""
-        argv = (self._options.program, *arguments, "--no-lock", *self._cache())
+        argv = (*self._program, *arguments, "--no-lock", *self._cache())
         finished = usable(self._commands.run(argv, env=self._env), self._options.program)
         if must and not finished.ok:
             reason = why_failed(finished.exit_code, finished.stderr)
@@ -640,7 +460,7 @@ class Restic(Adapter):
         """A repository on a disk is read itself: from a cache, damage to it would not be seen."""
         scratch = self._job.scratch
         address = self._options.repository
-        if scratch is None or address.startswith(("/", "local:")):
+        if self._options.runner or scratch is None or address.startswith(("/", "local:")):
             return ("--no-cache",)
         return ("--cache-dir", str(scratch / "restic"))
 
@@ -651,14 +471,3 @@ class Restic(Adapter):
             Reason.REPOSITORY_LOCKED: "this version of restic locks for reading, and somebody has it for himself",
         }.get(reason)  # type: ignore[call-overload]
         return (advice,) if advice else ()
-
-
-def read_environment(text: bytes) -> dict[str, str]:
-    """Lines of NAME=VALUE, as systemd's EnvironmentFile has them; quotes around a value are taken off."""
-    found = {}
-    for line in text.decode("utf-8", "replace").splitlines():
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-            found[name] = value[1:-1] if quoted else value
-    return found
