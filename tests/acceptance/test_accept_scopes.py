@@ -196,6 +196,7 @@ ASKED: dict[str, list[Ask]] = {
         Ask("GET", f"{OURS}/backups/report"),
         Ask("GET", f"{OURS}/backups/report?host={WHO}1&since=1000&until=2000"),
     ],
+    f"{OURS}/backups/evidence": [Ask("GET", f"{OURS}/backups/evidence?since=1000&until=2000")],
     f"{OURS}/backups/uncovered": [Ask("GET", f"{OURS}/backups/uncovered")],
     f"{OURS}/backups/exemptions": [
         Ask("GET", f"{OURS}/backups/exemptions"),

@@ -39,6 +39,8 @@ from watchbill_collector.api.backup_port import (
     shown,
 )
 from watchbill_collector.api.backup_report import ROWS_DEFAULT, ROWS_MAX, Asked, BackupReport, BackupRpo
+from watchbill_collector.api.evidence import ARCHIVE_MEDIA, archive_answer
+from watchbill_collector.api.evidence_port import WantedBackups
 from watchbill_collector.api.guard import NotAdmitted
 from watchbill_collector.api.ours import decoded, own_host
 from watchbill_collector.api.params import Fields, limit_field, read_fields, time_field
@@ -171,17 +173,9 @@ async def _one(call: Call) -> Response:
 
 async def _report(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"])
-    wanted = WantedJobs(host=fields.one("host"), service=fields.one("service"), job=fields.one("job"))
     limit, offset = min(limit_field(fields) or ROWS_DEFAULT, ROWS_MAX), _offset(fields)
-    asked = Asked(time_field(fields, "since", None), time_field(fields, "until", None), _objective(fields))
-    backups = call.house.services.backups
-    jobs = _visible(await backups.jobs(), call.view)
-
-    def work() -> list[str]:
-        found = sorted((job.host, job.name, job.id) for job in jobs if wanted.takes(job))
-        return [job_id for _, _, job_id in found]
-
-    ids = await asyncio.to_thread(work)
+    asked, backups = _asked(fields), call.house.services.backups
+    ids = await _reported(call, _wanted(fields))
     period, rows = await backups.report(ids[offset : offset + limit], asked)
     return json_answer(
         BackupReport(
@@ -193,6 +187,33 @@ async def _report(call: Call) -> Response:
             truncated=offset + limit < len(ids),
         )
     )
+
+
+async def _evidence(call: Call) -> Response:
+    fields = read_fields(call.request.scope["query_string"])
+    only = {name: text for name in ("host", "service", "job") if (text := fields.one(name))}
+    ids = await _reported(call, _wanted(fields))
+    wanted = WantedBackups(ids, _asked(fields), only, call.view.text)
+    return archive_answer(await call.house.services.evidence.backups(wanted, call.caller))
+
+
+def _wanted(fields: Fields) -> WantedJobs:
+    return WantedJobs(host=fields.one("host"), service=fields.one("service"), job=fields.one("job"))
+
+
+def _asked(fields: Fields) -> Asked:
+    return Asked(time_field(fields, "since", None), time_field(fields, "until", None), _objective(fields))
+
+
+async def _reported(call: Call, wanted: WantedJobs) -> list[str]:
+    """The ids of jobs that a report is about, by host and name."""
+    jobs = _visible(await call.house.services.backups.jobs(), call.view)
+
+    def work() -> list[str]:
+        found = sorted((job.host, job.name, job.id) for job in jobs if wanted.takes(job))
+        return [job_id for _, _, job_id in found]
+
+    return await asyncio.to_thread(work)
 
 
 def _objective(fields: Fields) -> float | None:
@@ -390,6 +411,23 @@ BACKUP_ROUTES: tuple[Route, ...] = (
             Parameter("offset", "After so many."),
         ),
         gives=BackupReport,
+        within=Within.FILTERED,
+    ),
+    Route(
+        ("GET",),
+        f"{BASE}/backups/evidence",
+        Need.AUDITOR,
+        _evidence,
+        "The same rows as an archive that the collector signs.",
+        (
+            Parameter("since", "From this time, 30 days before `until` without it; 400 days at most."),
+            Parameter("until", "To this time, now without it."),
+            Parameter("objective", "The share of the time in which the RPO is to be kept, 0.999 without it."),
+            Parameter("host", "Of this host."),
+            Parameter("service", "Of this service."),
+            Parameter("job", "With this name."),
+        ),
+        media=ARCHIVE_MEDIA,
         within=Within.FILTERED,
     ),
     Route(

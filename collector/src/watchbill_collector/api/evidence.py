@@ -12,26 +12,27 @@ from watchbill_collector.api.params import read_fields, time_field
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
 from watchbill_collector.api.runbook_port import no_run
 
-MEDIA = "application/zip"
+ARCHIVE_MEDIA = "application/zip"
 RUN_CHARACTERS_MAX = 256
 
 
-def _answer(made: Archive) -> Response:
+def archive_answer(made: Archive) -> Response:
+    """An archive, to be kept as a file."""
     headers = {"Content-Disposition": f'attachment; filename="{made.name}"'}
-    return Response(made.content, 200, headers, MEDIA)
+    return Response(made.content, 200, headers, ARCHIVE_MEDIA)
 
 
 async def _run(call: Call) -> Response:
     run_id: str = call.request.path_params["name"]
     if len(run_id) > RUN_CHARACTERS_MAX or not run_id.isprintable():
         raise no_run(run_id)
-    return _answer(await call.house.services.evidence.run(run_id, call.caller))
+    return archive_answer(await call.house.services.evidence.run(run_id, call.caller))
 
 
 async def _period(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"])
     since_ms, until_ms = time_field(fields, "since", None), time_field(fields, "until", None)
-    return _answer(await call.house.services.evidence.period(since_ms, until_ms, call.caller))
+    return archive_answer(await call.house.services.evidence.period(since_ms, until_ms, call.caller))
 
 
 async def _key(call: Call) -> Response:
@@ -46,7 +47,7 @@ EVIDENCE_ROUTES: tuple[Route, ...] = (
         _run,
         "One run as a signed archive: text, journal, votes, timings, audit.",
         (Parameter("name", "The run's id.", required=True),),
-        media=MEDIA,
+        media=ARCHIVE_MEDIA,
         within=Within.WHOLE,
     ),
     Route(
@@ -59,7 +60,7 @@ EVIDENCE_ROUTES: tuple[Route, ...] = (
             Parameter("since", "From this time, 30 days before `until` without it; 400 days at most."),
             Parameter("until", "To this time, now without it."),
         ),
-        media=MEDIA,
+        media=ARCHIVE_MEDIA,
         within=Within.WHOLE,
     ),
     Route(

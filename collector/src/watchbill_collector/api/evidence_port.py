@@ -1,9 +1,11 @@
 """What the HTTP side needs to hand out evidence; see `ports.py`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from watchbill.errors import UsageError
+from watchbill_collector.api.backup_report import Asked
 from watchbill_collector.api.ports import Caller
 
 
@@ -23,6 +25,17 @@ class EvidenceKey:
     site: str
 
 
+@dataclass(frozen=True, slots=True)
+class WantedBackups:
+    """Which jobs, by their ids, over which time; `only` says by what they were chosen, `hosts` whose they may be: all,
+    or those of the caller's scope."""
+
+    ids: Sequence[str]
+    asked: Asked
+    only: Mapping[str, str]
+    hosts: str
+
+
 class EvidenceService(Protocol):
     """Makes signed archives of what was. Each is recorded in the audit before it is handed out."""
 
@@ -31,6 +44,9 @@ class EvidenceService(Protocol):
 
     async def period(self, since_ms: int | None, until_ms: int | None, caller: Caller) -> Archive:
         """Of a time: its runs, drills and backups. Raises Busy, UsageError."""
+
+    async def backups(self, wanted: WantedBackups, caller: Caller) -> Archive:
+        """The report on backups over a time. Raises Busy, UsageError."""
 
     async def key(self) -> EvidenceKey:
         """By which key archives are signed."""
@@ -44,6 +60,10 @@ class NoEvidence:
         raise UsageError(f"this collector makes no evidence, of the run {run_id[:80]!a} or any other")
 
     async def period(self, since_ms: int | None, until_ms: int | None, caller: Caller) -> Archive:  # noqa: ARG002
+        """None."""
+        raise UsageError("this collector makes no evidence")
+
+    async def backups(self, wanted: WantedBackups, caller: Caller) -> Archive:  # noqa: ARG002
         """None."""
         raise UsageError("this collector makes no evidence")
 

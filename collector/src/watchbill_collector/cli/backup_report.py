@@ -3,12 +3,14 @@
 import csv
 import io
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from watchbill_collector.cli.backup_text import rpo_said, share
 from watchbill_collector.cli.errors import Misused
+from watchbill_collector.cli.evidence import fetch
 from watchbill_collector.cli.options import Session, seconds, talks
 from watchbill_collector.cli.screen import ago, clean, clock
 
@@ -62,9 +64,21 @@ _PER_CENT: Final = 100.0
 @click.option("--host", help="Only those of this host.")
 @click.option("--service", help="Only those of this service.")
 @click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets: one line a job.")
+@click.option(
+    "--signed",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An archive that the collector signs; `evidence verify` checks it. One is never replaced.",
+)
 @talks
 def report(
-    session: Session, since: str, objective: float, host: str | None, service: str | None, as_csv: bool
+    session: Session,
+    since: str,
+    objective: float,
+    host: str | None,
+    service: str | None,
+    as_csv: bool,
+    signed: Path | None,
 ) -> None:
     """Evidence over a time, one row a job: runs, proofs, restores, how the RPO was kept, who reviewed it."""
     if as_csv and session.as_json:
@@ -74,6 +88,11 @@ def report(
     began = datetime.now(UTC) - timedelta(seconds=seconds(since))
     fields = {"since": began.isoformat(), "objective": f"{objective / _PER_CENT:.9g}", "limit": str(PAGE)}
     fields |= {key: value for key, value in (("host", host), ("service", service)) if value}
+    if signed is not None:
+        if as_csv:
+            raise Misused("--csv and --signed are two forms of the same", "watchbill backups report --csv")
+        fetch(session, "/backups/evidence", {key: fields[key] for key in fields if key != "limit"}, signed)
+        return
     document = _whole(session, fields)
     if session.as_json:
         session.screen.json(document)

@@ -54,10 +54,10 @@ def evidence(
         case (run_id,) if not since and run_id != "verify":
             _refuse_keys(key, roster_pub)
             path, name = f"/runs/{segment(run_id)}/evidence", f"evidence-{run_id}.zip"
-            _fetch(session, path, {}, out or Path(name))
+            fetch(session, path, {}, out or Path(name))
         case () if since:
             _refuse_keys(key, roster_pub)
-            _fetch(session, "/evidence", {"since": _began(since)}, out or Path("evidence.zip"))
+            fetch(session, "/evidence", {"since": _began(since)}, out or Path("evidence.zip"))
         case _:
             raise Misused("wanted one run, or --since, or verify and a file", _HOW)
     return OK
@@ -74,7 +74,8 @@ def _began(since: str) -> str:
     return f"{time.time() - seconds(since):.3f}"
 
 
-def _fetch(session: Session, path: str, fields: dict[str, str], out: Path) -> None:
+def fetch(session: Session, path: str, fields: dict[str, str], out: Path) -> None:
+    """An archive into a file that was not there."""
     if out.exists():
         raise Misused(f"{out} is there already, and an archive is never replaced", "--out FILE")
     content = session.client.download(path, fields)
@@ -160,6 +161,8 @@ def _tell(screen: Screen, path: Path, verdict: "Verdict") -> None:
         screen.line(f"note: {clean(note, DETAIL_MAX)}")
     about = verdict.about
     what = f"run {about['run']}" if "run" in about else _period(about)
+    if about.get("kind") == "backups":
+        what = f"backups over {what}"
     word = "everything in it holds" if verdict.ok else "it does not hold"
     screen.line(
         f"{clean(str(path))}: {clean(what)} of the site {clean(str(about.get('site', '?')))}, "

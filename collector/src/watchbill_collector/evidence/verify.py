@@ -17,7 +17,7 @@ from watchbill_collector.evidence.controls import controls
 
 FINDINGS_MAX: Final = 200
 """Kept; more are counted."""
-RUN, PERIOD = "run", "period"
+RUN, PERIOD, BACKUPS = "run", "period", "backups"
 NO_ROSTER_KEYS: Final = (
     "the rosters' own signatures were not checked: nobody said with which keys (--roster-pub FILE)"
 )
@@ -105,16 +105,20 @@ class _Checking:
 
     def all(self) -> None:
         """Every check there is."""
+        kind = self._index.about.get("kind")
+        if kind == BACKUPS:
+            self._each("controls.json", self._check_controls)
+            self._each("backups.json", self._check_backups)
+            return
         self._each("rosters.json", self._check_rosters)
         self._each("audit.jsonl", self._check_audit)
         self._each("controls.json", self._check_controls)
-        kind = self._index.about.get("kind")
         if kind == RUN:
             self._check_run("", str(self._index.about.get("run", "")))
         elif kind == PERIOD:
             self._each("period.json", self._check_period)
         else:
-            self._verdict.find(INDEX, f"says that it is {kind!a:.40}, wanted {RUN} or {PERIOD}")
+            self._verdict.find(INDEX, f"says that it is {kind!a:.40}, wanted {RUN}, {PERIOD} or {BACKUPS}")
 
     def _each(self, name: str, check: Callable[[str], Iterator[str] | None]) -> None:
         """One file, of which nothing is believed: what cannot be read is a finding like any other."""
@@ -180,6 +184,23 @@ class _Checking:
         wanted = controls([one for one in self._index.files if one != name])
         if self._json(name) != wanted:
             yield "it names other documents than there are"
+
+    def _check_backups(self, file: str) -> Iterator[str]:
+        """The report against what the index says that it is; its numbers are the collector's word."""
+        found, about = self._json(file), self._index.about
+        for name in ("since_ms", "until_ms", "left_out"):
+            if found[name] != about[name]:
+                yield f"its {name} is {found[name]!a:.40}, and {INDEX} says {about[name]!a:.40}"
+        ids = [row["id"] for row in found["rows"]]
+        if len(ids) != about["rows"]:
+            yield f"it has {len(ids)} rows, and {INDEX} says {about['rows']!a:.40}"
+        if len(set(ids)) < len(ids):
+            yield "a backup is in it twice"
+        if about["hosts"] != "everything" or about["asked"]:
+            only = " ".join(f"{key}={value!a:.80}" for key, value in about["asked"].items())
+            self._verdict.notes.append(
+                f"not all backups are in it: hosts {about['hosts']!a:.200} {only}".rstrip()
+            )
 
     def _check_period(self, name: str) -> Iterator[str]:
         found = self._json(name)

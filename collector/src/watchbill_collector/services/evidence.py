@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,8 +22,8 @@ from watchbill.clock import Clock
 from watchbill.errors import Busy, UsageError
 from watchbill_collector.api.answers import JSON_OPTIONS
 from watchbill_collector.api.backup_port import BackupsService
-from watchbill_collector.api.backup_report import Asked, period_of
-from watchbill_collector.api.evidence_port import Archive, EvidenceKey
+from watchbill_collector.api.backup_report import Asked, BackupReportRow, period_of
+from watchbill_collector.api.evidence_port import Archive, EvidenceKey, WantedBackups
 from watchbill_collector.api.ports import Caller
 from watchbill_collector.api.runbook_port import RunbookService, RunbookView, no_run
 from watchbill_collector.audit import Audit
@@ -62,6 +62,17 @@ known from elsewhere (GET /api/watchbill/v1/evidence/key); the second FILE is ro
 Times are UTC milliseconds. A run's recovery time goes from its first row to the step that is marked `clock: stop`.
 backups.json and drills.json are what the collector had worked out when this was made; they follow from no chain.
 controls.json says which document helps to answer which question of which framework.
+"""
+
+
+BACKUPS_README: Final = """What backups did over a time, signed by the collector that judged them.
+
+  watchbill evidence verify FILE --key HEX
+
+checks it without any collector: every digest in index.signed, and the signature under them. HEX is the collector's
+audit key, which has to be known from elsewhere (GET /api/watchbill/v1/evidence/key). index.signed says for whom it was
+made, what was asked for, and whether all hosts are in it or those of a scope alone. backups.json is what the collector
+had worked out from the records of the hosts when this was made; it follows from no chain. Times are UTC.
 """
 
 
@@ -129,6 +140,20 @@ class Evidence:
             caller,
         )
 
+    async def backups(self, wanted: WantedBackups, caller: Caller) -> Archive:
+        """The report on backups over a time."""
+        period = period_of(wanted.asked, self._clock.wall_ms(), OBJECTIVE)
+        asked = Asked(period.since_ms, period.until_ms, period.objective)
+        what = f"backups {period.since_ms} {period.until_ms}"
+        name = f"backups-{_day(period.since_ms)}-{_day(period.until_ms)}.zip"
+        ids = wanted.ids[:JOBS_MAX]
+
+        async def content() -> bytes:
+            _, told = await self._beside.backups.report(ids, asked)
+            return await asyncio.to_thread(self._pack_backups, wanted, asked, told, caller.name)
+
+        return await self._handed_out(what, name, content, {"backups": len(ids)}, caller)
+
     async def _make(
         self,
         what: str,
@@ -137,18 +162,32 @@ class Evidence:
         period: tuple[int, int] | None,
         caller: Caller,
     ) -> Archive:
+        async def content() -> bytes:
+            agents = None if period else {agent for one in summaries for agent in one.hosts}
+            beside = await self._beside.documents(caller, agents, period)
+            return await asyncio.to_thread(self._pack, summaries, period, beside, caller.name)
+
+        return await self._handed_out(what, name, content, {"runs": len(summaries)}, caller)
+
+    async def _handed_out(
+        self,
+        what: str,
+        name: str,
+        content_of: Callable[[], Awaitable[bytes]],
+        counted: Mapping[str, int],
+        caller: Caller,
+    ) -> Archive:
+        """One at a time, and recorded before anybody has it."""
         if self._making.locked():
             self.turned_away += 1
             raise Busy("another archive of evidence is being made", AGAIN_S)
         async with self._making:
-            agents = None if period else {agent for one in summaries for agent in one.hosts}
-            beside = await self._beside.documents(caller, agents, period)
             try:
-                content = await asyncio.to_thread(self._pack, summaries, period, beside, caller.name)
+                content = await content_of()
             except TooLarge as exc:
                 raise UsageError(str(exc)) from exc
             digest = hashlib.sha256(content).hexdigest()
-            detail = {"sha256": digest, "bytes": len(content), "runs": len(summaries)}
+            detail = {"sha256": digest, "bytes": len(content), **counted}
             await self._audit.record_async(caller.name, "evidence.made", what, detail=detail)
             self.made += 1
             return Archive(name, content)
@@ -189,6 +228,30 @@ class Evidence:
         made.files["README.txt"] = README.encode()
         made.files["controls.json"] = _json(controls(list(made.files)))
         return pack(made.about, made.files, self._signer.public, self._signer.sign)
+
+    def _pack_backups(
+        self, wanted: WantedBackups, asked: Asked, told: Sequence[BackupReportRow], person: str
+    ) -> bytes:
+        left_out = max(len(wanted.ids) - JOBS_MAX, 0)
+        about = {
+            "kind": "backups",
+            "site": self._store.site,
+            "made_ms": self._clock.wall_ms(),
+            "made_by": person,
+            "version": __version__,
+            "since_ms": asked.since_ms,
+            "until_ms": asked.until_ms,
+            "asked": dict(wanted.only),
+            "hosts": wanted.hosts,
+            "rows": len(told),
+            "left_out": left_out,
+        }
+        files = {
+            "README.txt": BACKUPS_README.encode(),
+            "backups.json": _reported(asked, told, left_out),
+        }
+        files["controls.json"] = _json(controls(list(files)))
+        return pack(about, files, self._signer.public, self._signer.sign)
 
     def _run(self, made: _Made, summary: RunSummary, prefix: str) -> dict[str, Any]:
         """The documents of one run; what its run.json says."""
@@ -298,17 +361,8 @@ class Beside:
         )
         ids = [one for _, _, one in jobs[:JOBS_MAX]]
         told, reported = await self.backups.report(ids, Asked(since, until, None))
-        found = {
-            "backups.json": _ours(
-                {
-                    "since_ms": told.since_ms,
-                    "until_ms": told.until_ms,
-                    "objective": told.objective,
-                    "rows": reported,
-                    "left_out": len(jobs) - len(ids),
-                }
-            )
-        }
+        asked = Asked(told.since_ms, told.until_ms, told.objective)
+        found = {"backups.json": _reported(asked, reported, len(jobs) - len(ids))}
         names = await asyncio.to_thread(self._names, agents)
         if period is None:
             found["hosts.json"] = _json(names)
@@ -325,6 +379,18 @@ class Beside:
             for one in known
             if agents is None or one.agent_id in agents
         ]
+
+
+def _reported(asked: Asked, told: Sequence[BackupReportRow], left_out: int) -> bytes:
+    return _ours(
+        {
+            "since_ms": asked.since_ms,
+            "until_ms": asked.until_ms,
+            "objective": asked.objective,
+            "rows": told,
+            "left_out": left_out,
+        }
+    )
 
 
 def _drill(book: RunbookView, now: datetime) -> dict[str, Any]:
