@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from watchbill.backups.record import Outcome
 from watchbill_collector.backups import FacetName
-from watchbill_collector.backups.objective import OBJECTIVE_DEFAULT, Kept, rpo_kept
+from watchbill_collector.backups.objective import OBJECTIVE_DEFAULT, Kept, rpo_kept, service_kept
 from watchbill_collector.backups.words import BAD, OK
 
 from .histories import DUE, MIN, T0, D, H, History, S, job
@@ -32,7 +32,7 @@ def nightly(days: int, *missing: int, **given: object) -> History:
 
 def test_a_month_of_nights_is_kept_whole():
     found = kept(nightly(30))
-    assert (found.over_ms, found.times, found.share) == (0, 0, 1.0)
+    assert (found.over_ms, found.spans, found.share) == (0, (), 1.0)
     assert found.worst_ms == 24 * H + 10 * MIN, "until the end of the next run"
     assert found.allowed_ms(OBJECTIVE_DEFAULT) == round(30 * D / 1000)
 
@@ -137,3 +137,63 @@ def test_over_is_when_it_was_said_to_be(ends, hours, looked):
             assert over == (level is BAD and now < found.until_ms)
         elif level is OK:
             assert not over
+
+
+# ---------------------------------------------------------------- of a service
+
+
+def of_part(from_h: int, until_h: int, *spans: tuple[int, int]) -> Kept:
+    return Kept(
+        rpo_ms=RPO,
+        from_ms=T0 + from_h * H,
+        until_ms=T0 + until_h * H,
+        over_ms=sum(b - a for a, b in spans) * H,
+        spans=tuple((T0 + a * H, T0 + b * H) for a, b in spans),
+        worst_ms=max((b - a for a, b in spans), default=0) * H,
+        unknown_ms=(100 - until_h) * H,
+    )
+
+
+def test_a_service_is_beyond_its_rpo_while_any_of_its_jobs_is_and_known_as_far_as_all_of_them_are():
+    end_ms = T0 + 100 * H
+    found = service_kept(
+        [of_part(0, 100, (10, 20), (50, 60), (90, 95)), of_part(30, 80, (55, 70)), of_part(0, 90)], end_ms
+    )
+    assert found is not None
+    assert [((a - T0) // H, (b - T0) // H) for a, b in found.spans] == [(10, 20), (50, 70)]
+    assert (found.from_ms, found.until_ms) == (T0, T0 + 80 * H)
+    assert (found.over_ms, found.unknown_ms, found.worst_ms) == (30 * H, 20 * H, 15 * H)
+    assert found.share == pytest.approx(1 - 30 / 80)
+    assert service_kept([], end_ms) is None
+
+
+PARTS = st.lists(
+    st.builds(
+        lambda from_h, length, cuts: of_part(
+            from_h,
+            from_h + length,
+            *(
+                (a, b)
+                for a, b in zip(cuts[::2], cuts[1::2], strict=False)
+                if from_h <= a and b <= from_h + length
+            ),
+        ),
+        st.integers(0, 40),
+        st.integers(1, 60),
+        st.lists(st.integers(0, 100), unique=True, max_size=8).map(sorted),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(PARTS)
+def test_hour_by_hour_a_service_is_as_its_worst_job(parts):
+    found = service_kept(parts, T0 + 100 * H)
+    assert found is not None
+    for hour in range(100):
+        now = T0 + hour * H + 30 * MIN
+        over = any(a <= now < b for part in parts for a, b in part.spans)
+        assert any(a <= now < b for a, b in found.spans) == (over and now < found.until_ms)
+    assert found.over_ms == sum(b - a for a, b in found.spans)
+    assert found.until_ms - found.from_ms + found.unknown_ms == T0 + 100 * H - found.from_ms

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from watchbill_collector.cli import services
+
 COLLECTOR = Path(sys.executable).with_name("watchbill-collector")
 RULES = "groups:\n- { name: g, rules: [{ alert: Down, expr: up == 0 }] }\n"
 TESTS = """\
@@ -100,3 +102,21 @@ def test_services_say_how_to_have_some(admin: Any) -> None:
     assert (done.code, "services.d" in done.out) == (0, True)
     assert admin("services", "--json").json == {"services": []}
     assert admin("services", "shop").code != 0
+
+
+def test_a_service_shows_how_its_rpo_was_kept() -> None:
+    rpo = {
+        "rpo_s": 900.0, "objective": 0.999, "since": "2026-11-01T00:00:00Z", "until": "2026-12-01T00:00:00Z",
+        "kept": 0.9995, "over_s": 1296.0, "times": 2, "budget_s": 2592.0, "left_s": 1296.0,
+    }  # fmt: skip
+    service = {
+        "name": "shop", "state": "ok", "hosts": [], "hosts_up": 0, "firing": {}, "owner": "", "depends": [],
+        "failing_dependencies": [],
+    }  # fmt: skip
+    for told, shown in (
+        (rpo, ("99.95 %", "21m36s")),
+        (rpo | {"left_s": -3600.0}, ("99.95 %", "overspent by 1h")),
+        (rpo | {"kept": None}, ("-", "-")),
+        (None, ("-", "-")),
+    ):
+        assert services._row(service | {"rpo": told})[4:6] == shown

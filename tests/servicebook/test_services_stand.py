@@ -1,5 +1,6 @@
 """A service is as well as the worst of what is known of it, and nobody is told of what he may not see."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,14 @@ def alert(state: str = "firing", **labels: str) -> Alert:
     return Alert("A", state, THEN, THEN, 1.0, labels, {})
 
 
-def served(folder: Path, hosts: list[Host], alerts: list[Alert]) -> ServedService:
+def served(
+    folder: Path, hosts: list[Host], alerts: list[Alert], rpo: Callable[[str, View], Any] = lambda *_: None
+) -> ServedService:
     (folder / "services.toml").write_text(FILE)
     book = read_services(folder)
     fleet, rules = HostsTwin(SystemClock(), hosts), RulesTwin()
     rules.active = alerts
-    return ServedService(Belonging(lambda: book, BindingsTwin(fleet)), fleet, rules)
+    return ServedService(Belonging(lambda: book, BindingsTwin(fleet)), fleet, rules, rpo)
 
 
 async def stand(it: ServedService, view: View = EVERYTHING) -> dict[str, Any]:
@@ -127,3 +130,11 @@ async def test_who_sees_a_part_sees_the_services_of_that_part(tmp_path: Path) ->
         [],
     )
     assert await it.alerts_of("db", view) == []
+
+
+async def test_each_service_has_how_its_rpo_was_kept_as_the_caller_may_see_it(tmp_path: Path) -> None:
+    asked: list[tuple[str, View]] = []
+    it = served(tmp_path, [host("w0", "web", UP)], [], lambda *about: asked.append(about))
+    found = await stand(it, EVERYTHING)
+    assert asked == [(name, EVERYTHING) for name in found]
+    assert {one.rpo for one in found.values()} == {None}

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from watchbill_collector.api.alert_list import ALERTS_DEFAULT, Wanted, listed
 from watchbill_collector.api.answers import json_answer
+from watchbill_collector.api.backup_report import BackupRpo
 from watchbill_collector.api.ports import Alert, NoSuch
 from watchbill_collector.api.routes import Call, Need, Parameter, Route, Within
 from watchbill_collector.scopes import View
@@ -40,7 +41,8 @@ class ServiceStatus:
     `state` is the worst of what is known: critical (an alert of that severity fires, or all hosts are down), major
     (likewise, or one is), unknown (a host's state is, or there is no host), minor, ok. `firing` counts its alerts by
     severity. `depends` is what the file says; `failing_dependencies` are those, and theirs, that are critical or
-    major; `dependants` all that need it.
+    major; `dependants` all that need it. `rpo` is how the RPO that it promises was kept over the last 30 days by all
+    its backups; None where none is promised, nothing backs it up, or a host of these is not the caller's to see.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ServiceStatus:
     runbooks: Sequence[str] = ()
     objectives: ServiceObjectives = field(default_factory=ServiceObjectives)
     channel: str = ""
+    rpo: BackupRpo | None = None
 
 
 class ServicesService(Protocol):

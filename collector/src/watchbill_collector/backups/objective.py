@@ -1,5 +1,5 @@
-"""How an RPO was kept over a time: for how long the newest point was older than it may be, and what is left of the time
-for which it may.
+"""How an RPO was kept over a time, by a job or by all jobs of a service: for how long the newest point was older than
+it may be, and what is left of the time for which it may.
 
 Worked out from the records by when things happened, not by when they were heard of: what a host tells days late counts
 as done in time. What a repository shows was there since it was made, whenever somebody looked. What was true in between
@@ -7,7 +7,7 @@ is asked of the same function that judges (`points_of`), after each record. Of t
 heard, or its repository not read, nothing is claimed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,21 +19,18 @@ from watchbill_collector.backups.points import points_of
 OBJECTIVE_DEFAULT: Final = 0.999
 """The share of a time in which the RPO is to be kept, where nobody says otherwise: 43 minutes of a month may be
 missed."""
-SPANS_KEPT: Final = 20
-"""Times beyond the RPO that are told one by one: the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """Of the time from `from_ms` to `until_ms`, in which something is known: `over_ms` of it were beyond the RPO, in
-    `times` stretches, of which `spans` are the newest. `worst_ms` is how old the newest point became, at least.
-    `unknown_ms` follows, in which nothing is known."""
+    the stretches `spans`. `worst_ms` is how old the newest point became, at least. `unknown_ms` follows, in which
+    nothing is known."""
 
     rpo_ms: int
     from_ms: int
     until_ms: int
     over_ms: int
-    times: int
     spans: tuple[tuple[int, int], ...]
     worst_ms: int
     unknown_ms: int
@@ -104,9 +101,33 @@ def rpo_kept(
         from_ms=start_ms,
         until_ms=end_ms,
         over_ms=sum(b - a for a, b in spans),
-        times=len(spans),
-        spans=tuple(spans[-SPANS_KEPT:]),
+        spans=tuple(spans),
         worst_ms=worst_ms,
+        unknown_ms=max(until_ms - end_ms, 0),
+    )
+
+
+def service_kept(parts: Sequence[Kept], until_ms: int) -> Kept | None:
+    """Of a service, from how each of its jobs kept the service's RPO: whatever is beyond it of one is of all, since the
+    service is as old as its oldest part. Known is what is known of every one. None for no jobs."""
+    if not parts:
+        return None
+    from_ms = min(part.from_ms for part in parts)
+    end_ms = max(min(part.until_ms for part in parts), from_ms)
+    over: list[list[int]] = []
+    for began_ms, ended_ms in sorted(span for part in parts for span in part.spans):
+        if over and began_ms <= over[-1][1]:
+            over[-1][1] = max(over[-1][1], ended_ms)
+        else:
+            over.append([began_ms, ended_ms])
+    spans = tuple((a, min(b, end_ms)) for a, b in over if a < end_ms)
+    return Kept(
+        rpo_ms=parts[0].rpo_ms,
+        from_ms=from_ms,
+        until_ms=end_ms,
+        over_ms=sum(b - a for a, b in spans),
+        spans=spans,
+        worst_ms=max(part.worst_ms for part in parts),
         unknown_ms=max(until_ms - end_ms, 0),
     )
 

@@ -70,7 +70,7 @@ def show_lines(screen: Screen, document: dict[str, Any]) -> Iterator[str]:
         ("reviewed", f"{clock(reviewed['at'])} by {_signed(reviewed)}" if reviewed else "-"),
         ("restorable to", _objective(job["point"], job["rpo_s"])),
         ("proven to", _aged(job["verified_point"])),
-        ("rpo kept", _kept(document["rpo"])),
+        ("rpo kept", rpo_kept(document["rpo"])),
         ("last run", clean(_run(job["last_run"]))),
         ("next run", _due(history["due"])),
         ("schedule", clean(_schedule(definition["schedule"]), 400)),
@@ -118,7 +118,8 @@ def share(kept: float | None) -> str:
     return "100 %" if kept >= 1 else f"{min(kept * 100, 99.999):.3f}".rstrip("0").rstrip(".") + " %"
 
 
-def _kept(rpo: dict[str, Any] | None) -> str:
+def rpo_kept(rpo: dict[str, Any] | None) -> str:
+    """How an RPO was kept, in a line."""
     if rpo is None:
         return "-"
     if rpo["kept"] is None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from watchbill_collector.cli.backup_text import rpo_kept, rpo_said
 from watchbill_collector.cli.client import segment
 from watchbill_collector.cli.options import Session, talks
 from watchbill_collector.cli.screen import ago, clean, span
@@ -27,18 +28,22 @@ def services(session: Session, name: str | None) -> None:
         session.screen.line("No service is described. try: services.d/NAME.toml beside collector.toml")
         return
     session.screen.table(
-        ("SERVICE", "STATE", "UP", "FIRING", "OWNER", "DEPENDS", "BECAUSE OF"),
+        ("SERVICE", "STATE", "UP", "FIRING", "RPO KEPT", "LEFT", "OWNER", "DEPENDS", "BECAUSE OF"),
         [_row(service) for service in document["services"]],
         (2,),
     )
 
 
 def _row(service: dict[str, Any]) -> tuple[str, ...]:
+    rpo = service["rpo"]
+    _, kept, _, left = ("-", "-", "-", "-") if rpo is None or rpo["kept"] is None else rpo_said(rpo)
     return (
         service["name"],
         service["state"],
         f"{service['hosts_up']}/{len(service['hosts'])}",
         _firing(service),
+        kept,
+        left,
         service["owner"] or "-",
         ", ".join(service["depends"]) or "-",
         ", ".join(service["failing_dependencies"]) or "-",
@@ -73,6 +78,7 @@ def _show(session: Session, document: dict[str, Any]) -> None:
         ("backups", clean(", ".join(service["backups"]) or "-", 400)),
         ("runbooks", clean(", ".join(service["runbooks"]) or "-", 400)),
         ("promised", _promised(objectives)),
+        ("RPO kept", rpo_kept(service["rpo"])),
         ("channel", clean(service["channel"] or "-")),
     ):
         screen.line(f"{key:12} {value}")

@@ -122,7 +122,7 @@ class Front(Part):
             bindings=bindings,
             status=self._condition,
             channels=ChannelService(notices.channels, clock, ground.external_url),
-            services=ServedService(state.belonging, hosts, rules),
+            services=ServedService(state.belonging, hosts, rules, self._backup_watch.backups.budgets.of),
             silences=SilencingService(
                 dispatching.silences,
                 dispatching.dispatcher,

@@ -37,7 +37,7 @@ from watchbill_collector.backups import (
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.series import Ticks
 from watchbill_collector.servicebook import Belonging
-from watchbill_collector.services.backup_series import SAY_EVERY_S, BackupSeries, Job
+from watchbill_collector.services.backup_series import SAY_EVERY_S, BackupSeries, Budget, Job
 from watchbill_collector.store import Store, backup_notes
 from watchbill_collector.store import backups as rows
 from watchbill_collector.store.backup_notes import ChangeRow, PauseRow, ReviewRow
@@ -100,6 +100,8 @@ class BackupDesk:
         self.reviews: dict[JobKey, ReviewRow] = {}
         self.arrived: dict[JobKey, tuple[str, int]] = {}
         """The newest record of a run of each job, and when it arrived."""
+        self.budgets: Mapping[str, Budget] = {}
+        """How services' RPOs were kept; replaced as a whole by who works that out."""
         self.revision = 0
         """Grows with every turn that changed something."""
         self.revised: dict[JobKey, int] = {}
@@ -307,7 +309,7 @@ class BackupDesk:
             self.counters.undefined = self.count - len(list(self.book.keys()))
         made.ticks += self._stand_as_they_do(now_ms)
         if say_all:
-            made.ticks += self._series.say_all(now_ms, self._objectives())
+            made.ticks += self._series.say_all(now_ms, self.promised_rpos(), self.budgets)
         else:
             made.ticks += self._series.say_changed(now_ms)
         return made
@@ -386,7 +388,8 @@ class BackupDesk:
         before, self._labels = self._labels, labels
         return [key for key, carried in labels.items() if key in before and before[key] != carried]
 
-    def _objectives(self) -> dict[str, float]:
+    def promised_rpos(self) -> dict[str, float]:
+        """What services' descriptions promise, in seconds."""
         services = self._belonging.book().services
         return {one.name: float(one.objectives.rpo) for one in services if one.objectives.rpo is not None}
 

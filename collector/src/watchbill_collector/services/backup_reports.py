@@ -29,6 +29,8 @@ from watchbill_collector.store.backups import RecordRow
 
 RECORDS_READ_MAX: Final = 20_000
 """Of one job; of more the newest are read, and its row says so. A look an hour at 17 copies are 12,000 in a month."""
+SPANS_TOLD: Final = 20
+"""Times beyond the RPO that are told one by one."""
 _NONE: Final = Definition(name="", tool="")
 
 
@@ -49,15 +51,10 @@ def row_of(store: Store, subject: Subject, period: Period) -> BackupReportRow:
     """One job over the time. Raises StorageError."""
     key, site = subject.key, store.site
     definition = subject.definition or _NONE
-    since_ms = period.since_ms - round(definition.rpo_s * 1000)
-    found = store.read(
-        lambda c: rows.records_of(c, site, *key, RECORDS_READ_MAX + 1, received_from_ms=since_ms)
-    )
+    found, truncated = records_since(store, key, period.since_ms - round(definition.rpo_s * 1000))
     changes = store.read(lambda c: backup_notes.changes(c, site, *key, backup_notes.CHANGES_PER_JOB_MAX))
     reviews = store.read(lambda c: backup_notes.reviews(c, site, *key, REVIEWS_TOLD))
     digests = store.read(lambda c: rows.digests_of(c, site, *key, period.since_ms, period.until_ms))
-    truncated = len(found) > RECORDS_READ_MAX
-    del found[RECORDS_READ_MAX:]
     counts = _Counts()
     counts.take(found, period)
     words: dict[str, int] = {}
@@ -88,6 +85,15 @@ def row_of(store: Store, subject: Subject, period: Period) -> BackupReportRow:
     )
 
 
+def records_since(store: Store, key: JobKey, since_ms: int) -> tuple[list[RecordRow], bool]:
+    """The records of a job that arrived since then, the newest first, and whether there were more than are read. Raises
+    StorageError."""
+    found = store.read(
+        lambda c: rows.records_of(c, store.site, *key, RECORDS_READ_MAX + 1, received_from_ms=since_ms)
+    )
+    return found[:RECORDS_READ_MAX], len(found) > RECORDS_READ_MAX
+
+
 def _rpo(
     subject: Subject, definition: Definition, found: Sequence[RecordRow], truncated: bool, period: Period
 ) -> BackupRpo | None:
@@ -101,10 +107,11 @@ def _rpo(
         known_ms=subject.known_ms,
         told_from_ms=found[-1].received_ms if truncated else 0,
     )
-    return None if kept is None else _told(kept, period.objective)
+    return None if kept is None else rpo_told(kept, period.objective)
 
 
-def _told(kept: Kept, objective: float) -> BackupRpo:
+def rpo_told(kept: Kept, objective: float) -> BackupRpo:
+    """As it is told: with the budget, and of what was beyond the RPO the newest one by one."""
     allowed_ms = kept.allowed_ms(objective)
     return BackupRpo(
         rpo_s=kept.rpo_ms / 1000,
@@ -114,8 +121,8 @@ def _told(kept: Kept, objective: float) -> BackupRpo:
         unknown_s=kept.unknown_ms / 1000,
         kept=kept.share,
         over_s=kept.over_ms / 1000,
-        times=kept.times,
-        spans=[BackupSpan(at(began), at(ended)) for began, ended in kept.spans],
+        times=len(kept.spans),
+        spans=[BackupSpan(at(began), at(ended)) for began, ended in kept.spans[-SPANS_TOLD:]],
         worst_s=kept.worst_ms / 1000,
         budget_s=allowed_ms / 1000,
         left_s=(allowed_ms - kept.over_ms) / 1000,

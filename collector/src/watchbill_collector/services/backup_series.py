@@ -36,6 +36,9 @@ SIZE: Final = "watchbill_backup_size_bytes"
 SERVICE_RPO: Final = "watchbill_backup_service_rpo_seconds"
 SERVICE_VERIFIED_RPO: Final = "watchbill_backup_service_verified_rpo_seconds"
 SERVICE_OBJECTIVE: Final = "watchbill_backup_service_rpo_objective_seconds"
+SERVICE_KEPT: Final = "watchbill_backup_service_rpo_kept_ratio"
+SERVICE_BUDGET: Final = "watchbill_backup_service_rpo_budget_seconds"
+SERVICE_BUDGET_LEFT: Final = "watchbill_backup_service_rpo_budget_left_seconds"
 
 _HELP: Final = {
     FACET: "How a side of a backup stands: 0 ok, 1 warning, 2 bad, 3 unknown. `severity` is how bad the job calls it.",
@@ -50,6 +53,9 @@ _HELP: Final = {
     SERVICE_RPO: "How old the newest point is to which all of a service can be restored.",
     SERVICE_VERIFIED_RPO: "The same of points that were proven; infinite while a part never was.",
     SERVICE_OBJECTIVE: "How old it may be, as the service's description says, else the strictest of its jobs.",
+    SERVICE_KEPT: "In which share of the last 30 days it was young enough, by the records of its jobs.",
+    SERVICE_BUDGET: "For how long of these it may be older, so that that is 99.9 %.",
+    SERVICE_BUDGET_LEFT: "What is left of that; negative when more is gone than there was.",
 }
 _NO_SERIES: Final = np.zeros(0, np.uint32)
 
@@ -64,6 +70,16 @@ class Job:
     severities: Mapping[FacetName, str]
     rpo_s: float
     size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How the RPO that a service's description promises was kept: the share of the time, and the seconds for which it
+    may be missed, and may be still."""
+
+    kept: float
+    budget_s: float
+    left_s: float
 
 
 @dataclass(slots=True)
@@ -135,18 +151,23 @@ class BackupSeries:
         self._all = None
         return self._ended(before.ids, now_ms)
 
-    def say_all(self, now_ms: int, objectives: Mapping[str, float]) -> list[Ticks]:
-        """Every job, and every service; `objectives` are the RPOs that services' descriptions promise, in seconds."""
+    def say_all(
+        self, now_ms: int, objectives: Mapping[str, float], budgets: Mapping[str, Budget]
+    ) -> list[Ticks]:
+        """Every job, and every service; `objectives` are the RPOs that services' descriptions promise, in seconds, and
+        `budgets` how these were kept."""
         if self._all is None:
             self._all = _together_of(self._said.values())
         self._changed = {}
         ticks = [_said_tick(self._all, now_ms)] if len(self._all.ids) else []
         self._said_ms = max(self._said_ms, now_ms)
-        return ticks + self._say_services(now_ms, objectives)
+        return ticks + self._say_services(now_ms, objectives, budgets)
 
     # ------------------------------------------------------------ services
 
-    def _say_services(self, now_ms: int, objectives: Mapping[str, float]) -> list[Ticks]:
+    def _say_services(
+        self, now_ms: int, objectives: Mapping[str, float], budgets: Mapping[str, Budget]
+    ) -> list[Ticks]:
         of: dict[str, list[Job]] = {}
         for said in self._said.values():
             if said.job.service and not said.job.state.quiet:
@@ -154,7 +175,7 @@ class BackupSeries:
         ticks: list[Ticks] = []
         before, self._services = self._services, {}
         for service, jobs in of.items():
-            readings = _service_readings(jobs, objectives.get(service), now_ms)
+            readings = _service_readings(jobs, objectives.get(service), budgets.get(service), now_ms)
             ids = np.array(
                 [self._table.series_of({METRIC_NAME: name, "service": service}) for name in readings],
                 np.uint32,
@@ -193,7 +214,9 @@ def _readings(job: Job, now_ms: int) -> tuple[list[tuple[str, dict[str, str], fl
     return found, aging
 
 
-def _service_readings(jobs: Sequence[Job], promised_s: float | None, now_ms: int) -> dict[str, float]:
+def _service_readings(
+    jobs: Sequence[Job], promised_s: float | None, budget: Budget | None, now_ms: int
+) -> dict[str, float]:
     """Of the jobs of one service, the worst; a part of which there is no point has none however old."""
     readings = {
         SERVICE_RPO: max(_age_s(job.state.point_ms, now_ms) for job in jobs),
@@ -202,6 +225,9 @@ def _service_readings(jobs: Sequence[Job], promised_s: float | None, now_ms: int
     asked = [job.rpo_s for job in jobs if job.rpo_s]
     if promised_s or asked:
         readings[SERVICE_OBJECTIVE] = promised_s or min(asked)
+    if budget is not None:
+        readings[SERVICE_KEPT] = budget.kept
+        readings[SERVICE_BUDGET], readings[SERVICE_BUDGET_LEFT] = budget.budget_s, budget.left_s
     return readings
 
 

@@ -27,6 +27,7 @@ from watchbill_collector.services.backup_desk import BackupDesk, Turn
 from watchbill_collector.services.backup_intake import BackupDoor
 from watchbill_collector.services.backup_requests import VerifyRequests
 from watchbill_collector.services.backup_series import BackupSeries
+from watchbill_collector.services.service_budgets import ServiceBudgets
 from watchbill_collector.store import Store
 from watchbill_collector.store import backups as rows
 from watchbill_collector.store.backup_notes import ChangeRow
@@ -45,6 +46,9 @@ EVENTS_MAX: Final = 200
 BEGUN_WITHIN_S: Final = 30.0
 STALLED_S: Final = 600.0
 """A start that reads back a year of a large fleet takes minutes."""
+
+BUDGETS_STALLED_S: Final = 3 * 3600.0
+"""A service of a thousand jobs with a month of many records each takes a minute, and waits fifty for it."""
 
 T = TypeVar("T")
 
@@ -68,6 +72,7 @@ class Backups:
     ) -> None:
         self.desk = BackupDesk(store, clock, registry, belonging, BackupSeries(table))
         self.requests = VerifyRequests(clock)
+        self.budgets = ServiceBudgets(self, store, clock)
         jobs = store.read(lambda connection: rows.jobs(connection, store.site))
         self.door = BackupDoor(jobs, self.requests.answered)
         self.ready = asyncio.Event()
@@ -112,6 +117,7 @@ class Backups:
     def spawn(self, house: "Daemon") -> None:
         """Begin."""
         house.spawn("backups", self.run(house.progress.watch("backups", STALLED_S)))
+        house.spawn("budgets", self.budgets.run(house.progress.watch("budgets", BUDGETS_STALLED_S)))
 
     async def begun(self) -> None:
         """Wait until everything is read back, for as long as others may be kept waiting: rules that look before would
@@ -213,6 +219,10 @@ class BackupMetrics:
         gauges = {
             "jobs": ("Backups that are known, those that are gone included.", desk.count),
             "undefined": ("Backups whose host has not said what they are judged by.", counters.undefined),
+            "budgets_left_out": (
+                "Services of too many backups for their error budget to be worked out.",
+                self._backups.budgets.left_out,
+            ),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"watchbill_collector_backup_{name}", text, float(value))

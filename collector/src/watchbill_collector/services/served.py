@@ -1,7 +1,8 @@
 """The services, for the HTTP side: what the book says, with the hosts and the alerts of the moment."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from watchbill_collector.api.backup_report import BackupRpo
 from watchbill_collector.api.ports import Alert, Host, HostsService, HostState, RulesService
 from watchbill_collector.api.services import ServiceHost, ServiceObjectives, ServiceStatus
 from watchbill_collector.dispatch.values import Severity, severity_of
@@ -19,8 +20,15 @@ STATES = ("critical", "major", "unknown", "minor", "ok")
 class ServedService:
     """`api.services.ServicesService` over the book, the hosts and the rules."""
 
-    def __init__(self, belonging: Belonging, hosts: HostsService, rules: RulesService) -> None:
+    def __init__(
+        self,
+        belonging: Belonging,
+        hosts: HostsService,
+        rules: RulesService,
+        rpo: Callable[[str, View], BackupRpo | None],
+    ) -> None:
         self._belonging = belonging
+        self._rpo = rpo
         self._hosts = hosts
         self._rules = rules
 
@@ -44,7 +52,15 @@ class ServedService:
             each.name: state_of(each, hosts.get(each.name, []), firing.get(each.name, {})) for each in shown
         }
         return [
-            _status(each, book, states, hosts.get(each.name, []), firing.get(each.name, {})) for each in shown
+            _status(
+                each,
+                book,
+                states,
+                hosts.get(each.name, []),
+                firing.get(each.name, {}),
+                self._rpo(each.name, view),
+            )
+            for each in shown
         ]
 
     async def alerts_of(self, name: str, view: View) -> Sequence[Alert]:
@@ -86,6 +102,7 @@ def _status(
     states: Mapping[str, str],
     hosts: Sequence[Host],
     firing: Mapping[str, int],
+    rpo: BackupRpo | None,
 ) -> ServiceStatus:
     objectives = service.objectives
     return ServiceStatus(
@@ -111,4 +128,5 @@ def _status(
             None if objectives.rpo is None else objectives.rpo.ms / 1000,
         ),
         channel=service.channel,
+        rpo=rpo,
     )
