@@ -148,7 +148,9 @@ class Triggers:
                 except (Busy, StorageError) as exc:
                     log.error("triggers cannot look at runs", extra=fields(why=exc))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), wait_s)
+                    # Not wait_for: up to 3.11 it loses a cancellation that comes together with news.
+                    async with asyncio.timeout(wait_s):
+                        await self._news.wait()
                 self._news.clear()
 
     async def turn(self) -> None:

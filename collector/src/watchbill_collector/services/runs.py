@@ -405,7 +405,9 @@ class Runs:
                 log.error("runs cannot be read: nothing of them goes on", extra=fields(why=exc))
                 wake_s = RETRY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wake_s)
+                # Not wait_for: up to 3.11 it loses a cancellation that comes together with news.
+                async with asyncio.timeout(wake_s):
+                    await self._news.wait()
             self._news.clear()
 
     def _wake_s(self) -> float:
