@@ -27,6 +27,7 @@ NAMES = (
     "backlog",
     "spool",
     "backups",
+    "runs",
 )
 
 
