@@ -28,6 +28,7 @@ NAMES = (
     "spool",
     "backups",
     "runs",
+    "statsd",
 )
 
 
