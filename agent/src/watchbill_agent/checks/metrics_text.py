@@ -182,8 +182,8 @@ class _Page:
         try:
             text = body.decode()
         except UnicodeDecodeError as exc:
-            line = body.count(b"\n", 0, exc.start) + 1
-            raise BadMetrics(line, "UTF-8", f"byte 0x{body[exc.start]:02x}") from None
+            broken = body.count(b"\n", 0, exc.start) + 1
+            raise BadMetrics(broken, "UTF-8", f"byte 0x{body[exc.start]:02x}") from None
         lines = text.split("\n")
         last = lines.pop()
         if last:

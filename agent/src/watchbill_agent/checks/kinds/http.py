@@ -30,11 +30,10 @@ import calendar
 import re
 import time
 import urllib.parse
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -45,12 +44,14 @@ from watchbill.files import UnreadableFile, read_bounded
 from watchbill_agent.checks import httpwire, regex, trust
 from watchbill_agent.checks.addresses import RESOLVER
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
+from watchbill_agent.checks.compression import decompressed
 from watchbill_agent.checks.connection import Connection
 from watchbill_agent.checks.httpwire import Answer, Headers, Request
 from watchbill_agent.checks.jsonpath import WANTED, Condition, NoCondition, read_condition
 from watchbill_agent.checks.probing import Findings, Form, Phases, bounded, missing, shown, with_samples
 from watchbill_agent.checks.regex import Regex
 from watchbill_agent.checks.secret import read_secret, secret_wanted
+from watchbill_agent.checks.target import Target, read_url
 from watchbill_agent.names import WrongOption
 
 REDIRECTS_MAX: Final = 20
@@ -69,7 +70,6 @@ _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorizat
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
 _STATUSES = re.compile(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", re.ASCII)
-_PORTS: Final = {"http": 80, "https": 443}
 _ALPN: Final[dict[str, tuple[str, ...]]] = {"1.1": ("http/1.1",), "2": ("h2",), "auto": ("h2", "http/1.1")}
 _PHASES: Final = ("resolve", "connect", "tls", "processing", "transfer")
 _FORM: Final = Form(
@@ -201,53 +201,6 @@ class Options(trust.TlsOptions):
             yield Wrong("proxy_url", show_value(self.proxy_url), "unix_socket or proxy_url")
         if self.fail_if_ssl and self.fail_if_not_ssl:
             yield Wrong("fail_if_ssl", "true", "fail_if_ssl or fail_if_not_ssl")
-
-
-class Target(NamedTuple):
-    """Where a request goes."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        """Who is told a secret."""
-        return self.scheme, self.host, self.port
-
-    @property
-    def authority(self) -> str:
-        """As the header Host has it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """As a proxy wants it."""
-        return f"{self.scheme}://{self.authority}{self.path}"
-
-
-def read_url(url: str) -> Target | str:
-    """Where it points; otherwise what is wanted instead."""
-    wanted = "an address such as https://shop.example/health"
-    if any(c <= " " or c == "\x7f" for c in url):
-        return f"{wanted}, without spaces"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-        host = parts.hostname or ""
-        if not host.isascii():
-            host = host.encode("idna").decode("ascii")
-    except (ValueError, UnicodeError):
-        return wanted
-    if parts.scheme not in _PORTS or not host:
-        return wanted
-    if parts.username is not None or parts.password is not None:
-        return f"{wanted}, without a password: username and password_file"
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    path = urllib.parse.quote(path, safe="/%:?#[]@!$&'()*+,;=-._~") if not path.isascii() else path
-    return Target(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, path)
 
 
 @dataclass(slots=True)
@@ -600,24 +553,6 @@ def _one_line(secret: str, where: str) -> str:
         detail = f"{where}: it is more than one line, or holds what no header may"
         raise Failed("credential", detail, verdict=Verdict.UNKNOWN)
     return secret
-
-
-def decompressed(body: bytes, bytes_max: int, *, gzip: bool) -> bytes:
-    """What it was before. Raises Failed for more than `bytes_max`, and for what was never compressed."""
-    if not gzip and body[:1] and (body[0] & 0x0F != 8 or int.from_bytes(body[:2], "big") % 31):
-        bits = -zlib.MAX_WBITS  # Some servers send deflate without zlib's head.
-    else:
-        bits = zlib.MAX_WBITS | 32
-    machine = zlib.decompressobj(bits)
-    try:
-        whole = machine.decompress(body, bytes_max + 1)
-    except zlib.error as exc:
-        raise Failed("body-encoding", f"what it sends is not what it says: {exc}") from exc
-    if len(whole) > bytes_max:
-        raise Failed("body-too-long", f"more than {bytes_max} bytes when decompressed")
-    if not machine.eof:
-        raise Failed("body-incomplete", "the compressed body has no end")
-    return whole
 
 
 def last_modified(headers: "list[tuple[bytes, bytes]]") -> float | None:
