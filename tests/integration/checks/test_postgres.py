@@ -103,8 +103,15 @@ class Server:
                 "fast",
                 "-N",
             )
-        settings = {"unix_socket_directories": self.place, "port": self.port, "fsync": "off", "max_connections": 13,
-                    "superuser_reserved_connections": 3, "listen_addresses": "127.0.0.1", "cluster_name": "standby"}  # fmt: skip
+        settings = {
+            "unix_socket_directories": self.place,
+            "port": self.port,
+            "fsync": "off",
+            "max_connections": 13,
+            "superuser_reserved_connections": 3,
+            "listen_addresses": "127.0.0.1",
+            "cluster_name": "standby",
+        }
         with (self.place / "data/postgresql.auto.conf").open("a") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
         quiet = subprocess.DEVNULL
