@@ -124,6 +124,14 @@ def test_the_exit_code_passes_and_is_told(home: Path, code: int) -> None:
     assert sorted(ended.tail.split()) == ["err", "out"]
 
 
+@pytest.mark.parametrize(("option", "outcome"), [("", Outcome.OK), ("set -o pipefail; ", Outcome.FAILED)])
+def test_of_a_pipe_the_shell_tells_how_its_end_went_unless_it_is_told_to_tell_more(
+    home: Path, option: str, outcome: Outcome
+) -> None:
+    run(home, "nightly", "--", "bash", "-c", f"{option}false | gzip > /dev/null")
+    assert records(home)[-1].outcome is outcome
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
 def test_death_by_a_signal_passes_and_is_told(home: Path, number: int) -> None:
     done = run(home, "nightly", *sh(f"kill -{int(number)} $$"))

@@ -213,6 +213,7 @@ def _empty_directory(house: House) -> dict[str, Any]:
     [
         (_wrong_passphrase, "password-wrong"),
         (_empty_directory, "repository-missing"),
+        (lambda house: {"repository": str(house.place / "nowhere")}, "repository-missing"),
         (lambda house: {"repository": "ssh://me@127.0.0.1:9/x", "rsh": "false"}, "repository-unreachable"),
         (lambda house: {"program": "borg-that-is-not"}, "tool-missing"),
         (_no_rights, "needs-runner"),
@@ -346,5 +347,8 @@ def test_a_source_that_is_not_there_makes_a_run_partial(house: House) -> None:
 def test_a_run_that_failed_says_why(house: House) -> None:
     shutil.rmtree(house.repository)
     finished = house.borg("create", "::files-2", "source", check=False)
+    assert finished.returncode in (2, 13)
+    named = house.borg("--log-json", "create", "::files-2", "source", check=False)
+    assert b'"msgid": "Repository.DoesNotExist"' in named.stderr, "by this name it is known whatever its code"
     facts = house.adapter().read_run(finished.returncode, finished.stdout, finished.stderr)
     assert (facts.outcome, facts.reason) == (Outcome.FAILED, "repository-missing")

@@ -201,6 +201,8 @@ def test_a_damaged_file_is_found_by_reading_everything_though_verify_ends_with_0
     file = next(repository.path(f"repo/backup/{STANZA}").glob("*F/pg_data/global/pg_control.gz"))
     with replaced(file, flipped(file.read_bytes())):
         assert repository.cluster.pgbackrest("verify").stdout == "", "exit code 0, and nothing said"
+        told = repository.cluster.pgbackrest("verify", "--log-level-console=info").stdout
+        assert "status: error" in told, "at that level alone, and with exit code 0"
         found = repository.verify(DATA)
         structure = repository.verify(STRUCTURE)
     assert (found.outcome, found.reason) == (Outcome.FAILED, Reason.REPOSITORY_DAMAGED)

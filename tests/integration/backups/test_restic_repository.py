@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +321,8 @@ def test_a_whole_repository_passes_every_verification_and_stays_as_it_is(
     whole: House, tmp_path: Path
 ) -> None:
     before = whole.contents()
+    asked_for_json = whole.restic("check", "--no-lock", "--json").stdout
+    assert b"no errors were found" in asked_for_json, "text all the same, so text is read"
     adapter = whole.adapter(restore_dir=tmp_path)
     for level in Level:
         verified = adapter.verify(Check(level=level), now_ms())
@@ -457,6 +459,32 @@ def test_a_run_that_failed_says_why(house: House) -> None:
     shutil.rmtree(house.repository)
     facts = read_run(house, house.restic("backup", "--json", "source", check=False))
     assert (facts.outcome, facts.reason) == (Outcome.FAILED, "repository-missing")
+
+
+@pytest.mark.parametrize(
+    ("what", "codes", "reason"),
+    [("lock", (1, 11), "repository-locked"), ("password", (1, 12), "password-wrong")],
+)
+def test_a_run_that_is_refused_says_why_by_its_text_where_its_code_says_nothing(
+    house: House, what: str, codes: tuple[int, int], reason: str
+) -> None:
+    alone = None
+    if what == "lock":
+        alone = house.start("check", "--read-data", "--limit-download", "10", stdout=subprocess.DEVNULL)
+        wait_for(house.locks)
+    else:
+        house = replace(house, place=house.repository.parent)
+        house.password.write_text("something else")
+    try:
+        finished = house.restic("backup", "--json", str(house.repository / "config"), check=False)
+    finally:
+        if alone is not None:
+            alone.kill()
+            alone.wait()
+    assert finished.returncode in codes
+    facts = read_run(house, finished)
+    assert (facts.outcome, facts.reason, facts.snapshot_id) == (Outcome.FAILED, reason, "")
+    assert facts.errors
 
 
 def test_a_run_that_was_interrupted_failed(house: House) -> None:
