@@ -74,6 +74,8 @@ ADVICE: Final[Mapping[str, str]] = {
     "missed": "See on the host why it did not start: its timer, its cron line; then run it.",
     "over-max-duration": "See on the host what it waits for; a hung run holds its repository's lock. If it only grew, "
     "raise max_duration.",
+    "took-too-long": "See what made it slow, a larger source or a slower place; raise max_duration if it only grew.",
+    "near-rpo": "Nothing if its next run comes before the RPO is over; else run it now, or let it run more often.",
     "over-rpo": "Run it now. If runs end well, look at why the repository does not show them.",
     "no-point": "Run it: nothing of it can be restored yet.",
     "not-restorable": "What the repository holds cannot be restored: take a full backup to another place at once.",
