@@ -149,6 +149,12 @@ def _add_act(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attempt", metavar="N", type=int, default=1, help="which attempt: one is never run twice"
     )
+    parser.add_argument(
+        "--out-of-order",
+        metavar="TEXT",
+        default="",
+        help="why it is done although a step before it has not gone well here; others read it",
+    )
     parser.add_argument("--undo", action="store_true", help="the step's undo instead")
     parser.add_argument("--cleanup", action="store_true", help=argparse.SUPPRESS)
 

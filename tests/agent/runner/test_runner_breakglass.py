@@ -200,20 +200,69 @@ def test_a_protected_step_begins_as_often_as_was_signed_and_each_attempt_more_is
     runner = host.runner()
     first = votes(made, "anna", "boris")
     for attempt in range(1, step.times + 1):
-        runner.act(asked(made, votes=first, attempt=attempt))
-        ended(runner)
-        runner.confirm([event.id for event in runner.waiting()])
+        done(runner, asked(made, votes=first, attempt=attempt))
     beyond = step.times + 1
     assert refusal(runner, asked(made, votes=first, attempt=beyond)) is Refusal.APPROVALS
     anew = votes(made, "anna", "boris", attempt=beyond)
-    runner.act(asked(made, votes=anew, attempt=beyond))
-    ended(runner)
+    done(runner, asked(made, votes=anew, attempt=beyond))
     assert counted.read_text() == "x" * beyond
     # An order of the collector's with those votes is counted with them, and one of its own is not the bundle's.
     sent = host.command("promote", run="bundle-b1", step="promote", attempt=9, lock="pg/db2")
     manifest = made.manifest("promote", "do", "", {}).content()
     (event,) = runner.order(host.signed(replace(sent, manifest=manifest, votes=first))).events
     assert outcomes.read_refused(event.payload).reason is Refusal.SPENT
+
+
+def done(runner: Runner, one: Act) -> outcomes.Breakglass:
+    """It is carried out and fetched; what was told of it."""
+    (begun, *_) = runner.act(one).events
+    told = outcomes.read_breakglass(begun.payload)
+    ended(runner, told.accepted.key)
+    runner.confirm([event.id for event in runner.waiting()])
+    return told
+
+
+def chain(host: Host, **more: Any) -> Bundle:
+    """Two steps of this host in a group, one more after them with an undo, and one on another host before all."""
+    (last,) = bundle(host, "count").steps
+    first, second = (replace(last, step=name, action="count", group="both") for name in ("a", "b"))
+    elsewhere = replace(last, step="fence", agent="agent-9", host="db9")
+    look = replace(last, step="look", effect="read")
+    undo = replace(last, kind="undo")
+    return bundle(host, "count", steps=(elsewhere, look, first, second, last, undo), **more)
+
+
+def test_steps_go_well_here_one_after_the_other_unless_somebody_says_why_not(
+    host: Host, counted: Path
+) -> None:
+    """What is on another host, and what only looks, no runner can wait for."""
+    runner, made = host.runner(), chain(host)
+    assert refusal(runner, asked(made)) is Refusal.ORDER
+    assert refusal(runner, asked(made, kind="undo")) is Refusal.ORDER
+    for name in ("b", "a"):  # Of a group, in any order.
+        assert refusal(runner, asked(made)) is Refusal.ORDER
+        done(runner, asked(made, step=name))
+    done(runner, asked(made))
+    done(runner, asked(made, kind="undo"))
+    assert counted.read_text() == "xxxx"
+    # Another run of the bundle is another order of things.
+    assert refusal(runner, asked(made, run="r9")) is Refusal.ORDER
+    told = done(runner, asked(made, run="r9", out_of_order="a and b were done by hand"))
+    assert told.reason == "the collector burnt; out of order: a and b were done by hand"
+
+
+def test_a_step_that_failed_here_is_no_step_that_went_well(host: Host, counted: Path) -> None:
+    host.action("fails", ["/bin/false"])
+    (last,) = bundle(host, "count").steps
+    failing = replace(bundle(host, "fails").steps[0], step="a", missing={"n": Missing("{{x}}", Kind.INT)})
+    made = bundle(host, "count", steps=(replace(failing, missing={}), last))
+    runner = host.runner()
+    done(runner, asked(made, step="a"))
+    assert refusal(runner, asked(made)) is Refusal.ORDER
+    # Whose value is not said with the next step is looked for by its action.
+    unsaid = bundle(host, "count", steps=(failing, last))
+    assert refusal(runner, asked(unsaid)) is Refusal.ORDER
+    assert not counted.exists()
 
 
 def test_what_is_not_the_collectors_not_in_time_or_not_allowed_is_refused(host: Host, counted: Path) -> None:
@@ -316,7 +365,7 @@ async def test_the_command_carries_it_out_over_the_socket(
     file.write_bytes(sign_bundle(COLLECTOR, made))
     arguments = argparse.Namespace(
         bundle=file, approval=[], set=[], step="promote", undo=False, cleanup=False, run="", attempt=1, json=False,
-        reason="", home=home,
+        reason="", out_of_order="", home=home,
     )  # fmt: skip
     assert await asyncio.to_thread(act_command, arguments) == 2, "a reason is wanted"
     arguments.reason = "burnt"

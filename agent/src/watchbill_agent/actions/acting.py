@@ -69,6 +69,7 @@ def act(arguments: argparse.Namespace) -> int:
         "values": values,
         "votes": votes,
         "reason": arguments.reason,
+        "out_of_order": arguments.out_of_order,
     }
     homes = Homes.resolve("agent", getattr(arguments, "home", None))
     try:

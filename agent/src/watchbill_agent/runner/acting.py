@@ -2,8 +2,9 @@
 
 What stands in for the order is the collector's signature under the bundle, made when it was still there, and that root
 itself asks. Everything else is judged as for an order: the allow-list and the action's digest, arguments, approvals and
-roster, cooldown, lock, ledger. The epoch is, too: once a newer collector was heard, bundles of the one before are void,
-for the newer one can send orders itself.
+roster, cooldown, lock, ledger. So is its turn: steps of the bundle with an effect go well on this host one after the
+other, unless root says why not. The epoch is, too: once a newer collector was heard, bundles of the one before are
+void, for the newer one can send orders itself.
 """
 
 import base64
@@ -13,23 +14,26 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from watchbill.actions.bounds import ARGUMENT_CHARACTERS_MAX, ARGUMENTS_MAX, VOTES_MAX
-from watchbill.actions.bundle import ATTEMPTS_MAX, PURPOSES, Bundle, open_bundle
+from watchbill.actions.bundle import ATTEMPTS_MAX, PURPOSES, Bundle, BundleStep, open_bundle
 from watchbill.actions.definition import ArgumentRefused
 from watchbill.actions.order import Command, Refusal
-from watchbill.actions.outcomes import DETAIL_CHARACTERS_MAX
+from watchbill.actions.outcomes import DETAIL_CHARACTERS_MAX, Outcome
 from watchbill.actions.signing import SignatureRefused
 from watchbill.errors import Unreadable
 from watchbill_agent.runner.job import Glass
 from watchbill_agent.runner.judging import NOT_ENROLLED, Host, Judged, Now
-from watchbill_agent.runner.ledger import Marks
+from watchbill_agent.runner.ledger import Entry, Ledger, Marks, Progress
 
 RUN_CHARACTERS_MAX: Final = 64
 STEP_CHARACTERS_MAX: Final = 128
+ATTEMPTS_SOUGHT: Final = 100
+"""Of a step before: by these numbers, bundles and runs count from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """What root asks for. `run` goes on with that run, "" with the bundle's own; `values` are what was found out."""
+    """What root asks for. `run` goes on with that run, "" with the bundle's own; `values` are what was found out;
+    `out_of_order` says why a step is done before its turn, "" for in its turn."""
 
     bundle: bytes
     step: str
@@ -40,6 +44,7 @@ class Act:
     votes: tuple[bytes, ...]
     uid: int
     reason: str
+    out_of_order: str = ""
 
 
 def read_act(asked: Mapping[str, Any], uid: int) -> Act:
@@ -64,6 +69,7 @@ def read_act(asked: Mapping[str, Any], uid: int) -> Act:
             votes=tuple(base64.b64decode(one, validate=True) for one in votes),
             uid=uid,
             reason=_text(asked["reason"], DETAIL_CHARACTERS_MAX),
+            out_of_order=_text(asked.get("out_of_order", ""), DETAIL_CHARACTERS_MAX),
         )
     except binascii.Error as exc:
         raise ValueError("no base64") from exc
@@ -118,6 +124,44 @@ def check_bundle_epoch(bundle: Bundle, marks: Marks) -> None:
         )
 
 
+def check_order(asked: Act, bundle: Bundle, own_id: str, ledger: Ledger) -> None:
+    """Whether it is the step's turn, as far as this host's ledger knows: what is to change something here before it has
+    gone well, and what is undone has begun. Other hosts' parts, checks and gates are people's. Raises Judged."""
+    if asked.out_of_order.strip():
+        return
+    (mine, *_) = bundle.of(asked.step, asked.kind, own_id)
+    override = "if it has to be done all the same, say why: --out-of-order TEXT"
+    if asked.kind == "do":
+        for other in bundle.before(mine):
+            if not any(_ok(ledger, entry) for entry in _entries(asked, bundle, other, ledger)):
+                raise Judged(
+                    Refusal.ORDER,
+                    f"{other.step} comes before it and has not gone well on this host; {override}",
+                )
+    elif asked.kind == "undo":
+        done = bundle.of(asked.step, "do", own_id)
+        if done and not any(_entries(asked, bundle, done[0], ledger)):
+            raise Judged(Refusal.ORDER, f"{asked.step} has not begun on this host; {override}")
+
+
+def _entries(asked: Act, bundle: Bundle, one: BundleStep, ledger: Ledger) -> list[Entry]:
+    """What this host knows of a step: its attempts by their keys; where not all its values are said here, every run of
+    its action since the bundle was made."""
+    values = {name: value for name, value in asked.values.items() if name in one.missing}
+    if set(values) != set(one.missing):
+        return [entry for entry in ledger.runs_of(one.action) if entry.at_ms >= bundle.issued_ms]
+    try:
+        keys = [bundle.key(one, attempt, asked.run, values) for attempt in range(1, ATTEMPTS_SOUGHT + 1)]
+    except ArgumentRefused:
+        return []
+    return [entry for key in keys if (entry := ledger.find(key)) is not None and not entry.reason]
+
+
+def _ok(ledger: Ledger, entry: Entry) -> bool:
+    progress = ledger.progress(entry)
+    return isinstance(progress, Progress) and progress.outcome == Outcome.OK.value
+
+
 def glass_of(asked: Act, bundle: Bundle, command: Command) -> Glass:
     """What is told of it beside what is told of every command."""
     return Glass(
@@ -125,5 +169,5 @@ def glass_of(asked: Act, bundle: Bundle, command: Command) -> Glass:
         runbook=command.runbook,
         attempt=command.attempt,
         uid=asked.uid,
-        reason=asked.reason,
+        reason=f"{asked.reason}; out of order: {asked.out_of_order}" if asked.out_of_order else asked.reason,
     )

@@ -31,7 +31,7 @@ from watchbill.files import FileMissing, UnreadableFile, read_bounded, write_ato
 from watchbill.homes import Homes
 from watchbill.logs import fields
 from watchbill_agent.runner import bounds, tree
-from watchbill_agent.runner.acting import Act, check_bundle_epoch, glass_of, hear_act
+from watchbill_agent.runner.acting import Act, check_bundle_epoch, check_order, glass_of, hear_act
 from watchbill_agent.runner.boot import boot_id
 from watchbill_agent.runner.cells import Disk, SystemDisk
 from watchbill_agent.runner.event import Event
@@ -315,6 +315,7 @@ class Runner:
             if known is not None:
                 return self._again(store, known, command)
             check_bundle_epoch(bundle, store.ledger.marks)
+            check_order(asked, bundle, self._own_id(host), store.ledger)
             self._bring_roster(store, host, bundle.roster)
             self.look()
             running = {room: one.job for room, one in self._running.items()}

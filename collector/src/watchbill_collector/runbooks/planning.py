@@ -57,7 +57,8 @@ class PlanRow:
     `kind` is that of the step, or undo or cleanup. `verdict` is ok, bad, unknown, or "" where there is nothing to judge
     yet. `look`: a read action whose output the plan has use for. `plan_argv` shows what the action itself says that it
     would do. `arguments` is None as long as some are not known; then `given` are the others, and `missing` says what
-    these are taken from. `times` is how often it may begin once people have agreed to it.
+    these are taken from. `times` is how often it may begin once people have agreed to it, `group` the parallel
+    group that it is in.
     """
 
     step: str
@@ -81,6 +82,7 @@ class PlanRow:
     detail: str = ""
     seen: str = ""
     times: int = 1
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +166,10 @@ class _Planning:
             changed = False
             for one in (step, *inner):
                 if not left_out(one, drill=self._drill):
+                    first = len(self.rows)
                     changed |= self._step(book, one, scope, prefix)
+                    group = "" if one is step else prefix + step.id
+                    self.rows[first:] = [replace(row, group=row.group or group) for row in self.rows[first:]]
             for one in (step, *inner):
                 name = prefix + one.id
                 if not self._after and name in self._seen:

@@ -113,4 +113,5 @@ def _step(row: PlanRow, fleet: Fleet) -> BundleStep:
         commit=row.commit,
         detail=row.detail,
         times=row.times,
+        group=row.group,
     )

@@ -11,12 +11,12 @@ What is not known ahead of time (`missing`) is said by who acts; nothing else of
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from watchbill.actions import bounds
 from watchbill.actions.canonical import DOCUMENT_BYTES_MAX
-from watchbill.actions.definition import NUMBERS, ArgumentRefused, Kind, Value
+from watchbill.actions.definition import NUMBERS, ArgumentRefused, Effect, Kind, Value
 from watchbill.actions.grants import ONCE_EACH, UNCOUNTED, Manifest, ProtectedEffect
 from watchbill.actions.order import Command, Purpose
 from watchbill.actions.signing import Domain, open_signed, sign, unverified
@@ -45,7 +45,7 @@ class Missing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleStep:
     """One step on one host, or one that needs none. `kind` is that of a plan; `detail` is for people; `times` is how
-    often it may begin once people have agreed."""
+    often it may begin once people have agreed; steps of one `group` go together, in any order."""
 
     step: str
     kind: str
@@ -63,6 +63,7 @@ class BundleStep:
     commit: bool = False
     detail: str = ""
     times: int = ONCE_EACH
+    group: str = ""
 
     @property
     def acts(self) -> bool:
@@ -130,6 +131,22 @@ class Bundle:
             if one.acts and one.step == step and one.kind == kind and agent in ("", one.agent)
         )
 
+    def before(self, one: BundleStep) -> tuple[BundleStep, ...]:
+        """What has to have gone well on a step's host before it, in order: everything there with an effect. Before an
+        undo there is no order but that its own step has begun."""
+        found: list[BundleStep] = []
+        for other in self.steps:
+            if other.step == one.step:
+                break
+            apart = not one.group or other.group != one.group
+            if other.acts and other.kind == "do" and other.agent == one.agent and apart:
+                found.append(other)
+        return tuple(each for each in found if each.effect != Effect.READ.value)
+
+    def key(self, one: BundleStep, attempt: int, run: str, values: Mapping[str, str]) -> str:
+        """The name of an attempt in its host's ledger. Raises ArgumentRefused."""
+        return self._bare(one, attempt, run, values).key(self.site, one.agent)
+
     def manifest(
         self, step: str, kind: str, run: str, values: Mapping[str, str], attempt: int = 1
     ) -> Manifest:
@@ -170,7 +187,13 @@ class Bundle:
         self, one: BundleStep, attempt: int, run: str, values: Mapping[str, str], votes: Sequence[bytes]
     ) -> Command:
         """What a host does for a step. Raises ArgumentRefused, Unreadable."""
-        protected = one.approvals > 0
+        bare = self._bare(one, attempt, run, values)
+        if not one.approvals:
+            return replace(bare, votes=tuple(votes))
+        content = self.manifest(one.step, one.kind, run, values, attempt).content()
+        return replace(bare, manifest=content, votes=tuple(votes))
+
+    def _bare(self, one: BundleStep, attempt: int, run: str, values: Mapping[str, str]) -> Command:
         return Command(
             run=run or self.run,
             runbook=self.runbook,
@@ -183,8 +206,6 @@ class Bundle:
             action_digest=one.action_digest,
             arguments=one.bound(values),
             lock=self.lock,
-            manifest=self.manifest(one.step, one.kind, run, values, attempt).content() if protected else b"",
-            votes=tuple(votes),
         )
 
 
@@ -233,7 +254,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
 
 
 def _step_document(one: BundleStep, version: int) -> dict[str, Any]:
-    said = {"times": one.times} if version > 1 else {}
+    said = {"times": one.times, "group": one.group} if version > 1 else {}
     return said | {
         "step": one.step,
         "kind": one.kind,
@@ -308,6 +329,7 @@ def _step(found: Mapping[str, Any], version: int) -> BundleStep:
         commit=found["commit"] is True,
         detail=str(found["detail"]),
         times=_times(found["times"]) if version > 1 else ONCE_EACH,
+        group=str(found["group"]) if version > 1 else "",
     )
 
 

@@ -78,6 +78,8 @@ class Refusal(StrEnum):
     """It is not there, others may write it, or it is not the one that was pinned."""
     LEDGER = "ledger"
     """The runner cannot write down what it does, so it does nothing."""
+    ORDER = "order"
+    """A step of a bundle before which another has to go well on this host, and has not."""
     RUNNER = "runner"
     """There is no runner on this host, or it does not answer."""
     BUSY = "busy"
