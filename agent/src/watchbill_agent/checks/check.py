@@ -46,8 +46,8 @@ __all__ = [
 
 REASON_CHARACTERS_MAX: Final = 64
 DETAIL_CHARACTERS_MAX: Final = 300
-SAMPLES_MAX: Final = 10_000
-"""Of one outcome; what is beyond is left out and counted by whoever made it."""
+SAMPLES_MAX: Final = 10_100
+"""Of one outcome: a page of 10,000 series, and what is said of it. The rest is left out and counted by who made it."""
 MEMORY_BYTES_MAX: Final = 256 * 1024
 """What a check may remember from look to look, as JSON."""
 

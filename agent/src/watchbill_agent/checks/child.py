@@ -32,7 +32,7 @@ from watchbill_agent.checks.listening import Listening
 from watchbill_agent.checks.looking import TIMEOUT, look, question
 from watchbill_agent.checks.memories import VERDICTS, Memories
 from watchbill_agent.checks.present import Counts
-from watchbill_agent.checks.publishing import published
+from watchbill_agent.checks.publishing import Labelled, published
 from watchbill_agent.checks.trees import Trees
 from watchbill_agent.checks.workers import Workers
 
@@ -209,6 +209,7 @@ class _Running:
         self._telling = Telling(told)
         self._verdict: Verdict | None = None
         self._table: tuple[object, object] | None = None
+        self._labelled = Labelled()
         self._memory = child.load(spec.name)
         self._happened_left = float(HAPPENINGS_PER_MINUTE)
         self._happened_s = now_s
@@ -299,7 +300,7 @@ class _Running:
 
     async def _publish(self, outcome: Outcome, took_s: float) -> None:
         spec = self.spec
-        samples, dropped = published(spec, outcome, took_s)
+        samples, dropped = published(spec, outcome, took_s, self._labelled)
         self._child.counts.samples_dropped += dropped
         names = (samples.families, samples.series)
         table = None if names == self._table else wire.table_of(samples)

@@ -26,8 +26,32 @@ OWN: Final = frozenset(one.name for one in (SUCCESS, DURATION, STATUS, INFO, BEH
 Pairs = tuple[tuple[str, str], ...]
 
 
-def published(spec: Spec, outcome: Outcome, took_s: float) -> tuple[Samples, int]:
-    """All samples of a check with all their labels, and how many were left out because they are too many."""
+class Labelled:
+    """The series of one check with the labels that all of them have, kept for as long as it says the same series: a
+    page of 10,000 series is named once and not at every look, which would be most of what a look costs."""
+
+    def __init__(self) -> None:
+        self._said: list[Series] = []
+        self._made: list[Series] = []
+
+    def of(self, said: list[Series], common: Pairs) -> list[Series]:
+        """Each with `common`, which is always the same."""
+        # Where a check hands over the very same objects, this compares nothing but their addresses.
+        if said != self._said:
+            known: dict[Pairs, Pairs] = {}
+            for one in said:
+                if one.labels not in known:
+                    known[one.labels] = _with(one.labels, common)
+            self._made = [Series(one.name, known[one.labels]) for one in said]
+            self._said = list(said)
+        return self._made
+
+
+def published(
+    spec: Spec, outcome: Outcome, took_s: float, labelled: Labelled | None = None
+) -> tuple[Samples, int]:
+    """All samples of a check with all their labels, and how many were left out because they are too many. `labelled`
+    is the check's own, where it is asked again and again."""
     made = Samples()
     common = common_labels(spec)
     if outcome.verdict is not Verdict.UNKNOWN:
@@ -41,15 +65,12 @@ def published(spec: Spec, outcome: Outcome, took_s: float) -> tuple[Samples, int
         made.put(BEHIND, 1.0, _with(common, _dependency(one)))
     found = outcome.samples
     made.families |= {name: family for name, family in found.families.items() if name not in OWN}
-    known: dict[Pairs, Pairs] = {}
-    for series, value in zip(found.series[:SAMPLES_MAX], found.values, strict=False):
-        if series.name in OWN:
-            continue
-        pairs = known.get(series.labels)
-        if pairs is None:
-            pairs = known[series.labels] = _with(series.labels, common)
-        made.series.append(Series(series.name, pairs))
-        made.values.append(value)
+    said, values = found.series, found.values
+    if not OWN.isdisjoint(found.families):
+        kept = [(one, value) for one, value in zip(said, values, strict=False) if one.name not in OWN]
+        said, values = [one for one, _ in kept], [value for _, value in kept]
+    made.series += (labelled or Labelled()).of(said[:SAMPLES_MAX], common)
+    made.values += values[:SAMPLES_MAX]
     return made, max(0, len(found.series) - SAMPLES_MAX)
 
 
