@@ -62,16 +62,17 @@ def labels_of(outcome: Outcome, name: str) -> dict[str, str]:
 
 async def nothing_left(before: int) -> None:
     """As many descriptors as before, as soon as this process's own server has closed its ends."""
+    gc.collect()
     for _ in range(200):
         if descriptors() <= before:
             return
         await asyncio.sleep(0.01)
+    gc.collect()
     assert descriptors() <= before
 
 
 def descriptors() -> int:
-    """Open in this process, after what nobody holds any more is gone."""
-    gc.collect()
+    """Open in this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -85,6 +86,8 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
         assert task is not None
         tasks.add(task)
         try:
+            if not server.is_serving():
+                return
             await handler(reader, writer)
         except (OSError, ssl.SSLError, asyncio.CancelledError, asyncio.IncompleteReadError):
             pass
@@ -96,6 +99,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        await asyncio.sleep(0.005)  # Who connected and went may not be accepted yet.
         server.close()
         for task in list(tasks):
             task.cancel()
