@@ -11,7 +11,7 @@ import pytest
 from watchbill_collector.rules import stock_sources
 from watchbill_collector.rules.files import load
 from watchbill_collector.rules.model import AlertingRule
-from watchbill_collector.rules.stock import unknown_stock
+from watchbill_collector.rules.stock import stock_files, unknown_stock
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -80,6 +80,17 @@ GAUGES: dict[Key, float] = {
     key("node_bonding_active", master="bond0"): 2,
     key("probe_success", check="web"): 1,
     key("probe_duration_seconds", check="web"): 0.2,
+    key("watchbill_check_info", check="web", essential="true", kind="http"): 1,
+    key("watchbill_check_status", check="web"): 0,
+    key("probe_success", check="nightly"): 1,
+    key("watchbill_check_info", check="nightly", essential="true", kind="heartbeat"): 1,
+    # A plugin that takes long is no slow answer.
+    key("probe_success", check="updates"): 1,
+    key("probe_duration_seconds", check="updates"): 12,
+    key("watchbill_check_info", check="updates", essential="false", kind="exec"): 1,
+    key("pg_stat_activity_count", check="pg", datname="shop", state="active"): 10,
+    key("pg_stat_activity_count", check="pg", datname="shop", state="idle"): 30,
+    key("pg_settings_max_connections", check="pg"): 100,
     **{facet(name): 0 for name in OWN},
     key("watchbill_backup_missed", backup="nightly"): 0,
     key("watchbill_backup_service_rpo_seconds", service="shop"): 600,
@@ -123,8 +134,17 @@ RATES: dict[Key, float] = {
     key("node_systemd_service_restart_total", name="a.service"): 0,
     key("watchbill_agent_dropped_samples_total"): 0,
     key("watchbill_agent_collector_refused_total", reason="series"): 0,
+    key("watchbill_agent_check_looks_total"): 20,
+    **{
+        key(f"watchbill_agent_check_{what}_total"): 0
+        for what in ("late", "restarts", "samples_dropped", "events_dropped")
+    },
     key("http_requests_total", code="200", method="GET"): 40.0,
     key("http_requests_total", code="503", method="GET"): 0.01,
+    key("http_request_duration_seconds_bucket", le="3", method="GET"): 40.0,
+    key("http_request_duration_seconds_bucket", le="10", method="GET"): 40.01,
+    key("http_request_duration_seconds_bucket", le="+Inf", method="GET"): 40.01,
+    key("http_request_duration_seconds_count", method="GET"): 40.01,
 }
 IDLE = {each: 0.05 for each in RATES if each[0] == "node_cpu_seconds_total" and ("mode", "idle") in each[1]}
 
@@ -179,6 +199,9 @@ FAULTS: dict[str, Fault] = {
     "ClockNotSynchronised": Fault({key("node_timex_sync_status"): 0, key("node_timex_maxerror_seconds"): 16}),
     "AgentSamplerFailing": _gauge("node_scrape_collector_success", 0, collector="cpu"),
     "AgentLate": _rate("watchbill_agent_ticks_missed_total", 0.2),
+    "AgentChecksLate": _rate("watchbill_agent_check_late_total", 2),
+    "AgentChecksRestart": _rate("watchbill_agent_check_restarts_total", 0.01),
+    "AgentChecksLose": _rate("watchbill_agent_check_samples_dropped_total", 5, steps=10),
     "AgentLosesSamples": _rate("watchbill_agent_dropped_samples_total", 10, steps=10),
     "AgentRefused": _rate("watchbill_agent_collector_refused_total", 1, reason="series"),
     "AgentConfigurationRefused": _gauge("watchbill_agent_config_last_reload_successful", 0),
@@ -195,7 +218,13 @@ FAULTS: dict[str, Fault] = {
     "NoticesWaiting": _gauge("watchbill_collector_notices_oldest_seconds", 2_000, channel="ops"),
     "NoticesLost": _rate("watchbill_collector_notices_total", 0.01, steps=10, channel="ops", outcome="given_up"),
     "CheckFailing": _gauge("probe_success", 0, check="web"),
+    "HeartbeatMissed": _gauge("probe_success", 0, check="nightly"),
+    "CheckUnknown": _gauge("watchbill_check_status", 3, check="web"),
+    "CheckWarns": _gauge("watchbill_check_status", 1, check="web"),
     "ResponseSlow": _gauge("probe_duration_seconds", 4.5, check="web"),
+    "RequestsSlow": _rate("http_request_duration_seconds_bucket", 37.0, le="3", method="GET"),
+    "ConnectionsMany": _gauge("pg_stat_activity_count", 55, check="pg", datname="shop", state="active"),
+    "ConnectionsAlmostGone": _gauge("pg_stat_activity_count", 90, "ConnectionsMany", check="pg", datname="shop", state="active"),
     "ErrorRateHigh": _rate("http_requests_total", 2, code="503", method="GET"),
     "AuditDisputed": _gauge("watchbill_collector_audit_witnesses_disagreeing", 1),
     "GlassBroken": _gauge("watchbill_runbook_breakglass_recent", 1),
@@ -317,12 +346,12 @@ def test_a_healthy_host_is_left_alone(season: Any) -> None:
 def test_every_rule_has_its_fault_here_a_severity_and_words() -> None:
     rules, problems = load(stock_sources())
     assert problems == []
-    names = [rule.name for rule in rules.rules]
+    alerting = [rule for rule in rules.rules if isinstance(rule, AlertingRule)]
+    names = [rule.name for rule in alerting]
     assert set(names) == {*FAULTS, *BY_TIME}
-    # One rule an alert, but for the hosts that may be silent for longer.
-    assert [name for name in set(names) if names.count(name) > 1] == ["HostSilent"]
-    for rule in rules.rules:
-        assert isinstance(rule, AlertingRule)
+    # One rule an alert, but for hosts that may be silent for longer, and checks that depend on others.
+    assert {name for name in names if names.count(name) > 1} == {"HostSilent", "CheckFailing"}
+    for rule in alerting:
         labels = {name: template.text for name, template in rule.labels}
         # A backup's job says itself how bad it is: its series carry that.
         own = rule.name.startswith("Backup")
@@ -353,7 +382,7 @@ def test_an_alert_of_a_backup_is_as_bad_as_its_job_says(season: Any) -> None:
 @pytest.mark.parametrize("level", [1.0, 3.0], ids=["warning", "unknown"])
 def test_what_is_a_warning_or_not_known_of_a_backup_is_no_alert(house: Any, level: float) -> None:
     it = house()
-    assert it.book.reload(stock_sources(), it.now_ms) == []
+    assert it.book.reload([stock_files()["backups"]], it.now_ms) == []
     it.hosts = {
         "a": {facet(name): level for name in OWN} | {key("watchbill_backup_missed", backup="nightly"): 0}
     }
@@ -396,8 +425,11 @@ MARGINS: dict[str, tuple[Fault, ...]] = {
     "DiskSaturated": tuple(_rate("node_disk_io_time_weighted_seconds_total", rate, device="sda") for rate in (9.8, 10.2)),
     "ClockSkew": tuple(_gauge("watchbill_agent_clock_offset_seconds", offset) for offset in (4.9, 5.1)),
     "AgentLate": tuple(_rate("watchbill_agent_ticks_missed_total", rate) for rate in (0.048, 0.052)),
+    "AgentChecksLate": tuple(_rate("watchbill_agent_check_late_total", rate) for rate in (0.95, 1.05)),
     "ChannelFailing": tuple(_gauge("watchbill_collector_channel_failing_seconds", value, channel="ops") for value in (295, 305)),
     "NoticesWaiting": tuple(_gauge("watchbill_collector_notices_oldest_seconds", value, channel="ops") for value in (890, 910)),
+    "ConnectionsMany": tuple(_gauge("pg_stat_activity_count", value, check="pg", datname="shop", state="active") for value in (50, 51)),
+    "ConnectionsAlmostGone": tuple(_gauge("pg_stat_activity_count", value, check="pg", datname="shop", state="active") for value in (65, 66)),
     "ResponseSlow": tuple(_gauge("probe_duration_seconds", value, check="web") for value in (2.9, 3.1)),
     # Of 40 requests a second, one in a hundred is 0.404 with the errors themselves.
     "ErrorRateHigh": tuple(_rate("http_requests_total", rate, code="503", method="GET") for rate in (0.39, 0.42)),
@@ -442,7 +474,7 @@ def test_a_host_may_be_silent_for_as_long_as_its_label_allows(
     house: Any, down_after: str, pending_at_s: int | None, fires_after_s: int | None
 ) -> None:
     it = house(step_ms=30_000)
-    assert it.book.reload(stock_sources(), it.now_ms) == []
+    assert it.book.reload([stock_files()["host"]], it.now_ms) == []
     labels = {"down_after": down_after} if down_after else {}
     began_ms = it.now_ms + 30_000
     states: dict[int, str] = {}
@@ -463,23 +495,25 @@ def test_a_host_may_be_silent_for_as_long_as_its_label_allows(
 def test_what_the_pack_has_can_be_left_out_by_file_and_by_alert() -> None:
     rules, problems = load(stock_sources(["network", "HostRebooted", "HostSilent"]))
     assert problems == []
-    left = {rule.name for rule in rules.rules}
+    left = {rule.name for rule in rules.rules if isinstance(rule, AlertingRule)}
     assert left == {*FAULTS, *BY_TIME} - {
         "HostRebooted", "HostSilent", "InterfaceReceiveErrors", "InterfaceTransmitErrors", "InterfaceBusy", "ConntrackFull",
         "ListenQueueOverflows",
     }  # fmt: skip
     everything, _ = load(stock_sources())
-    places = {rule.name: rule.place.line for rule in everything.rules}
-    assert all(places[rule.name] == rule.place.line for rule in rules.rules)
+    places = {(rule.name, rule.place.line) for rule in everything.rules}
+    assert all((rule.name, rule.place.line) in places for rule in rules.rules)
 
 
 def test_every_single_alert_can_be_left_out() -> None:
-    everything, _ = load(stock_sources())
-    names = {rule.name for rule in everything.rules}
-    for name in names:
-        rules, problems = load(stock_sources([name]))
-        assert problems == []
-        assert {rule.name for rule in rules.rules} == names - {name}
+    for whole in stock_sources():
+        everything, _ = load([whole])
+        names = {rule.name for rule in everything.rules}
+        for name in names:
+            (left,) = [one for one in stock_sources([name]) if one.file == whole.file]
+            rules, problems = load([left])
+            assert problems == []
+            assert {rule.name for rule in rules.rules} == names - {name}
 
 
 def test_a_misspelt_name_is_told_rather_than_left_on() -> None:
@@ -491,7 +525,7 @@ def test_a_misspelt_name_is_told_rather_than_left_on() -> None:
 
 def test_few_errors_are_no_rate_however_large_their_share(house: Any) -> None:
     it = house()
-    assert it.book.reload(stock_sources(), it.now_ms) == []
+    assert it.book.reload([stock_files()["checks"]], it.now_ms) == []
     fine, failed = (key("http_requests_total", code=code, method="GET") for code in ("200", "500"))
 
     def move(it: Any, errors_a_step: float) -> None:
