@@ -177,6 +177,10 @@ ASKED: dict[str, list[Ask]] = {
         Ask("GET", f"{OURS}/hosts/AGENT_"),
         Ask("DELETE", f"{OURS}/hosts/{WHO}1"),
     ],
+    f"{OURS}/hosts/{{name:path}}/events": [
+        Ask("GET", f"{OURS}/hosts/{WHO}1/events"),
+        Ask("GET", f"{OURS}/hosts/AGENT_/events?limit=3"),
+    ],
     f"{OURS}/hosts/{{name:path}}/rename": [Ask("POST", f"{OURS}/hosts/{WHO}1/rename", {"to": "mine"})],
     f"{OURS}/hosts/{{name:path}}/retire": [Ask("POST", f"{OURS}/hosts/{WHO}1/retire")],
     f"{OURS}/hosts/{{name:path}}/revoke": [Ask("POST", f"{OURS}/hosts/{WHO}1/revoke", {"reason": "mine"})],

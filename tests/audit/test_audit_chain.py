@@ -193,7 +193,7 @@ def test_what_an_older_version_recorded_is_moved_into_the_chain(tmp_path: Path) 
         "DROP TABLE backup_changes; DROP TABLE backup_pauses; DROP TABLE backup_reviews; DROP TABLE backup_exemptions;"
         "DROP TABLE run_journal; DROP TABLE runs; DROP TABLE run_votes; DROP TABLE drills; DROP TABLE runbook_texts;"
         "DROP TABLE runbook_acceptances; DROP TABLE runbook_preflights; DROP TABLE action_inventories;"
-        "DROP TABLE rosters; DROP TABLE roster_heard; DROP TABLE automation;"
+        "DROP TABLE rosters; DROP TABLE roster_heard; DROP TABLE automation; DROP TABLE check_changes;"
         "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT, at_ms INT, boottime_ms INT,"
         " actor TEXT, source TEXT, verb TEXT, object TEXT, outcome TEXT, detail TEXT, prev_hash BLOB, hash BLOB);"
         "INSERT INTO events VALUES (3,'main',1,1,'init','','user.add','admin','ok','{}',NULL,NULL);"

@@ -1,5 +1,6 @@
 """Where critical events become durable: the sink in memory, on SQLite and on PostgreSQL keep the same promises."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from watchbill.clock import ManualClock
 from watchbill.errors import StorageError
 from watchbill.protocol.frames import Stream
 from watchbill_collector.ingest.ports import CritEvent, CritSink, Mark, MemoryCritSink
+from watchbill_collector.services import check_intake
 from watchbill_collector.services.registry import StoreCritSink
-from watchbill_collector.store import Store, crit
+from watchbill_collector.store import Store, checks, crit
 from watchbill_collector.store import hosts as host_rows
 from watchbill_collector.store.hosts import Host, HostState
 from watchbill_collector.store.schema import CRIT_RECORDS
@@ -42,6 +44,16 @@ def host(agent_id: str) -> Host:
 
 def event(seq: int, name: int | None = None, kind: str = "k") -> CritEvent:
     return CritEvent(seq, (seq if name is None else name).to_bytes(16), kind, 1, 2, b"{}")
+
+
+def changed(seq: int, check: str, before: str, after: str, reason: str = "") -> CritEvent:
+    """A check's change, as it comes through the door a second after the one before."""
+    told = {"check": check, "app": "shop", "kind": "http", "from": before, "to": after, "reason": reason}
+    payload = json.dumps(told | {"essential": True, "detail": f"about {reason}"}).encode()
+    content = check_intake.read(AGENTS[0], "check.changed", b"", payload)
+    return CritEvent(
+        seq, seq.to_bytes(16), "check.changed", 1, seq * 1_000, payload, shift_ms=5, content=content
+    )
 
 
 def mark(spool_id: bytes, seq: int, agent_id: str = AGENTS[0]) -> Mark:
@@ -117,3 +129,57 @@ def test_of_agents_own_lives_the_newest_are_kept_and_of_everything_else_all(stor
         *(("agent.stopped", seq) for seq in (5, 8, 11)),
         *(("backup", seq) for seq in (3, 6, 9, 12)),
     ]
+
+
+def test_the_newest_word_of_each_check_is_kept_and_a_verdict_stands_since_it_began(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_blocking(lambda c: host_rows.add_host(c, host(AGENTS[0])))
+    sink = StoreCritSink(store, ManualClock())
+    told: list[tuple[str, str]] = []
+    sink.checks_told = lambda changes: told.extend((agent, one.after) for agent, one in changes)
+    found = [
+        changed(1, "web", "", "ok"),
+        changed(2, "web", "ok", "critical", "refused"),
+        changed(3, "web", "critical", "critical", "timeout"),
+        changed(4, "db", "", "ok"),
+    ]
+    for _ in range(2):
+        sink.commit([mark(OLD, 4)], {(AGENTS[0], OLD): found})
+    assert told == [(AGENTS[0], word) for word in ("ok", "critical", "critical", "ok")]
+    rows = store.read(lambda c: checks.all_of(c, "main"))[AGENTS[0]]
+    web = rows["web"]
+    assert (web.before, web.after, web.reason, web.detail) == ("ok", "critical", "timeout", "about timeout")
+    assert (web.since_ms, web.at_ms, web.app, web.kind) == (2_005, 3_005, "shop", "http")
+    monkeypatch.setattr(checks, "CHECKS_PER_HOST_MAX", 2)
+    sink.commit([mark(OLD, 5)], {(AGENTS[0], OLD): [changed(5, "cache", "", "ok")]})
+    assert set(store.read(lambda c: checks.all_of(c, "main"))[AGENTS[0]]) == {"db", "cache"}
+    store.write_blocking(lambda c: checks.remove(c, AGENTS[0]))
+    assert store.read(lambda c: checks.all_of(c, "main")) == {}
+
+
+def test_a_hosts_timeline_is_read_newest_first_in_parts_and_without_what_is_shown_elsewhere(
+    store: Store,
+) -> None:
+    clock = ManualClock()
+    for agent_id in AGENTS:
+        store.write_blocking(lambda c, agent_id=agent_id: host_rows.add_host(c, host(agent_id)))
+    sink = StoreCritSink(store, clock)
+    for seq, kind in enumerate(["agent.started", "backup.record", "security.login", "check.changed"], 1):
+        sink.commit([mark(OLD, seq)], {(AGENTS[0], OLD): [event(seq, kind=kind)]})
+        clock.advance(seq == 2)
+    sink.commit([mark(OLD, 1, AGENTS[1])], {(AGENTS[1], OLD): [event(1)]})
+
+    def read(limit: int, before: tuple[int, int] | None = None) -> list[tuple[int, str]]:
+        found = store.read(lambda c: crit.timeline(c, "main", AGENTS[0], ("backup.record",), limit, before))
+        return [(received_ms, one.kind) for received_ms, one in found]
+
+    every = read(10)
+    assert [kind for _, kind in every] == ["check.changed", "security.login", "agent.started"]
+    assert [kind for _, kind in read(1)] == ["check.changed"]
+    assert read(10, (every[0][0], 4)) == every[1:]
+    assert read(10, (every[2][0], 1)) == []
+    assert (
+        store.write_blocking(lambda c: crit.trim(c, "main", ("agent.started",), ("security.",), keep=0)) == 2
+    )
+    assert [kind for _, kind in read(10)] == ["check.changed"]

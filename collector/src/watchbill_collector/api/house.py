@@ -13,6 +13,7 @@ from watchbill_collector.api.counters import HttpCounters
 from watchbill_collector.api.drill_port import DrillsService, NoDrills
 from watchbill_collector.api.events import EventBus
 from watchbill_collector.api.evidence_port import EvidenceService, NoEvidence
+from watchbill_collector.api.health import HealthService, HealthTwin
 from watchbill_collector.api.page import PageFile
 from watchbill_collector.api.people_port import PeopleService
 from watchbill_collector.api.pool import QueryPool
@@ -50,6 +51,7 @@ class Services:
     audit: AuditService
     people: PeopleService
     bindings: Bindings
+    health: HealthService = field(default_factory=HealthTwin)
     services: ServicesService = field(default_factory=NoServices)
     trials: TrialsService = field(default_factory=NoTrials)
     silences: SilencesService = field(default_factory=NoSilences)

@@ -20,6 +20,7 @@ from watchbill_collector.api.answers import error_answer, json_answer
 from watchbill_collector.api.doctor import Finding, judge
 from watchbill_collector.api.events import Event, EventStream
 from watchbill_collector.api.guard import NotAdmitted, admit, views
+from watchbill_collector.api.health import CheckStanding, HostEvents
 from watchbill_collector.api.params import Fields, limit_field, read_fields, time_field
 from watchbill_collector.api.ports import (
     Alert,
@@ -43,6 +44,8 @@ BASE = "/api/watchbill/v1"
 
 GAPS_DEFAULT = 1_000
 GAPS_MAX = 100_000
+TIMELINE_DEFAULT = 100
+TIMELINE_MAX = 1_000
 LIVE = frozenset(HostState) - {HostState.RETIRED, HostState.REVOKED}
 """States of hosts whose name is taken."""
 NAMES_MAX = 10_000
@@ -63,11 +66,12 @@ class HostList:
 
 @dataclass(frozen=True, slots=True)
 class HostDetail:
-    """One host, its worst alerts (`GET alerts` tells all) and its newest gaps."""
+    """One host, its worst alerts (`GET alerts` tells all), its newest gaps and its checks."""
 
     host: Host
     alerts: Sequence[Alert]
     gaps: Sequence[Gap]
+    checks: Sequence[CheckStanding] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,16 @@ async def _host(call: Call) -> Response:
     services = call.house.services
     host = await own_host(call, _name(call))
     alerts = listed(await services.rules.alerts(), Wanted(host=host.name), limit=ALERTS_DEFAULT).alerts
-    return json_answer(HostDetail(host, alerts, await services.gaps.gaps(host.agent_id, None, 100)))
+    gaps = await services.gaps.gaps(host.agent_id, None, 100)
+    return json_answer(HostDetail(host, alerts, gaps, await services.health.checks(host.agent_id)))
+
+
+async def _host_events(call: Call) -> Response:
+    fields = _fields(call)
+    limit = min(limit_field(fields) or TIMELINE_DEFAULT, TIMELINE_MAX)
+    host = await own_host(call, _name(call))
+    before = fields.one("before")
+    return json_answer(await call.house.services.health.timeline(host.agent_id, limit, before))
 
 
 async def _rename(call: Call) -> Response:
@@ -444,10 +457,23 @@ OUR_ROUTES: tuple[Route, ...] = (
     ),
     Route(
         ("GET",),
+        f"{BASE}/hosts/{{name:path}}/events",
+        Need.READ,
+        _host_events,
+        "What a host told, newest first: its agent's starts and stops, changes of its checks, logins.",
+        (
+            Parameter("limit", f"At most so many, {TIMELINE_DEFAULT} without it."),
+            Parameter("before", "The `more` of an earlier answer: go on after it."),
+        ),
+        gives=HostEvents,
+        within=Within.OBJECT,
+    ),
+    Route(
+        ("GET",),
         f"{BASE}/hosts/{{name:path}}",
         Need.READ,
         _host,
-        "One host, its alerts and its newest gaps.",
+        "One host, its alerts, its newest gaps, its applications and checks.",
         gives=HostDetail,
         within=Within.OBJECT,
     ),

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Protocol
 
 from watchbill.errors import Refused
+from watchbill_collector.api.health import AppStanding
 from watchbill_collector.promql.budget import Budget
 from watchbill_collector.scopes import View
 
@@ -375,7 +376,8 @@ class Host:
     `since` is when the state began. `clock_skew_s` is the host's wall clock minus the collector's.
     `outdated`: its agent is older than the collector. `transport` is how it came last: "grpc" or "mqtt".
     `absence` is there while the host is not, or has lost its link. Its next certificate will last
-    `certificate_lifetime_s`, and one that has expired may be renewed for `expired_grace_s`.
+    `certificate_lifetime_s`, and one that has expired may be renewed for `expired_grace_s`. `apps` are the applications
+    that its checks speak of.
     """
 
     name: str
@@ -396,6 +398,7 @@ class Host:
     absence: Absence | None = None
     certificate_lifetime_s: float | None = None
     expired_grace_s: float | None = None
+    apps: Sequence[AppStanding] = ()
 
 
 class HostsService(Protocol):

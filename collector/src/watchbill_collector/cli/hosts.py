@@ -1,5 +1,6 @@
 """`watchbill hosts` and its verbs, and `watchbill gaps`."""
 
+import json
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from watchbill_collector.cli.screen import ago, clean, clock, labels_text, numbe
 
 HEAD = ("HOST", "STATE", "FOR", "SEEN", "AGENT", "EVERY", "SERIES", "SKEW", "GAPS", "CERTIFICATE")
 NUMBERS = (2, 3, 5, 6, 7, 8, 9)
+CHECK_HEAD = ("CHECK", "KIND", "APP", "STATE", "FOR", "WHY")
 
 
 @click.group(invoke_without_command=True)
@@ -82,9 +84,14 @@ def _standing(host: dict[str, Any]) -> str:
 
 @hosts.command()
 @click.argument("name")
+@click.option("--events", is_flag=True, help="What it told, newest first, instead.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="So many events.")
 @talks
-def show(session: Session, name: str) -> None:
-    """One host, its alerts and its newest gaps."""
+def show(session: Session, name: str, events: bool, limit: int) -> None:
+    """One host, its alerts, applications, checks and newest gaps; or its events."""
+    if events:
+        _events(session, name, limit)
+        return
     document = session.client.get(f"/hosts/{segment(name)}")
     if session.as_json:
         session.screen.json(document)
@@ -116,9 +123,62 @@ def show(session: Session, name: str) -> None:
         screen.line(
             f"{'alert':12} {screen.state(alert['state'])} {clean(alert['name'])} for {ago(alert['since'])}"
         )
+    if host.get("apps"):
+        screen.line()
+        screen.table(("APP", "STATE", "FOR", "CHECKS"), [_app_row(app) for app in host["apps"]])
+    if document.get("checks"):
+        screen.line()
+        screen.table(CHECK_HEAD, [_check_row(check) for check in document["checks"]])
     if document["gaps"]:
         screen.line()
         _gap_table(session, document["gaps"])
+
+
+def _app_row(app: dict[str, Any]) -> tuple[str, ...]:
+    return app["name"], app["state"], ago(app["since"]), ", ".join(app["checks"])
+
+
+def _check_row(check: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        check["name"],
+        check["kind"] or "-",
+        check["app"] + ("" if check["essential"] else " (not essential)") if check["app"] else "-",
+        check["verdict"],
+        ago(check["since"]),
+        ": ".join(filter(None, (check["reason"], check["detail"]))) or "-",
+    )
+
+
+def _events(session: Session, name: str, limit: int) -> None:
+    document = session.client.get(f"/hosts/{segment(name)}/events", {"limit": str(limit)})
+    if session.as_json:
+        session.screen.json(document)
+        return
+    if not document["events"]:
+        session.screen.line("It has told nothing yet.")
+        return
+    session.screen.table(
+        ("AT", "EVENT", "WHAT"),
+        [
+            (_short(event["at"]), event["kind"], _said(event["kind"], event["detail"]))
+            for event in document["events"]
+        ],
+    )
+    if document["more"]:
+        session.screen.line(f"There are more. try: watchbill hosts show {clean(name)} --events --limit 1000")
+
+
+def _said(kind: str, detail: dict[str, Any]) -> str:
+    """What an event says, on one line."""
+    if kind == "check.changed":
+        before = f" (was {detail['from']})" if detail.get("from") else ""
+        why = ": ".join(str(detail[key]) for key in ("reason", "detail") if detail.get(key))
+        return f"{detail.get('check')} is {detail.get('to')}{before}" + (f": {why}" if why else "")
+    return " ".join(f"{key}={_value(value)}" for key, value in detail.items() if value not in ("", None))
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) and " " not in value else json.dumps(value, ensure_ascii=False)
 
 
 @hosts.command()

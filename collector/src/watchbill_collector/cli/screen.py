@@ -28,6 +28,10 @@ _STEERING = re.compile(
 STATE_COLOURS = {
     "up": "green",
     "ok": "green",
+    "healthy": "green",
+    "degraded": "yellow",
+    "critical": "red",
+    "warning": "yellow",
     "inactive": "green",
     "resolved": "green",
     "open": "green",

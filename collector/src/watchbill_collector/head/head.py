@@ -126,9 +126,10 @@ class Head:
 
     def fold(self, now_ms: int) -> None:
         """Write everything that was appended."""
-        with self._staging:
-            staged, self._staged, self._staged_bytes = self._staged, deque(), 0
         with self.lock:
+            # Two that fold at a time write in the order that they took, or the later ticks would come first.
+            with self._staging:
+                staged, self._staged, self._staged_bytes = self._staged, deque(), 0
             self._learn()
             self.rings.lay_out()
             rounds: _Rounds = []

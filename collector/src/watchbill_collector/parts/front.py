@@ -109,13 +109,16 @@ class Front(Part):
         backups = BackupAnswers(self._backup_watch.backups, state.store, clock, ingest)
         runbooks = self._runbooks.house.desk
         rules = JudgingService(book, state.belonging, dispatching.hush_of)
-        hosts = FleetService(state.registry, ingest, accounts, ingest.delivered, state.lifetimes)
+        hosts = FleetService(
+            state.registry, ingest, accounts, ingest.delivered, state.lifetimes, self._intake.health
+        )
         return Services(
             query=QueryService(engine, past.history, past.table, state.registry.forgotten_names, bindings),
             rules=rules,
             hosts=hosts,
             enrolments=DoorService(self._doors.enrolment.tokens),
             gaps=accounts,
+            health=self._intake.health,
             users=PeopleService(state.users, clock.wall_ms),
             audit=state.auditing,
             people=ManagingService(state.users),

@@ -12,8 +12,10 @@ from watchbill_collector.parts.ground import Ground, Part
 from watchbill_collector.parts.host_changes import HostChanges
 from watchbill_collector.parts.past import Past
 from watchbill_collector.parts.state import State
+from watchbill_collector.services import check_intake
 from watchbill_collector.services.completeness import recall
 from watchbill_collector.services.departures import retire_decommissioned
+from watchbill_collector.services.health import HealthService
 from watchbill_collector.services.registry import RegistryAdmission, StoreCritSink
 from watchbill_collector.services.witnessing import COMPARED_EVERY_S, Witnessing
 
@@ -47,10 +49,13 @@ class Intake(Part):
         self.ingest.audit_head = self._witnessing.head
         self.ingest.witness = self._witnessing.shown
         self.ingest.left = self._host_left
-        self._readers: list[Reader] = []
+        self.health = HealthService(self.head, state.registry, state.store, ground.clock, self._up)
+        self.crit.checks_told = self.health.told
+        self._readers: list[Reader] = [check_intake.read]
         self.ingest.read_event = self._read_event
         self.ingest.restore([*past.history.marks(), *self.crit.marks()])
         changes.follow(self._host_changed)
+        changes.follow(self.health.host_changed)
         ground.metrics.register(self.ingest.counters)
 
     def begin(self) -> None:
@@ -72,6 +77,10 @@ class Intake(Part):
             if found is not None:
                 return found
         return None
+
+    def _up(self, agent_id: str) -> bool | None:
+        facts = self.ingest.facts(agent_id)
+        return None if facts is None else facts.up
 
     def stalled(self) -> bool:
         """Whether commits stand still."""

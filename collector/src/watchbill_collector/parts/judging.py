@@ -22,6 +22,7 @@ from watchbill_collector.rules import (
     Surroundings,
 )
 from watchbill_collector.services.alert_events import AlertEvents
+from watchbill_collector.services.health import WATCHES
 
 log = logging.getLogger("watchbill.collector")
 
@@ -49,6 +50,7 @@ class Judging(Part):
             on_change=self._changed,
             state=FileAlertState(ground.directory / "alerts.json"),
             past=past.history,
+            also=WATCHES,
             monotonic=time.monotonic,
         )
         check_rules(ground.homes, ground.config)

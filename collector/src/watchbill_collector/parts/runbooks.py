@@ -60,6 +60,7 @@ class Runbooks(Part):
             judging.book,
             HistoryStorage(past.history, past.table),
             backup_watch.backups.desk,
+            intake.health,
         )
         told = RunNotices(notices.channels, ground.clock, ground.external_url)
         self.house = RunHouse(

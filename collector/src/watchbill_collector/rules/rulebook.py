@@ -81,8 +81,10 @@ class Rulebook:
         on_change: Callable[[Sequence[AlertChange]], None] = _nobody,
         state: AlertStateStore | None = None,
         past: Past | None = None,
+        also: Sequence[Watch] = (),
         monotonic: Callable[[], float],
     ) -> None:
+        """`also` is what others read of the head, whatever rules are loaded."""
         self.stats = RuleStats()
         self.rules = RuleSet()
         self._around = replace(around, monotonic=monotonic)
@@ -92,6 +94,7 @@ class Rulebook:
         self._on_change = on_change
         self._state = state or MemoryAlertState()
         self._past = past
+        self._also = tuple(also)
         self._newest_ms = 0
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -146,7 +149,7 @@ class Rulebook:
         wanted = [watch for rule in self.rules.rules for watch in watches(rule.plan.expr)]
         for rule in self.rules.rules:
             wanted += rule.asked if isinstance(rule, AlertingRule) else ()
-        wanted.append(Watch(UP_MATCHERS, 0))
+        wanted += [Watch(UP_MATCHERS, 0), *self._also]
         with self._head.lock:
             self._head.fold(now_ms)
             known = {watch.matchers: watch.window_ms for watch in self._head.watches}
@@ -375,12 +378,12 @@ class Rulebook:
         ]
 
     def metric_names(self) -> list[str]:
-        """The metric names that rules read: what a beat has to carry while batches are late."""
+        """The metric names that are read here: what a beat has to carry while batches are late."""
+        asking = [rule.asked for rule in self.rules.rules if isinstance(rule, AlertingRule)]
         asked = {
             matcher.value
-            for rule in self.rules.rules
-            if isinstance(rule, AlertingRule)
-            for watch in rule.asked
+            for watches_of in (*asking, self._also)
+            for watch in watches_of
             for matcher in watch.matchers
             if matcher.name == METRIC_NAME
         }

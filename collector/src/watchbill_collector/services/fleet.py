@@ -20,6 +20,7 @@ from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ingest import Ingest
 from watchbill_collector.lifetimes import Lifetimes
 from watchbill_collector.services.accounts import AccountsService
+from watchbill_collector.services.health import HealthService
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState as RowState
 
@@ -34,10 +35,12 @@ class FleetService:
         accounts: AccountsService,
         delivered: Callable[[str], bool],
         lifetimes: Lifetimes,
+        health: HealthService,
     ) -> None:
         """`delivered` tells whether an agent has ever had something committed; `lifetimes` are those of hosts whose
         token said nothing else.
         """
+        self._health = health
         self._lifetimes = lifetimes
         self._registry = registry
         self._ingest = ingest
@@ -47,6 +50,7 @@ class FleetService:
     async def hosts(self) -> Sequence[Host]:
         """All of them, by name."""
         gaps = await asyncio.to_thread(self._accounts.summaries)
+        await asyncio.to_thread(self._health.read)
         return [self.shown(row, gaps.get(row.agent_id, GapSummary())) for row in self._registry.hosts()]
 
     async def host(self, name: str) -> Host:
@@ -87,6 +91,7 @@ class FleetService:
 
     async def _shown(self, row: HostRow) -> Host:
         gaps = await asyncio.to_thread(self._accounts.summaries)
+        await asyncio.to_thread(self._health.read)
         return self.shown(row, gaps.get(row.agent_id, GapSummary()))
 
     def shown(self, row: HostRow, gaps: GapSummary) -> Host:
@@ -129,6 +134,7 @@ class FleetService:
             outdated=_older(version, __version__),
             transport=facts.transport if facts is not None else "",
             absence=_absence(state, leaving, since_ms, heard_ms, facts.lost_ms if facts is not None else 0),
+            apps=self._health.apps(row.agent_id) if row.state not in _STATES else (),
         )
 
 

@@ -11,10 +11,11 @@ from watchbill.leaving import Leaving
 from watchbill.protocol.frames import Stream
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ports import CritEvent, Host, Mark, Spool, Standing
-from watchbill_collector.services import backup_intake
+from watchbill_collector.services import backup_intake, check_intake
 from watchbill_collector.services.backup_intake import Written
 from watchbill_collector.services.run_intake import COMMAND_KINDS, Committed, RunDoor
 from watchbill_collector.store import Store, crit
+from watchbill_collector.store.checks import CheckChange
 from watchbill_collector.store.hosts import Host as HostRow
 from watchbill_collector.store.hosts import HostState
 
@@ -84,18 +85,22 @@ class StoreCritSink:
         """Keeps what hosts say of commands and actions; None: nobody asks for any."""
         self.commands_told: Callable[[Committed], None] = lambda _: None
         """Told what of that is committed; in the same way."""
+        self.checks_told: Callable[[Sequence[tuple[str, CheckChange]]], None] = lambda _: None
+        """Told what hosts said of their checks, once it is committed; in the same way."""
 
     def commit(self, marks: Sequence[Mark], events: Mapping[Spool, Sequence[CritEvent]]) -> None:
         """Write events and watermarks in one transaction. Raises StorageError."""
         now_ms = self._clock.wall_ms()
-        committed = Committed()
+        committed, checks = Committed(), list[tuple[str, CheckChange]]()
         told = self._store.write_blocking(
-            lambda connection: self._write(connection, marks, events, now_ms, committed)
+            lambda connection: self._write(connection, marks, events, now_ms, committed, checks)
         )
         if told is not None:
             self.backups_told(told)
         if committed.told or committed.inventories:
             self.commands_told(committed)
+        if checks:
+            self.checks_told(checks)
 
     def _write(
         self,
@@ -104,6 +109,7 @@ class StoreCritSink:
         events: Mapping[Spool, Sequence[CritEvent]],
         now_ms: int,
         committed: Committed,
+        checks: list[tuple[str, CheckChange]],
     ) -> frozenset[str] | None:
         """In the transaction; what `backups_told` is to be told, None for nothing."""
         site, changed, found = self._store.site, set(), False
@@ -113,6 +119,7 @@ class StoreCritSink:
             new = set(crit.commit(connection, site, at, [_record(event) for event in those], now_ms))
             fresh = [event for event in those if event.seq in new]
             written = backup_intake.write(connection, site, mark.agent_id, fresh, now_ms)
+            checks += check_intake.write(connection, site, mark.agent_id, fresh)
             if self.commands is not None:
                 self.commands.write(connection, mark.agent_id, fresh, now_ms, committed)
             found = found or written is not Written.NOTHING
@@ -121,12 +128,15 @@ class StoreCritSink:
         return frozenset(changed) if found else None
 
     def trim(self) -> int:
-        """Let go of the oldest events of agents' own lives, and of backups and commands, which are kept apart; how many
-        went.
+        """Let go of the oldest events of agents' own lives, of checks, and of backups and commands, which are kept
+        apart; how many went.
         Blocks. Raises StorageError.
         """
         site, kinds = self._store.site, LIFE | backup_intake.BACKUP_KINDS | COMMAND_KINDS
-        return self._store.write_blocking(lambda connection: crit.trim(connection, site, kinds))
+        kinds |= check_intake.CHECK_KINDS
+        return self._store.write_blocking(
+            lambda connection: crit.trim(connection, site, kinds, check_intake.CHECK_FAMILIES)
+        )
 
     def marks(self) -> list[Mark]:
         """Every watermark of the crit stream."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from watchbill.clock import Clock
+from watchbill_collector.applications import App, AppState
 from watchbill_collector.backups.words import JobKey
 from watchbill_collector.hosts import HostRegistry
 from watchbill_collector.ingest.ingest import Ingest
@@ -14,6 +15,7 @@ from watchbill_collector.rules import AlertingRun, Rulebook
 from watchbill_collector.rules.alerts import AlertState
 from watchbill_collector.runbooks.expression import Known
 from watchbill_collector.services.backup_desk import BackupDesk
+from watchbill_collector.services.health import HealthService
 from watchbill_collector.services.run_facts import RunFacts
 from watchbill_collector.store.hosts import HostState
 
@@ -35,7 +37,9 @@ class Knowledge:
         rules: Rulebook,
         storage: Storage,
         backups: BackupDesk,
+        health: HealthService,
     ) -> None:
+        self._health = health
         self._clock = clock
         self._registry = registry
         self._ingest = ingest
@@ -105,12 +109,23 @@ class Knowledge:
         if host is None:
             return None
         up = self._up(name)
-        known: dict[str, Known] = {"name": name, "labels": dict(host.labels)}
+        known: dict[str, Known] = {
+            "name": name,
+            "labels": dict(host.labels),
+            "app": {one.name: _app(one) for one in self._health.of(host.agent_id).apps},
+        }
         if up is not None:
             known["up"] = up
         if host.state is HostState.ACTIVE:
             known["connected"] = self._ingest.connected(host.agent_id)
         return known
+
+
+def _app(one: App) -> dict[str, Known]:
+    """What is not known of it is left out, so that it is UNKNOWN to whoever asks."""
+    if one.state is AppState.UNKNOWN:
+        return {}
+    return {"state": one.state.value, "healthy": one.state is AppState.HEALTHY}
 
 
 def _quoted(text: str) -> str:

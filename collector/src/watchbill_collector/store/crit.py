@@ -7,7 +7,7 @@ that comes again under another number (an agent whose spool was forked) is told 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -73,15 +73,46 @@ def recent(
     return [CritRecord(**row) for row in connection.execute(query).mappings()]
 
 
-def trim(connection: sa.Connection, site: str, kinds: Collection[str], keep: int = LIFE_KEPT) -> int:
-    """Remove all but the newest `keep` records of each of these kinds and each host; how many were removed."""
+def timeline(
+    connection: sa.Connection,
+    site: str,
+    agent_id: str,
+    without: Collection[str],
+    limit: int,
+    before: tuple[int, int] | None = None,
+) -> list[tuple[int, CritRecord]]:
+    """A host's newest events but those of some kinds, newest first, each with when it came; older than `before`, the
+    time and number of the oldest one that is known already."""
     table = CRIT_RECORDS.c
+    columns = [table[name] for name in CritRecord.__slots__]
+    query = sa.select(table.received_ms, *columns).where(
+        table.site == site, table.agent_id == agent_id, table.kind.not_in(without)
+    )
+    if before is not None:
+        query = query.where(sa.tuple_(table.received_ms, table.seq) < sa.tuple_(*map(sa.literal, before)))
+    query = query.order_by(table.received_ms.desc(), table.seq.desc()).limit(limit)
+    return [(row.received_ms, CritRecord(**_record(row))) for row in connection.execute(query)]
+
+
+def trim(
+    connection: sa.Connection,
+    site: str,
+    kinds: Collection[str],
+    families: Sequence[str] = (),
+    keep: int = LIFE_KEPT,
+) -> int:
+    """Remove all but the newest `keep` records of each of these kinds, and of each kind that begins so, of each host;
+    how many were removed."""
+    table = CRIT_RECORDS.c
+    of_these = sa.or_(
+        table.kind.in_(kinds), *(table.kind.startswith(one, autoescape=True) for one in families)
+    )
     place = sa.func.row_number().over(
         partition_by=(table.agent_id, table.kind), order_by=(table.received_ms.desc(), table.seq.desc())
     )
     ranked = (
         sa.select(table.agent_id, table.spool_id, table.seq, place.label("place"))
-        .where(table.site == site, table.kind.in_(kinds))
+        .where(table.site == site, of_these)
         .subquery()
     )
     surplus = sa.select(ranked.c.agent_id, ranked.c.spool_id, ranked.c.seq).where(ranked.c.place > keep)
@@ -106,6 +137,10 @@ def _known(connection: sa.Connection, agent_id: str, event_id: bytes) -> bool:
     table = CRIT_RECORDS.c
     query = sa.select(sa.literal(1)).where(table.agent_id == agent_id, table.event_id == event_id)
     return connection.execute(query).first() is not None
+
+
+def _record(row: "sa.Row[Any]") -> dict[str, Any]:
+    return {name: getattr(row, name) for name in CritRecord.__slots__}
 
 
 def _values(site: str, mark: CritMark, record: CritRecord, now_ms: int) -> dict[str, object]:

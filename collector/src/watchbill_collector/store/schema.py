@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0010"
+REVISION: Final = "0011"
 """What `alembic_version` says in a store this code can use."""
 
 LIVE_STATES: Final = ("pending", "active")
@@ -264,6 +264,24 @@ CRIT_MARKS = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.LargeBinary, nullable=False),  # Eight bytes, big endian.
     sa.Column("changed_ms", sa.BigInteger, nullable=False),
+)
+
+CHECK_CHANGES = sa.Table(
+    "check_changes",
+    METADATA,
+    sa.Column("agent_id", sa.String(36), sa.ForeignKey("hosts.agent_id"), primary_key=True),
+    sa.Column("check_name", sa.String(64), primary_key=True),
+    _site(),
+    sa.Column("app", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column(
+        "before", sa.String(16), nullable=False
+    ),  # Verdicts by their words; empty: none was told before.
+    sa.Column("after", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(64), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
 )
 
 SILENCES = sa.Table(
