@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from watchbill_collector.api.doctor import judge
+from watchbill_collector.api.health import CheckStanding, HostEvent
 from watchbill_collector.api.ours import LATER
 from watchbill_collector.api.ports import Alert, Gap
 from watchbill_collector.api.status_port import CertificateStatus, DiskStatus, PortStatus, StoreStatus
@@ -44,6 +45,7 @@ async def test_hosts_are_listed_with_all_that_is_known(serve):
         "absence": None,
         "certificate_lifetime_s": None,
         "expired_grace_s": None,
+        "apps": [],
     }
 
 
@@ -59,6 +61,30 @@ async def test_a_host_is_shown_with_its_alerts_and_gaps_by_name_or_id(serve):
     assert by_name.json()["gaps"][0]["samples"] == 1500
     missing = await served.client.get(f"{BASE}/hosts/nobody", headers=served.viewer)
     assert (missing.status_code, missing.json()["errorType"]) == (404, "not_found")
+
+
+async def test_a_host_is_shown_with_its_checks_and_what_it_told(serve):
+    served = await serve()
+    health = served.twins.health
+    health.of_hosts["id-1"] = [
+        CheckStanding("front", "shop", "http", True, "critical", THEN, "refused", "no answer")
+    ]
+    health.told["id-1"] = [HostEvent(THEN, THEN, "check.changed", {"check": str(n)}) for n in range(5)]
+    get = lambda path, who=served.viewer: served.client.get(f"{BASE}/hosts/{path}", headers=who)  # noqa: E731
+    (check,) = (await get("web1")).json()["checks"]
+    assert check == {
+        "name": "front", "app": "shop", "kind": "http", "essential": True, "verdict": "critical",
+        "since": "2026-11-21T12:00:00Z", "reason": "refused", "detail": "no answer",
+    }  # fmt: skip
+    page = (await get("web1/events?limit=2")).json()
+    assert [one["detail"]["check"] for one in page["events"]] == ["0", "1"]
+    rest = (await get(f"id-1/events?before={page['more']}")).json()
+    assert ([one["detail"]["check"] for one in rest["events"]], rest["more"]) == (["2", "3", "4"], "")
+    assert (await get("web1/events?before=yesterday")).status_code == 400
+    assert (await get("web1/events?limit=no")).status_code == 400
+    assert (await get("nobody/events")).status_code == 404
+    hidden = await get("web1/events", served.scoped)
+    assert (hidden.status_code, "front" in hidden.text) == (404, False)
 
 
 async def test_hosts_are_renamed_retired_revoked_and_forgotten(serve):

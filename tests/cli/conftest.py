@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from watchbill.clock import SystemClock
 from watchbill_collector.api import HttpOptions, build
 from watchbill_collector.api.application import create_application
+from watchbill_collector.api.health import AppStanding
 from watchbill_collector.api.ports import Caller, GapSummary, Grant, Host, HostState, Role, at
 from watchbill_collector.api.server import HttpServer
 from watchbill_collector.api.twins import Twins
@@ -140,6 +141,7 @@ def _host(name: str, agent_id: str, state: HostState, now: datetime) -> Host:
         labels={"rack": "b12"},
         gaps=GapSummary(2, 10, 3000, THEN),
         certificate_expires=now,
+        apps=(AppStanding("shop", "down", THEN, ("front", "stock")),) if agent_id == "id-1" else (),
         outdated=agent_id == "id-2",
     )
 

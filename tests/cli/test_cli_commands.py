@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from watchbill_collector.api.health import CheckStanding, HostEvent
 from watchbill_collector.api.ports import Alert, Gap, QueryAnswer, Rule, RuleGroup
 from watchbill_collector.cli.program import ALIASES, COMMANDS, LATER
 from watchbill_collector.cli.query import TOP
@@ -54,6 +55,37 @@ def test_hosts_as_json_with_and_without_the_plural(ask):
 
 def test_outdated_hosts(ask):
     assert [host["agent_id"] for host in ask("hosts", "--outdated", "--json").json["hosts"]] == ["id-2"]
+
+
+def test_a_host_is_shown_with_its_applications_and_checks_and_its_events_on_request(ask, served):
+    hostile = "no\x1b[31m answer"
+    served.twins.health.of_hosts["id-1"] = [
+        CheckStanding("front", "shop", "http", True, "critical", THEN, "refused", hostile),
+        CheckStanding("stock", "shop", "exec", False, "ok"),
+    ]
+    told = {"check": "front", "from": "ok", "to": "critical", "reason": "refused", "detail": hostile}
+    login = {"user": "root", "from": "192.0.2.1", "why": hostile}
+    served.twins.health.told["id-1"] = [
+        HostEvent(THEN, THEN, kind, detail)
+        for kind, detail in (("check.changed", told), ("security.login", login))
+    ]
+    shown = ask("hosts", "show", "web1")
+    assert re.search(r"^shop +down +\d\w+ +front, stock$", shown.out, re.MULTILINE)
+    front = r"^front +http +shop +critical +\d\w+ +refused: no\\x1b\[31m answer$"
+    assert re.search(front, shown.out, re.MULTILINE)
+    assert re.search(r"^stock +exec +shop \(not essential\) +ok +- +-$", shown.out, re.MULTILINE)
+    events = ask("hosts", "show", "web1", "--events")
+    assert (
+        "2026-11-21 12:00:00  check.changed   front is critical (was ok): refused: no\\x1b[31m answer"
+        in events.out
+    )
+    assert 'security.login  user=root from=192.0.2.1 why="no\\u001b[31m answer"' in events.out
+    assert "\x1b" not in shown.out + events.out
+    assert ask("hosts", "show", "web1", "--events", "--limit", "1", "--json").json["more"] == "1"
+    assert (
+        "try: watchbill hosts show web1 --events"
+        in ask("hosts", "show", "web1", "--events", "--limit", "1").out
+    )
 
 
 def test_one_host(ask):

@@ -1,5 +1,6 @@
 """A service is as well as the worst of what is known of it, and nobody is told of what he may not see."""
 
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from watchbill.clock import SystemClock
+from watchbill_collector.api.health import AppStanding
 from watchbill_collector.api.ports import Alert, GapSummary, Host, HostState
+from watchbill_collector.api.services import ServiceApp
 from watchbill_collector.api.twins import BindingsTwin, HostsTwin, RulesTwin
 from watchbill_collector.scopes import EVERYTHING, View
 from watchbill_collector.servicebook import Belonging, read_services
@@ -94,6 +97,35 @@ async def test_the_worst_that_is_known_counts(
         host("x", "none", UP)
     ]
     assert (await stand(served(tmp_path, hosts, alerts)))["shop"].state == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "apps", "expected", "shown"),
+    [
+        (UP, [AppStanding("shop", "healthy", THEN)], "ok", ["shop"]),
+        (UP, [AppStanding("shop", "degraded", None)], "minor", ["shop"]),
+        (UP, [AppStanding("shop", "down", None)], "major", ["shop"]),
+        (UP, [AppStanding("shop", "unknown", None)], "unknown", ["shop"]),
+        (UP, [AppStanding("other", "down", None, ("front",))], "ok", []),
+        (STOPPED, [AppStanding("shop", "unknown", None)], "ok", []),
+    ],
+)
+async def test_a_service_is_no_better_than_its_applications(
+    tmp_path: Path, state: HostState, apps: list[AppStanding], expected: str, shown: list[str]
+) -> None:
+    one = dataclasses.replace(host("w0", "web", state), apps=apps)
+    shop = (await stand(served(tmp_path, [one], [])))["shop"]
+    assert (shop.state, [each.name for each in shop.apps]) == (expected, shown)
+
+
+async def test_a_service_that_names_checks_has_the_applications_of_those(tmp_path: Path) -> None:
+    apps = [
+        AppStanding("post", "down", THEN, ("imap", "smtp")),
+        AppStanding("shop", "down", None, ("front",)),
+    ]
+    it = served(tmp_path, [dataclasses.replace(host("w0", "web", UP), apps=apps)], [])
+    assert list((await stand(it))["mail"].apps) == [ServiceApp("w0", "post", "down", THEN)]
+    assert (await stand(it))["mail"].state == "major"
 
 
 async def test_what_depends_on_a_failing_service_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from starlette.responses import Response
@@ -26,6 +27,16 @@ class ServiceHost:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceApp:
+    """An application of a host that belongs to it, and how that stands: healthy, degraded, down or unknown."""
+
+    host: str
+    name: str
+    state: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceObjectives:
     """What has been promised; None where nothing was."""
 
@@ -39,7 +50,9 @@ class ServiceStatus:
     """One service.
 
     `state` is the worst of what is known: critical (an alert of that severity fires, or all hosts are down), major
-    (likewise, or one is), unknown (a host's state is, or there is no host), minor, ok. `firing` counts its alerts by
+    (likewise, or one is, or an application is), unknown (a host's state is, or an application's, or there is no host),
+    minor (likewise, or an application is degraded), ok. `apps` are those that its `checks` belong to; without `checks`
+    those of its own name on its hosts. `firing` counts its alerts by
     severity. `depends` is what the file says; `failing_dependencies` are those, and theirs, that are critical or
     major; `dependants` all that need it. `rpo` is how the RPO that it promises was kept over the last 30 days by all
     its backups; None where none is promised, nothing backs it up, or a host of these is not the caller's to see.
@@ -62,6 +75,7 @@ class ServiceStatus:
     objectives: ServiceObjectives = field(default_factory=ServiceObjectives)
     channel: str = ""
     rpo: BackupRpo | None = None
+    apps: Sequence[ServiceApp] = ()
 
 
 class ServicesService(Protocol):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from watchbill.clock import Clock
 from watchbill.errors import Refused
 from watchbill_collector.api.backup_twin import BackupsTwin
+from watchbill_collector.api.health import HealthTwin
 from watchbill_collector.api.house import Services
 from watchbill_collector.api.people_twins import AuditTwin, ChannelsTwin, PeopleTwin
 from watchbill_collector.api.ports import (
@@ -435,6 +436,7 @@ class Twins:
     channels: ChannelsTwin
     backups: BackupsTwin
     runbooks: RunbooksTwin
+    health: HealthTwin
 
     @staticmethod
     def make(clock: Clock, tokens: Mapping[str, Caller], hosts: Sequence[Host] = ()) -> "Twins":
@@ -453,6 +455,7 @@ class Twins:
             channels=ChannelsTwin(),
             backups=BackupsTwin(clock),
             runbooks=RunbooksTwin(clock, BindingsTwin(kept)),
+            health=HealthTwin(),
         )
 
     def services(self) -> Services:
@@ -471,4 +474,5 @@ class Twins:
             channels=self.channels,
             backups=self.backups,
             runbooks=self.runbooks,
+            health=self.health,
         )

@@ -69,6 +69,7 @@ def _show(session: Session, document: dict[str, Any]) -> None:
             "hosts",
             clean(", ".join(f"{host['name']} ({host['state']})" for host in service["hosts"]) or "-", 1_000),
         ),
+        ("apps", clean(", ".join(_app(app) for app in service.get("apps", ())) or "-", 1_000)),
         ("selector", clean(service["selector"] or "-", 400)),
         ("firing", _firing(service)),
         ("depends", clean(", ".join(service["depends"]) or "-", 400)),
@@ -88,6 +89,11 @@ def _show(session: Session, document: dict[str, Any]) -> None:
             f"{screen.state(alert['state'])} {clean(alert['name'])} {clean(host)} for {ago(alert['since'])}"
         )
         screen.line(f"{'alert':12} {told}")
+
+
+def _app(app: dict[str, Any]) -> str:
+    since = f" for {ago(app['since'])}" if app["since"] else ""
+    return f"{app['name']} on {app['host']} ({app['state']}{since})"
 
 
 def _promised(objectives: dict[str, Any]) -> str:

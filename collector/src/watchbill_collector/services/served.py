@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from watchbill_collector.api.backup_report import BackupRpo
 from watchbill_collector.api.ports import Alert, Host, HostsService, HostState, RulesService
-from watchbill_collector.api.services import ServiceHost, ServiceObjectives, ServiceStatus
+from watchbill_collector.api.services import ServiceApp, ServiceHost, ServiceObjectives, ServiceStatus
 from watchbill_collector.dispatch.values import Severity, severity_of
 from watchbill_collector.scopes import INSTANCE, View
 from watchbill_collector.servicebook import Belonging, Service, ServiceBook
@@ -13,6 +13,10 @@ GONE = frozenset({HostState.RETIRED, HostState.REVOKED, HostState.PENDING})
 """Hosts that serve nothing: no longer, or not yet."""
 UNSURE = frozenset({HostState.UNKNOWN, HostState.NEVER})
 """States of which nobody can say whether the host serves."""
+THERE = frozenset({HostState.UP, HostState.DOWN, HostState.UNKNOWN})
+"""States of hosts whose applications count."""
+APP_STATES = {"down": "major", "degraded": "minor", "unknown": "unknown", "healthy": "ok"}
+"""What an application's state means for its service."""
 STATES = ("critical", "major", "unknown", "minor", "ok")
 """The worst first."""
 
@@ -37,9 +41,12 @@ class ServedService:
         book = self._belonging.book()
         if not book.services:
             return ()
-        hosts = _by_service(
-            book, [each for each in await self._hosts.hosts() if view.host(each.name, each.labels)]
-        )
+        seen = [each for each in await self._hosts.hosts() if view.host(each.name, each.labels)]
+        hosts = _by_service(book, seen)
+        apps = {
+            each.name: apps_of(each, seen if each.hosts is None else hosts.get(each.name, []))
+            for each in book.services
+        }
         shown = [each for each in book.services if view.whole or each.name in hosts]
         firing: dict[str, dict[str, int]] = {}
         for alert in await self._seen(view):
@@ -49,7 +56,8 @@ class ServedService:
                     severity = severity_of(alert.labels).value
                     counts[severity] = counts.get(severity, 0) + 1
         states = {
-            each.name: state_of(each, hosts.get(each.name, []), firing.get(each.name, {})) for each in shown
+            each.name: state_of(each, hosts.get(each.name, []), firing.get(each.name, {}), apps[each.name])
+            for each in shown
         }
         return [
             _status(
@@ -59,6 +67,7 @@ class ServedService:
                 hosts.get(each.name, []),
                 firing.get(each.name, {}),
                 self._rpo(each.name, view),
+                apps[each.name],
             )
             for each in shown
         ]
@@ -76,9 +85,24 @@ class ServedService:
         return [alert for alert in await self._rules.alerts() if view.covers(alert.labels, bindings)]
 
 
-def state_of(service: Service, hosts: Sequence[Host], firing: Mapping[str, int]) -> str:
+def apps_of(service: Service, hosts: Sequence[Host]) -> list[ServiceApp]:
+    """The applications that belong to a service, of these hosts as far as they are there."""
+    wanted = frozenset(service.checks)
+    return [
+        ServiceApp(host.name, app.name, app.state, app.since)
+        for host in hosts
+        if host.state in THERE
+        for app in host.apps
+        if (not wanted.isdisjoint(app.checks) if wanted else service.hosts and app.name == service.name)
+    ]
+
+
+def state_of(
+    service: Service, hosts: Sequence[Host], firing: Mapping[str, int], apps: Sequence[ServiceApp] = ()
+) -> str:
     """The worst of what is known of one service."""
     found = {severity for severity, count in firing.items() if count and severity != Severity.INFO.value}
+    found |= {APP_STATES[app.state] for app in apps}
     down = [host for host in hosts if host.state is HostState.DOWN]
     if down:
         found.add("critical" if len(down) == len(hosts) else "major")
@@ -103,6 +127,7 @@ def _status(
     hosts: Sequence[Host],
     firing: Mapping[str, int],
     rpo: BackupRpo | None,
+    apps: Sequence[ServiceApp],
 ) -> ServiceStatus:
     objectives = service.objectives
     return ServiceStatus(
@@ -129,4 +154,5 @@ def _status(
         ),
         channel=service.channel,
         rpo=rpo,
+        apps=apps,
     )
