@@ -23,6 +23,9 @@ BEHIND: Final = Family(
 OWN: Final = frozenset(one.name for one in (SUCCESS, DURATION, STATUS, INFO, BEHIND))
 """Of the runtime: a kind that uses such a name is mistaken, and what it says there is left out."""
 
+ROUNDED_MAX: Final = 200
+"""Samples of a check whose times are rounded. A page of an application has many, and its own precision."""
+
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -57,7 +60,7 @@ def published(
     if outcome.verdict is not Verdict.UNKNOWN:
         made.put(SUCCESS, float(outcome.verdict is not Verdict.CRITICAL), common)
     if not isinstance(spec.check, Listener):
-        made.put(DURATION, round(took_s, 6), common)
+        made.put(DURATION, _told(DURATION.name, took_s), common)
     made.put(STATUS, float(outcome.verdict), common)
     essential = "true" if spec.essential else "false"
     made.put(INFO, 1.0, _with(common, (("essential", essential), ("kind", spec.kind))))
@@ -69,9 +72,16 @@ def published(
     if not OWN.isdisjoint(found.families):
         kept = [(one, value) for one, value in zip(said, values, strict=False) if one.name not in OWN]
         said, values = [one for one, _ in kept], [value for _, value in kept]
+    if len(said) <= ROUNDED_MAX:
+        values = [_told(one.name, value) for one, value in zip(said, values, strict=False)]
     made.series += (labelled or Labelled()).of(said[:SAMPLES_MAX], common)
     made.values += values[:SAMPLES_MAX]
     return made, max(0, len(found.series) - SAMPLES_MAX)
+
+
+def _told(name: str, value: float) -> float:
+    """Times in whole microseconds: what is finer is noise, and noise is what history cannot compress."""
+    return round(value, 6) if name.endswith("_seconds") else value
 
 
 def common_labels(spec: Spec) -> Pairs:

@@ -7,8 +7,9 @@ their own, and does what an operator does, in this order:
 2. a token for this host through the API, and `watchbill-agent enroll` with it on standard input.
 3. `watchbill-agent run`, a reading a second.
 4. a backup of the demo's own configuration, now and every five minutes.
-5. `watchbill-runner`, and a runbook that looks and changes nothing, accepted.
-6. when the host is up and has sent something: one address with a one-time login.
+5. a check of the collector's page, every five seconds.
+6. `watchbill-runner`, and a runbook that looks and changes nothing, accepted.
+7. when the host is up and has sent something: one address with a one-time login.
 
 Ctrl-C, `--for`, or a failure end the agent, then the collector, and remove the home unless it was named. If
 the demo itself is killed, its children get a signal from the kernel and a janitor removes the rest.
@@ -30,7 +31,7 @@ from typing import Any
 
 import click
 
-from watchbill_collector.cli import demo_backup, demo_runbook, janitor, said
+from watchbill_collector.cli import demo_backup, demo_check, demo_runbook, janitor, said
 from watchbill_collector.cli.children import Child, Children, find_program, typed
 from watchbill_collector.cli.client import Client, segment
 from watchbill_collector.cli.collectors import (
@@ -261,9 +262,10 @@ def _start(demo: Demo, children: Children) -> str:
     (etc / "backups.d").mkdir(mode=0o700, exist_ok=True)
     _write(etc / "backups.d" / "demo.toml", demo_backup.configuration(demo.home))
     (demo.home / demo_backup.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-    for directory in ("actions.d", "runbooks.d"):
+    for directory in ("actions.d", "checks.d", "runbooks.d"):
         (etc / directory).mkdir(mode=0o700, exist_ok=True)
     _write(etc / "actions.d" / "demo.toml", demo_runbook.ACTIONS_TOML)
+    _write(etc / "checks.d" / "demo.toml", demo_check.configuration(demo.http_port))
     _write(etc / "runbooks.d" / "demo.yaml", demo_runbook.RUNBOOK_YAML.format(host=demo.host))
     home = ("--home", str(demo.home))
     log = demo.home / "collector.log"
