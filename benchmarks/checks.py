@@ -170,8 +170,8 @@ def _program(name: str) -> str:
 def _network(targets: _Targets) -> list[str]:
     cert = targets.home / "cert.pem"
     http = f'url = "http://127.0.0.1:{targets.http}/"\n'
-    https = f'url = "https://127.0.0.1:{targets.https}/"\ntls_config = {{ ca_file = "{cert}" }}\n'
-    tcp = f'target = "127.0.0.1:{targets.http}"\n'
+    https = f'url = "https://127.0.0.1:{targets.https}/"\nca_file = "{cert}"\n'
+    tcp = f'address = "127.0.0.1:{targets.http}"\n'
     dns = f'server = "127.0.0.1:{targets.dns}"\nquery_name = "www.bench.test"\n'
     icmp = 'target = "127.0.0.1"\n'
     kinds = (("http", 40, http), ("http", 40, https), ("tcp", 40, tcp), ("dns", 20, dns), ("icmp", 20, icmp))
@@ -180,7 +180,7 @@ def _network(targets: _Targets) -> list[str]:
 
 def _local() -> list[str]:
     plugin = 'argv = ["/usr/lib/nagios/plugins/check_dummy", "0", "well"]\n'
-    return list(_tables((("exec", 20, plugin), ("process", 20, 'name = "nginx"\n'))))
+    return list(_tables((("exec", 20, plugin), ("process", 20, 'comm = "nginx"\n'))))
 
 
 def _tables(kinds: Sequence[tuple[str, int, str]]) -> Iterator[str]:
