@@ -13,7 +13,7 @@ from watchbill_collector.runbooks.fleet import Fleet, KnownHost
 from watchbill_collector.runbooks.lint import Around, judge_text
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-ACTIONS = ("postgresql", "disk", "restic", "patch")
+ACTIONS = ("postgresql", "disk", "restic", "patch", "service")
 HOSTS = (
     "db1",
     "db2",
@@ -43,7 +43,9 @@ def allowed(tmp_path: Path) -> dict[str, Action]:
     return dict(found.actions)
 
 
-@pytest.mark.parametrize("name", ["pg-failover", "pg-rejoin", "disk-reclaim", "files-restore", "patch-waves"])
+@pytest.mark.parametrize(
+    "name", ["pg-failover", "pg-rejoin", "disk-reclaim", "files-restore", "patch-waves", "service-restart"]
+)
 def test_a_shipped_runbook_asks_for_what_the_shipped_actions_allow(
     name: str, allowed: dict[str, Action]
 ) -> None:

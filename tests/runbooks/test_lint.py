@@ -207,6 +207,28 @@ def test_what_is_not_there_is_found_when_it_is_known(steps: str, says: str) -> N
     assert _found(steps, Around()) == []
 
 
+@pytest.mark.parametrize(
+    ("check", "says"),
+    [
+        ('host(h).app["shop"].healthy', ""),
+        ('host("db1").app.post.state == "down"', ""),
+        ('host(other).app["post"].healthy', ""),
+        ("host(other).app[other].healthy", ""),
+        ('host("nobody").app["sohp"].healthy', ""),
+        ('host(h).app["sohp"].healthy', "web1 has told of no application sohp; shop?"),
+        ('not host(h).app["post"].healthy', "web1 has told of no application post"),
+        ('host(other).app["pots"].healthy', "no host has an application pots; post?"),
+        ('host(h).app["shop"].helthy', "nobody says helthy of an application; wanted healthy or state"),
+    ],
+)
+def test_an_application_that_no_host_has_told_of_is_odd(check: str, says: str) -> None:
+    apps = {"web1": frozenset({"shop"}), "db1": frozenset({"post"})}
+    found = _found(f"- check: '{check}'", Around(apps=apps))
+    assert [one.split(": ", 3)[-1] for one in found] == ([says] if says else [])
+    assert all(": warning: " in one for one in found)
+    assert _found(f"- check: '{check}'", Around()) == []
+
+
 def _fleet(**actions: Mapping[str, Action]) -> Fleet:
     return Fleet(
         {

@@ -87,6 +87,7 @@ class Runbooks(Part):
             emit=lambda ticks: intake.ingest.commits.add_own(list(ticks)),
             quiet=quiet(dispatching.silences.all, lambda: dispatching.routing.windows, ground.clock),
         )
+        self.house.desk.apps = intake.health.app_names
         judging.follow(self.watch.alerts_changed)
         self.roster = RosterDesk(
             state.store,

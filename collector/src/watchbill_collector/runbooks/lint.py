@@ -12,6 +12,7 @@ from watchbill_collector.runbooks.expression_tree import Ask, Literal, Name, par
 from watchbill_collector.runbooks.expressions import tree_of
 from watchbill_collector.runbooks.findings import ERROR, WARNING, Finding, from_problem, in_order
 from watchbill_collector.runbooks.fleet import Fleet
+from watchbill_collector.runbooks.lint_apps import Apps, app_findings
 from watchbill_collector.runbooks.lint_hosts import host_findings
 from watchbill_collector.runbooks.model import (
     Act,
@@ -42,6 +43,7 @@ class Around:
     backups: Collection[str] | None = None
     channels: Collection[str] | None = None
     roles: Collection[str] | None = None
+    apps: Apps | None = None
 
 
 OFFLINE = Around()
@@ -60,6 +62,8 @@ def lint(runbook: Runbook, around: Around = OFFLINE) -> list[Finding]:
     found = [*_Lint(runbook, around).findings()]
     if around.fleet is not None:
         found += host_findings(runbook, around.fleet)
+    if around.apps is not None:
+        found += app_findings(runbook, around.apps)
     return in_order(found, runbook.file)
 
 

@@ -26,6 +26,7 @@ from watchbill_collector.services.backup_intake import BACKUP_KINDS
 from watchbill_collector.services.run_intake import COMMAND_KINDS
 from watchbill_collector.store import Store, checks, crit
 from watchbill_collector.store.checks import CheckChange
+from watchbill_collector.store.hosts import HostState
 
 FRESH_MS: Final = 120_000
 """A verdict that is older says nothing of now; what is looked at more seldom is sent again every minute."""
@@ -129,6 +130,14 @@ class HealthService:
             AppStanding(one.name, one.state.value, at(one.since_ms) if one.since_ms else None, one.checks)
             for one in self.of(agent_id).apps
         )
+
+    def app_names(self) -> dict[str, frozenset[str]]:
+        """The applications that each active host has told of, by its name."""
+        return {
+            host.instance: frozenset(one.name for one in self.of(host.agent_id).apps)
+            for host in self._registry.hosts()
+            if host.state is HostState.ACTIVE
+        }
 
     async def checks(self, agent_id: str) -> Sequence[CheckStanding]:
         """A host's checks."""

@@ -1,6 +1,6 @@
 """Where runbooks' facts come from: the history's newest values, the rules, the backups, the hosts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from watchbill.clock import Clock
@@ -112,7 +112,7 @@ class Knowledge:
         known: dict[str, Known] = {
             "name": name,
             "labels": dict(host.labels),
-            "app": {one.name: _app(one) for one in self._health.of(host.agent_id).apps},
+            "app": known_apps(self._health.of(host.agent_id).apps),
         }
         if up is not None:
             known["up"] = up
@@ -121,11 +121,13 @@ class Knowledge:
         return known
 
 
-def _app(one: App) -> dict[str, Known]:
-    """What is not known of it is left out, so that it is UNKNOWN to whoever asks."""
-    if one.state is AppState.UNKNOWN:
-        return {}
-    return {"state": one.state.value, "healthy": one.state is AppState.HEALTHY}
+def known_apps(apps: Iterable[App]) -> dict[str, Known]:
+    """Applications by name. What is not known of one is left out, so that it is UNKNOWN to whoever asks."""
+    known: dict[str, Known] = {}
+    for one in apps:
+        sure = one.state is not AppState.UNKNOWN
+        known[one.name] = {"state": one.state.value, "healthy": one.state is AppState.HEALTHY} if sure else {}
+    return known
 
 
 def _quoted(text: str) -> str:

@@ -31,6 +31,7 @@ from watchbill_collector.api.runbook_port import (
 from watchbill_collector.audit import Entry
 from watchbill_collector.runbooks.books import Book
 from watchbill_collector.runbooks.lint import Around, judge_text, lint
+from watchbill_collector.runbooks.lint_apps import Apps, app_findings
 from watchbill_collector.runbooks.model import Gate, Runbook
 from watchbill_collector.runbooks.parameters import Judged, judge_parameters
 from watchbill_collector.runbooks.planning import Planned, plan
@@ -103,6 +104,8 @@ class RunbookDesk:
         self._looks = Looks(running, clock)
         self.standing: Callable[[str], Standing | None] = lambda _: None
         """How the drills of a runbook stand, when somebody watches them."""
+        self.apps: Callable[[], Apps | None] = lambda: None
+        """The applications that hosts have told of; None: nobody knows."""
         self._studied: dict[str, Studied] = {}
 
     # ------------------------------------------------------------ runbooks
@@ -474,7 +477,8 @@ class RunbookDesk:
         ]
         if not todo:
             return
-        world, around = self._fleet(), self._around_now(whole=True)
+        # Applications are told of at any time: what is wrong with those is looked at when somebody asks.
+        world, around = self._fleet(), replace(self._around_now(whole=True), apps=None)
 
         def work() -> None:
             for book in todo:
@@ -526,6 +530,7 @@ class RunbookDesk:
             backups=self._around.backups,
             channels=self._around.channels,
             roles=self._around.roles,
+            apps=self.apps() if whole else None,
         )
 
     def _findings_of(self, book: Book) -> tuple[Finding, ...]:
@@ -540,7 +545,9 @@ class RunbookDesk:
                 )
                 for one in book.mistakes
             )
-        return self._studied.get(book.digest, _NEVER)[2]
+        apps = self.apps()
+        odd = [] if apps is None else [_finding(one) for one in app_findings(book.runbook, apps)]
+        return (*self._studied.get(book.digest, _NEVER)[2], *odd)
 
     def _view(
         self,
