@@ -72,6 +72,7 @@ from watchbill_agent.true_time import TrueTime
 from watchbill_agent.way import open_way
 
 if TYPE_CHECKING:
+    from watchbill_agent.backups.pings import Pings
     from watchbill_agent.budget import Budget
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Agent:
         )
         host = "" if self.identity is None else self.identity.agent_id
         self.checks = HostChecks(homes, config, self.clock, host)
-        self.served = Served(self._make_page, self.backups.pings)
+        self.served = Served(self._make_page, self._make_pings)
         self.heads = AuditHeads(homes.var, self.clock, SAVE_EVERY_EDGE_S if config.edge else SAVE_EVERY_S)
         not_before_ms = 0 if self.identity is None else self.identity.not_before_ms
         self.time = TrueTime(config.identity_home(homes), self.clock, not_before_ms, self._time_learned)
@@ -519,6 +520,9 @@ class Agent:
 
     def _make_page(self, address: Address) -> MetricsPage:
         return MetricsPage(address, self._render, self.clock)
+
+    def _make_pings(self, address: Address) -> "Pings":
+        return self.backups.pings(address, self.checks.beats())
 
     def _render(self) -> bytes:
         return exposition.render(self.sampling.read_anew()).encode("utf-8", "replace")

@@ -226,9 +226,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check_config(arguments: argparse.Namespace) -> int:
     from watchbill_agent.backups import adapters
-    from watchbill_agent.backups.config import PrintedFile, read_jobs
+    from watchbill_agent.backups.config import JobConfig, PrintedFile, read_jobs
     from watchbill_agent.checks import printing
-    from watchbill_agent.checks.config import read_checks
+    from watchbill_agent.checks.config import Door, read_checks
     from watchbill_agent.checks.trees import Trees
     from watchbill_agent.config import AgentConfig, load_config
 
@@ -247,15 +247,21 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
     homes = _homes(arguments)
     problems = []
-    for read in (
-        lambda: load_config(homes),
-        lambda: read_jobs(homes.etc),
-        lambda: read_checks(Trees(homes.etc)),
-    ):
-        try:
-            read()
-        except ConfigError as exc:
-            problems += exc.problems
+    config: AgentConfig | None = None
+    jobs: tuple[JobConfig, ...] = ()
+    try:
+        config = load_config(homes)
+    except ConfigError as exc:
+        problems += exc.problems
+    try:
+        jobs = read_jobs(homes.etc)
+    except ConfigError as exc:
+        problems += exc.problems
+    listens = config is None or config.heartbeat.listen is not None
+    try:
+        read_checks(Trees(homes.etc), Door(listens, frozenset(job.name for job in jobs)))
+    except ConfigError as exc:
+        problems += exc.problems
     if problems:
         if arguments.json:
             _print_json({"ok": False, "problems": [problem._asdict() for problem in problems]})

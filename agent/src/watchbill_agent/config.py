@@ -169,7 +169,7 @@ class PrometheusConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatConfig:
-    """Pings of jobs on this host: /ping/JOB, and /start, /fail, /log or an exit code behind it."""
+    """Pings of backup jobs and heartbeat checks: /ping/NAME, and /start, /fail, /log or an exit code behind it."""
 
     listen: Address | None = option(
         None,

@@ -5,6 +5,7 @@ import pytest
 from watchbill.errors import ConfigError
 from watchbill_agent.checks.config import read_checks
 from watchbill_agent.checks.trees import Trees
+from watchbill_agent.cli import main
 
 URL = 'url = "http://127.0.0.1:9100/metrics"'
 RULE = "[[check.metric_relabel_configs]]\n"
@@ -34,6 +35,12 @@ RULE = "[[check.metric_relabel_configs]]\n"
         ("scrape", f"{URL}\n{RULE}action = 'hashmod'", "action", '"hashmod"', "keep"),
         ("scrape", f"{URL}\n{RULE}action = 'keep'", "source_labels", "nothing", "what to match for keep"),
         ("scrape", f"{URL}\n{RULE}separator = ','", "target_label", "nothing", "the label that is set"),
+        ("heartbeat", "", "", "no schedule", "one of cron, calendar and every"),
+        ("heartbeat", 'every = "1h"\ncron = "0 0 * * *"', "", "cron, every", "one of cron"),
+        ("heartbeat", 'cron = "60 0 * * *"', "cron", '"60 0 * * *"', "a schedule that comes round"),
+        ("heartbeat", 'cron = "0 0 31 2 *"', "cron", '"0 0 31 2 *"', "a schedule that comes round"),
+        ("heartbeat", 'every = "1h"\ntz = "Mars"', "tz", '"Mars"', "a time zone"),
+        ("heartbeat", 'every = "0s"', "every", '"0s"', "at least"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path, kind, line, key, got, wanted):
@@ -48,3 +55,19 @@ def test_a_mistake_is_named_with_its_place(tmp_path, kind, line, key, got, wante
     assert problem.key.endswith(key)
     assert got in problem.got
     assert wanted in problem.wanted
+
+
+def test_a_heartbeat_needs_a_door_and_a_name_that_no_backup_job_has(tmp_path, capsys):
+    etc = tmp_path / "etc"
+    for directory in ("checks.d", "backups.d"):
+        (etc / directory).mkdir(parents=True)
+    (etc / "backups.d/n.toml").write_text('[[backup]]\nname = "nightly"\ntool = "wrap"\n')
+    (etc / "checks.d/n.toml").write_text('[[check]]\nname = "nightly"\nkind = "heartbeat"\nevery = "1d"\n')
+    asked = ["--home", str(tmp_path), "check-config"]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert 'n.toml:3: check[0].kind: got "heartbeat", wanted [heartbeat] listen in agent.toml' in said
+    assert 'n.toml:2: check[0].name: got "nightly", wanted a name that no backup job has' in said
+    (etc / "agent.toml").write_text('[heartbeat]\nlisten = "127.0.0.1:7481"\n')
+    (etc / "backups.d/n.toml").unlink()
+    assert main(asked) == 0

@@ -25,7 +25,7 @@ from watchbill_agent.events import Events
 
 if TYPE_CHECKING:
     from watchbill_agent.backups.config import JobConfig
-    from watchbill_agent.backups.pings import Pings
+    from watchbill_agent.backups.pings import Beats, Pings
     from watchbill_agent.backups.service import Backups
     from watchbill_agent.backups.units import UnitWatch
 
@@ -109,11 +109,11 @@ class HostBackups:
         """Somebody hands over a record, through the socket. Raises UsageError."""
         return await self._door().told(rest)
 
-    def pings(self, address: Address) -> "Pings":
-        """A door for pings, not open yet."""
+    def pings(self, address: Address, beats: "Beats") -> "Pings":
+        """A door for pings, not open yet; `beats` are those of heartbeat checks."""
         from watchbill_agent.backups.pings import Pings
 
-        return Pings(address, lambda: self._names, self._door().keep, self._clock)
+        return Pings(address, lambda: self._names, self._door().keep, self._clock, beats)
 
     def seen(self) -> list[dict[str, object]]:
         """What looks at repositories found."""

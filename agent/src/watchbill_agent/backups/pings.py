@@ -1,12 +1,13 @@
-"""Pings of jobs on this host, as healthchecks takes them: a URL that a script or borgmatic asks for.
+"""Pings of jobs on this host, as healthchecks takes them: a URL that a script or borgmatic asks for. A name is that of
+a backup job or of a heartbeat check.
 
     curl -fsS http://127.0.0.1:7481/ping/nightly/start
     restic backup ...; curl -fsS --data-binary @log http://127.0.0.1:7481/ping/nightly/$?
 
 `/ping/JOB` says that a run ended well, `/start` that it begins, `/fail` that it failed, `/0` to `/255` with which code
-it ended, `/log` that it still goes on; what is posted is kept as the end of its output. `?rid=` names the run; without
-it an end belongs to the last start. Only jobs that this host defines are taken. A page in a browser that makes one ask
-is refused: browsers say where a request comes from.
+it ended, `/log` that it still goes on; what is posted is kept as the end of its output. `?rid=` names the run of a
+backup; without it an end belongs to the last start. Only names that this host defines are taken. A page in a browser
+that makes one ask is refused: browsers say where a request comes from.
 """
 
 import logging
@@ -38,6 +39,25 @@ _BROWSER: Final = ("origin", "sec-fetch-site")
 """Headers that only a browser sends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Of a heartbeat check: `what` is start, success, fail or log, `text` the end of what was posted."""
+
+    name: str
+    what: str
+    code: int | None
+    text: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """The heartbeat checks of this host: their names now, and who takes a ping and says whether it was kept."""
+
+    names: Callable[[], Collection[str]] = frozenset
+    tell: Callable[[Ping], Awaitable[bool]] | None = None
+
+
 @dataclass(slots=True)
 class _Heard:
     """Of one job: its run that goes on, and how often it was heard this minute."""
@@ -57,8 +77,10 @@ class Pings(SmallServer):
         jobs: Callable[[], Collection[str]],
         keep: Callable[[Record], Awaitable[bool]],
         clock: Clock,
+        beats: Beats = Beats(),
     ) -> None:
         super().__init__(address, "heartbeat.listen", self._ping, METHODS)
+        self._beats = beats
         self._jobs = jobs
         self._keep = keep
         self._clock = clock
@@ -82,17 +104,20 @@ class Pings(SmallServer):
         named = _PATH.fullmatch(request.path)
         if named is None:
             return Answer(
-                "404 Not Found", b"wanted /ping/JOB, and /start, /fail, /log or an exit code behind it\n"
+                "404 Not Found", b"wanted /ping/NAME, and /start, /fail, /log or an exit code behind it\n"
             )
         job, verb = unquote(named[1]), unquote(named[2] or "")
-        if job not in (known := self._jobs()):
-            return Answer("404 Not Found", b"backups.d has no such job\n")
+        jobs, beats = self._jobs(), self._beats.names()
+        if job not in jobs and job not in beats:
+            return Answer("404 Not Found", b"backups.d has no such job, and checks.d no such heartbeat\n")
         # Jobs come and go with reloads; only those that there are take room.
-        self._heard = {name: heard for name, heard in self._heard.items() if name in known}
+        self._heard = {name: heard for name, heard in self._heard.items() if name in jobs or name in beats}
         heard = self._heard.setdefault(job, _Heard())
         if not self._has_room(heard):
             return Answer("429 Too Many Requests", f"{PINGS_PER_MINUTE_MAX} a minute at most\n".encode())
         try:
+            if job not in jobs:
+                return await self._beat(job, verb, request)
             record = self._record(job, verb, request, heard)
         except UsageError as exc:
             return Answer("400 Bad Request", f"{exc}\n".encode())
@@ -102,6 +127,16 @@ class Pings(SmallServer):
             return Answer("503 Service Unavailable", b"it could not be kept; the agent's log says why\n")
         going_on = record.outcome is Outcome.RUNNING
         heard.run_id, heard.started_ms = (record.run_id, record.started_ms) if going_on else ("", 0)
+        return Answer("200 OK", b"OK\n")
+
+    async def _beat(self, name: str, verb: str, request: Request) -> Answer:
+        """A ping of a heartbeat check: answered when it is kept. Raises UsageError."""
+        outcome, code = _outcome(verb)
+        what = {Outcome.OK: "success", Outcome.FAILED: "fail"}.get(outcome, verb)
+        text = tail_of(self._redact(request.body.decode("utf-8", "replace")))
+        tell = self._beats.tell
+        if tell is None or not await tell(Ping(name, what, code, text, self._clock.wall_ms())):
+            return Answer("503 Service Unavailable", b"it could not be kept; the agent's log says why\n")
         return Answer("200 OK", b"OK\n")
 
     def _has_room(self, heard: _Heard) -> bool:

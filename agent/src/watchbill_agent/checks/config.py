@@ -23,7 +23,7 @@ from watchbill.config.spec import key_of
 from watchbill.errors import ConfigError, Problem, UsageError
 from watchbill.limits import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX
 from watchbill_agent.checks import kinds
-from watchbill_agent.checks.check import About, Check
+from watchbill_agent.checks.check import About, Check, Pinged
 from watchbill_agent.checks.present import DIRECTORY, FILE
 from watchbill_agent.checks.trees import Trees
 from watchbill_agent.names import WrongOption
@@ -150,8 +150,17 @@ class Spec:
     runs it makes it from these."""
 
 
-def read_checks(trees: Trees) -> tuple[Spec, ...]:
-    """Every check of this host, in the order of files and lines. Raises ConfigError with every problem."""
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What there is to know of the agent's door for pings: whether it is open, and what backup jobs are called there."""
+
+    listens: bool
+    jobs: frozenset[str]
+
+
+def read_checks(trees: Trees, door: Door | None = None) -> tuple[Spec, ...]:
+    """Every check of this host, in the order of files and lines. Raises ConfigError with every problem; with `door`
+    those of checks that take pings are among them."""
     tables = load(_Files, trees.etc / FILE, trees.etc / DIRECTORY, main_required=False).checks
     problems: list[Problem] = []
     seen: dict[str, Table] = {}
@@ -176,6 +185,8 @@ def read_checks(trees: Trees) -> tuple[Spec, ...]:
     if len(tables) > CHECKS_MAX:
         problems.append(tables[CHECKS_MAX].problem("", f"{len(tables)} checks", f"at most {CHECKS_MAX}"))
     problems += _strangers(specs, seen)
+    if door is not None:
+        problems += _pinged(specs, seen, door)
     if problems:
         raise ConfigError(problems)
     return tuple(specs)
@@ -234,6 +245,19 @@ def make(kind: type[Check], table: Table, about: About) -> Check | Sequence[Prob
         return [table.problem(exc.field, exc.got, exc.wanted)]
     except UsageError as exc:
         return [table.problem("", show_value(str(exc)), "options that the check can use")]
+
+
+def _pinged(specs: Sequence[Spec], seen: Mapping[str, Table], door: Door) -> Iterator[Problem]:
+    """Checks that could not be pinged, and names that would mean two."""
+    for spec in specs:
+        if isinstance(spec.check, Pinged):
+            table = seen[spec.name]
+            if not door.listens:
+                wanted = "[heartbeat] listen in agent.toml, where pings are taken"
+                yield table.problem("kind", show_value(spec.kind), wanted)
+            if spec.name in door.jobs:
+                wanted = "a name that no backup job has: /ping/NAME would mean both"
+                yield table.problem("name", show_value(spec.name), wanted)
 
 
 def _strangers(specs: Sequence[Spec], seen: Mapping[str, Table]) -> Iterator[Problem]:

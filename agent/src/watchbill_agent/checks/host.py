@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from watchbill.clock import Clock
 from watchbill.config import Homes
@@ -15,11 +15,16 @@ from watchbill_agent.checks.present import Counts, any_checks
 from watchbill_agent.checks.trees import Trees
 from watchbill_agent.config import AgentConfig
 from watchbill_agent.events import Events
+from watchbill_agent.spool import SpoolFull
 
 if TYPE_CHECKING:
+    from watchbill_agent.backups.pings import Beats, Ping
     from watchbill_agent.checks.service import Checks, Standing
 
 log = logging.getLogger(__name__)
+
+HEARTBEAT_PING: Final = "heartbeat.ping"
+"""`check`, `what` (start, success, fail or log), `exit_code` where one was given, and the end of what was `text`."""
 
 
 class HostChecks:
@@ -99,6 +104,26 @@ class HostChecks:
     def ping(self, name: str, what: str, code: int | None, text: str, at_ms: int) -> bool:
         """Tell a check of a ping; whether it could be told."""
         return self.running is not None and self.running.ping(name, what, code, text, at_ms)
+
+    def beats(self) -> "Beats":
+        """What the door for pings has to know of heartbeat checks."""
+        from watchbill_agent.backups.pings import Beats
+
+        return Beats(lambda: self.pinged, self._beat)
+
+    async def _beat(self, ping: "Ping") -> bool:
+        """Keep a ping, and tell its check; whether both went well. Whoever pinged may try again."""
+        said = {"check": ping.name, "what": ping.what, "text": ping.text}
+        code = {} if ping.code is None else {"exit_code": ping.code}
+        try:
+            await self._events.keep(HEARTBEAT_PING, {**said, **code})
+        except SpoolFull as exc:
+            log.error("a ping could not be kept", extra=fields(check=ping.name, reason=exc))
+            return False
+        told = self.ping(ping.name, ping.what, ping.code, ping.text, ping.at_ms)
+        if not told:
+            log.error("a ping could not be told to its check", extra=fields(check=ping.name))
+        return told
 
     def standings(self) -> "list[Standing]":
         """How each check stands."""
