@@ -79,8 +79,14 @@ class Host:
     def verdict(self, name: str = "plugin") -> Verdict | None:
         return next((one.verdict for one in self.checks.standings() if one.check == name), None)
 
-    def children(self) -> list[int]:
-        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+    def children(self, doing: str) -> list[int]:
+        """The processes that the child has for this."""
+        every = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [
+            int(pid)
+            for pid in every
+            if doing.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        ]
 
     @property
     def pid(self) -> int:
@@ -214,6 +220,30 @@ def test_a_reload_takes_up_what_is_new_keeps_what_is_the_same_and_ends_what_is_g
     asyncio.run(scene())
 
 
+def test_what_hangs_is_killed_at_its_deadline_and_delays_nothing_else(host):
+    host.write(
+        host.file.read_text()
+        + f'\n[[check]]\nname = "mine"\nkind = "log"\nfiles = ["{host.state}"]\nformat = "common"\n'
+        + 'interval = "1s"\ntimeout = "1s"\nretries = 0\n'
+    )
+
+    async def scene():
+        async with host.running() as checks:
+            await until(lambda: host.verdict("mine") is Verdict.OK, "it is looked at")
+            (worker,) = host.children("look")
+            os.kill(worker, signal.SIGSTOP)
+            await until(lambda: host.verdict("mine") is Verdict.CRITICAL, "it hangs")
+            (found,) = [one for one in checks.standings() if one.check == "mine"]
+            assert found.reason == "timeout"
+            await until(lambda: host.verdict("mine") is Verdict.OK, "another process looks")
+            await until(lambda: checks.counts.killed == 1, "which is counted")
+            with pytest.raises(ProcessLookupError):
+                os.kill(worker, 0)
+            assert checks.counts.child_restarts == 0
+
+    asyncio.run(scene())
+
+
 def test_a_listener_has_a_process_of_its_own_that_is_started_again_when_it_dies(host, monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
@@ -231,7 +261,7 @@ def test_a_listener_has_a_process_of_its_own_that_is_started_again_when_it_dies(
     async def scene():
         async with host.running():
             await until(lambda: count() > 0, "what is said is counted")
-            (child,) = host.children()
+            (child,) = host.children("listen")
             os.kill(child, signal.SIGKILL)
             await until(lambda: host.verdict("apps") is Verdict.UNKNOWN, "its end is not silence")
             await until(lambda: host.verdict("apps") is Verdict.OK, "another one listens")
