@@ -5,7 +5,7 @@
     sql = "SELECT shop, count(*) AS waiting, max(age) AS oldest_seconds FROM orders GROUP BY shop"
 
 makes shop_orders_waiting{shop} and shop_orders_oldest_seconds{shop}: columns of numbers are series, columns of text are
-labels. With one number only, the series is called as the query is. It runs in a transaction that cannot write.
+labels. With one number only, the series is called as the query is. It runs where nothing can be written.
 """
 
 import re
