@@ -8,6 +8,7 @@ from watchbill.errors import ConfigError
 from watchbill_agent.checks.config import Trees, read_checks
 
 HTTP = 'kind = "http"\nurl = "http://a.example/"\n'
+TCP, TLS, ICMP, DNS = (f'kind = "{kind}"\n' for kind in ("tcp", "tls", "icmp", "dns"))
 CASES = [
     (
         HTTP.replace("http://a.example/", "ftp://a.example/"),
@@ -51,6 +52,33 @@ CASES = [
     (HTTP + 'cert_warn = "1d"', 2, "cert_fail", '"3d"', "at most cert_warn"),
     (HTTP + 'body_size_limit = "1GiB"', 4, "body_size_limit", '"1GiB"', "64MiB"),
     (HTTP + 'proxy_url = "https://p.example/"', 4, "proxy_url", '"https://p.example/"', "http://HOST:PORT"),
+    (HTTP + 'ca_file = "ca.pem"', 4, "ca_file", '"ca.pem"', "an absolute path"),
+    (TCP, 2, "address", "nothing", "an address with its port"),
+    (TCP + 'address = "a"', 3, "address", '"a"', "an address with its port"),
+    (
+        TCP + 'address = "a:1"\nquery_response = [{ expect = "(" }]',
+        4,
+        "query_response[0].expect",
+        '"(", which',
+        "RE2",
+    ),
+    (TCP + 'address = "a:1"\nquery_response = [{}]', 4, "query_response[0]", "an empty step", "expect, send"),
+    (
+        TCP + 'address = "a:1"\ntls = true\nquery_response = [{ starttls = true }]',
+        5,
+        "query_response",
+        "TLS that begins 2 times",
+        "once at most",
+    ),
+    (TLS + 'address = "a:1"\nstarttls = "sieve"', 4, "starttls", '"sieve"', '"smtp"'),
+    (ICMP + 'target = "a b"', 3, "target", '"a b"', "a name or an address"),
+    (ICMP + 'target = "a"\nloss_warn = 50\nloss_fail = 20', 4, "loss_warn", "50", "at most loss_fail, 20"),
+    (ICMP + 'target = "a"\ncount = 1000', 4, "count", "1000", "100"),
+    (DNS + 'query_name = "a..b"', 3, "query_name", '"a..b"', "a name such as www.example"),
+    (DNS + 'query_name = "a"\nquery_type = "AXFR"', 4, "query_type", '"AXFR"', "a type such as A"),
+    (DNS + 'query_name = "a"\nvalid_rcodes = ["NO"]', 4, "valid_rcodes[0]", '"NO"', "NXDOMAIN"),
+    (DNS + 'query_name = "a"\nservers = ["a:b"]', 4, "servers[0]", '"a:b"', "a server such as"),
+    (DNS + 'query_name = "a"\nexpect_mode = "any"', 2, "expect", "nothing", "the records that any is about"),
     (HTTP + 'method = "get"', 4, "method", '"get"', "GET or POST"),
 ]
 

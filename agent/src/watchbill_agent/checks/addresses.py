@@ -107,7 +107,8 @@ class Resolver:
         self._running: dict[tuple[asyncio.AbstractEventLoop, str], _Job] = {}
         self._lock = threading.Lock()
         self._threads = 0
-        self._free = 0
+        self._unfinished = 0
+        """Jobs in line or in a thread: as many threads as that are wanted."""
         self.counts = Counts()
 
     async def places(self, host: str, options: NetOptions) -> list[Place]:
@@ -141,9 +142,9 @@ class Resolver:
         self.counts.looked_up += 1
         with self._lock:
             self._jobs.put(job)
-            if self._jobs.qsize() > self._free and self._threads < THREADS_MAX:
+            self._unfinished += 1
+            if self._threads < min(self._unfinished, THREADS_MAX):
                 self._threads += 1
-                self._free += 1
                 threading.Thread(target=self._work, name="resolver", daemon=True).start()
 
     def _work(self) -> None:
@@ -154,14 +155,11 @@ class Resolver:
                 with self._lock:
                     if self._jobs.empty():
                         self._threads -= 1
-                        self._free -= 1
                         return
                 continue
-            with self._lock:
-                self._free -= 1
             answer = self._answer(job)
             with self._lock:
-                self._free += 1
+                self._unfinished -= 1
             with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
                 job.loop.call_soon_threadsafe(self._done, job, answer)
 
