@@ -152,7 +152,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What there is to know of the agent's door for pings: whether it is open, and what backup jobs are called there."""
+    """What there is to know of the agent's door for pings: whether it is open, and the names of backup jobs there."""
 
     listens: bool
     jobs: frozenset[str]
