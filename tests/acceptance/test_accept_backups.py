@@ -4,6 +4,7 @@ import gzip
 import http.server
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -65,24 +66,63 @@ def entries(collector: Any) -> list[dict[str, Any]]:
     return list(collector.get("/backups/nightly")["history"]["entries"])
 
 
-def test_what_is_reported_while_the_collector_or_the_agent_is_down_arrives_once(
-    house: Any, until: Any
+RESTIC = """\
+[[backup]]
+name = "nightly"
+tool = "restic"
+[backup.restic]
+repository = "PLACE/repository"
+password_file = "PLACE/password"
+"""
+
+
+@pytest.mark.real("restic")
+def test_what_is_wrapped_or_reported_while_the_collector_or_the_agent_is_down_arrives_once(
+    house: Any, until: Any, tmp_path: Path
 ) -> None:
+    (tmp_path / "password").write_text("x")
+    restic = (
+        "restic",
+        "-r",
+        f"{tmp_path}/repository",
+        "--password-file",
+        f"{tmp_path}/password",
+        "--no-cache",
+    )
+    subprocess.run((*restic, "init"), check=True, capture_output=True, timeout=60)
     collector = house.collector("[rules]\nstock = false\n")
     agent = house.agent(collector, "web1")
+    (agent.etc / "backups.d").mkdir(exist_ok=True)
+    (agent.etc / "backups.d" / "nightly.toml").write_text(RESTIC.replace("PLACE", str(tmp_path)))
     collector.kill()
-    report(agent, "ok", "--run", "first")
+    wrap = (sys.executable, "-m", "watchbill_agent", "backup", "wrap", "nightly", "--")
+    backup = (*restic, "backup", "--json", str(tmp_path / "password"))
+    env = {**os.environ, "WATCHBILL_HOME": str(agent.home)}
+    subprocess.run((*wrap, *backup), check=True, capture_output=True, timeout=60, env=env)
     agent.kill()
     report(agent, "failed", "--run", "second", "--error", "disk full")
     agent.start()
     collector.launch()
-    found = until(lambda: len(entries(collector)) == 2 and entries(collector), "both are there")
-    assert {entry["outcome"] for entry in found} == {"ok", "failed"}
+
+    def runs() -> list[tuple[str, bool]]:
+        done = collector.cli("backups", "show", "nightly", "--json")
+        return (
+            [(one["outcome"], bool(one["snapshot_id"])) for one in done.json["runs"]]
+            if done.code == 0
+            else []
+        )
+
+    until(lambda: len(runs()) >= 2, "both are there")
+    assert runs() == [("failed", False), ("ok", True)], "each once, the newest first"
+    found = entries(collector)
     (job,) = collector.get("/backups")["backups"]
     assert (job["host"], job["name"], job["word"]) == ("web1", "nightly", "FAILED")
     collector.kill()
     collector.launch()
-    assert until(lambda: entries(collector), "they are read back") == found
+    again = until(lambda: entries(collector), "they are read back")
+    assert [one["id"] for one in again if one["kind"] == "run"] == [
+        one["id"] for one in found if one["kind"] == "run"
+    ]
     until(lambda: words(collector) == ["FAILED"], "and judged the same")
 
 
