@@ -4,16 +4,19 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from watchbill.backups.record import Level, Outcome
-from watchbill_agent.backups.adapter import Check, Observation, Reason, Verification
+from watchbill_agent.backups.adapter import Check, Finished, Observation, Reason, Verification
 from watchbill_agent.backups.adapters import pgbackrest
 from watchbill_agent.backups.adapters.pgbackrest import Options, PgBackRest
+from watchbill_agent.backups.command import HostCommands
 
 from .cluster import POSTGRESQL_BIN, STANZA, Cluster, closed, commands, flipped, gone, job, replaced
 
@@ -22,6 +25,23 @@ pytestmark = pytest.mark.real("pgbackrest", "check_pgbackrest", "setpriv")
 STRUCTURE = Check(level=Level.STRUCTURE)
 DATA = Check(level=Level.DATA)
 ARCHIVE = f"repo/archive/{STANZA}/15-1"
+
+
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "observe"
+
+
+class Noting(HostCommands):
+    """Remembers what it is asked for; runs it with what this place needs besides."""
+
+    more: tuple[str, ...] = ()
+
+    def __init__(self, scratch: Path, whole_s: float) -> None:
+        super().__init__(scratch, whole_s)
+        self.asked: list[tuple[str, ...]] = []
+
+    def run(self, argv: Sequence[str], **given: Any) -> Finished:
+        self.asked.append(tuple(argv))
+        return super().run((argv[0], *self.more, *argv[1:]), **given)
 
 
 @dataclass
@@ -103,6 +123,37 @@ def test_the_newest_point_is_the_end_of_the_log_after_the_newest_backup(reposito
     assert seen.point_ms == int(newest.stat().st_mtime) * 1000
     assert seen.point_ms >= max(snapshot.time_ms for snapshot in seen.snapshots)
     assert abs(seen.point_ms / 1000 - time.time()) < 300
+
+
+def test_the_runner_is_asked_for_what_is_the_same_each_time_and_that_says_as_much(
+    repository: Repository,
+) -> None:
+    """By the commands of the shipped example, and by no other but for the version, which is no secret."""
+    shipped = [one["argv"] for one in tomllib.loads((EXAMPLES / "pgbackrest.toml").read_text())["observe"]]
+    own = repository.options()
+    here = {
+        "/usr/bin/pgbackrest": own.program,
+        "--stanza=shop": f"--stanza={STANZA}",
+        "archive/shop": f"archive/{STANZA}",
+    }
+    wanted = {tuple(here.get(word, word) for word in argv) for argv in shipped}
+
+    def look() -> tuple[Observation, Verification]:
+        noting = Noting(repository.cluster.place, 60.0)
+        options = repository.options(runner=True, config=None)
+        adapter = PgBackRest(options, job("pgbackrest"), noting)
+        noting.more = (f"--config={own.config}",)
+        found = adapter.observe(0), adapter.verify(DATA, 0)
+        assert {argv for argv in noting.asked if argv[-1] != "version"} == wanted
+        return found
+
+    whole, proof = look()
+    assert whole == repository.observe()
+    assert proof.outcome is Outcome.OK
+    with gone(repository.segment(repository.log_of_backup)):
+        seen, proof = look()
+        assert seen == repository.observe()
+    assert (seen.reason, proof.outcome) == (pgbackrest.WAL_MISSING, Outcome.FAILED)
 
 
 def test_needed_log_that_is_gone_is_found_where_pgbackrest_says_ok(repository: Repository) -> None:

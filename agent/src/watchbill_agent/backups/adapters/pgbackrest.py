@@ -2,7 +2,8 @@
 
 `info` and `verify` both stay silent about log that is gone, and a restore without it ends in a server that does not
 start: so every segment that a backup needs is looked for here, in the archive itself (`repo-ls`). From the newest
-backup that can be restored the log is followed to its end: that is the newest point.
+backup that can be restored the log is followed to its end: that is the newest point. Where root's runner reads the
+repository, the whole archive is listed at once: a directory's name would be another command each time.
 """
 
 import contextlib
@@ -52,6 +53,7 @@ from watchbill_agent.backups.printed.pgbackrest import (
     read_verify,
     repo_failure,
     segments_in,
+    tree_of,
 )
 from watchbill_agent.backups.tool_answers import Unusable
 from watchbill_agent.backups.wal import (
@@ -100,6 +102,7 @@ class Options:
     )
     config: Path | None = option(None, help="pgBackRest's configuration, where it is not its usual file.")
     program: str = option("pgbackrest", help="The program, where it is not in the agent's PATH.")
+    runner: bool = option(False, help="Root's runner reads it, by the commands that observe.d has.")
 
 
 # ---------------------------------------------------------------- what is judged
@@ -263,6 +266,7 @@ class PgBackRest(Adapter):
         self._version = ""
         self._digest = ""
         self._listings = 0
+        self._trees: dict[int, dict[str, dict[str, Entry]]] = {}
 
     def observe(self, now_ms: int) -> Observation:  # noqa: ARG002 - Ages are judged elsewhere.
         """Which backups there are, which of them can be restored, and up to when."""
@@ -345,11 +349,19 @@ class PgBackRest(Adapter):
         return (f"--repo={number}",) if number else ()
 
     def _list(self, repo: int, path: str) -> dict[str, Entry]:
+        if self._options.runner:
+            if repo not in self._trees:
+                archive = f"archive/{self._options.stanza}"
+                self._trees[repo] = tree_of(self._listed(repo, "--recurse", archive), archive)
+            return self._trees[repo].get(path, {})
         if self._listings >= DIRECTORIES_MAX:
             raise _TooLarge
         self._listings += 1
+        return self._listed(repo, path)
+
+    def _listed(self, repo: int, *what: str) -> dict[str, Entry]:
         try:
-            return read_listing(self._ask(*self._repo(repo), "repo-ls", _JSON, path))
+            return read_listing(self._ask(*self._repo(repo), "repo-ls", _JSON, *what))
         except ValueError as exc:
             raise Unusable(Reason.OUTPUT_UNREADABLE, error_lines((), str(exc))) from exc
 

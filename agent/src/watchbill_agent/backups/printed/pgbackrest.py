@@ -157,6 +157,15 @@ def read_listing(document: bytes) -> dict[str, Entry]:
         raise ValueError(f"what repo-ls printed cannot be read: {exc}") from exc
 
 
+def tree_of(listing: Mapping[str, Entry], root: str) -> dict[str, dict[str, Entry]]:
+    """What `repo-ls --recurse` lists below a directory, by the directories' paths as they are listed one by one."""
+    found: dict[str, dict[str, Entry]] = {}
+    for path, entry in listing.items():
+        above, _, name = path.rpartition("/")
+        found.setdefault(f"{root}/{above}" if above else root, {})[name] = entry
+    return found
+
+
 def segments_in(listing: Mapping[str, Entry]) -> dict[str, Stored]:
     """The segments among the files of a directory: a segment's name, its checksum, and how it is compressed."""
     found: dict[str, Stored] = {}
