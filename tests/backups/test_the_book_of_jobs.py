@@ -390,6 +390,10 @@ def test_between_two_moments_that_were_announced_nothing_changes(history, hour):
     for moment in (now + (until - now) // 4, until - 1):
         later = judge(history.definition, evidence, end, moment, history.standing)
         assert later.says() == state.says()
+    for name, held in zip(FacetName, state.holds_ms, strict=True):
+        moment = min(held, end) - 1
+        later = judge(history.definition, evidence, end, moment, history.standing)
+        assert later.facets[name] == state.facets[name], "whatever becomes of the others"
 
 
 @settings(max_examples=80, deadline=None)
