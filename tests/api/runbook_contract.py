@@ -195,7 +195,7 @@ async def a_plan_says_exactly_what_would_run_and_changes_nothing(stage: Stage) -
     assert promote.argv[0].startswith("/")
     assert plan.lock == "pg/db1"
     assert any("accept" in one for one in plan.problems)
-    assert await stage.service.runs(OPERATOR, False, "", 10) == []
+    assert await stage.service.runs(OPERATOR, False, False, "", 10) == []
     assert stage.done("db1") == 0
 
 
@@ -258,11 +258,15 @@ async def a_held_run_can_be_skipped_marked_done_or_aborted(stage: Stage) -> None
 async def runs_are_listed_newest_first_and_narrowed(stage: Stage) -> None:
     first = await stage.begin("restart")
     second = await stage.begin("guarded")
-    listed = await stage.service.runs(VIEWER, False, "", 10)
+    listed = await stage.service.runs(VIEWER, False, False, "", 10)
     assert [one.id for one in listed] == [second.id, first.id]
-    assert [one.id for one in await stage.service.runs(VIEWER, True, "", 10)] == [second.id]
-    assert [one.id for one in await stage.service.runs(VIEWER, False, "restart", 10)] == [first.id]
-    assert [one.id for one in await stage.service.runs(VIEWER, False, "", 1)] == [second.id]
+    assert [one.id for one in await stage.service.runs(VIEWER, True, False, "", 10)] == [second.id]
+    assert [one.id for one in await stage.service.runs(VIEWER, False, False, "restart", 10)] == [first.id]
+    assert [one.id for one in await stage.service.runs(VIEWER, False, False, "", 1)] == [second.id]
+    assert await stage.service.runs(VIEWER, False, True, "", 10) == []
+    drill = await stage.start("restart", drill=True)
+    await stage.start("restart")
+    assert [one.id for one in await stage.service.runs(VIEWER, False, True, "", 1)] == [drill.id]
     (restart,) = [one for one in await stage.service.runbooks(VIEWER) if one.name == "guarded"]
     assert restart.open_runs == 1
 
@@ -370,7 +374,7 @@ async def two_runs_do_not_hold_one_lock(stage: Stage) -> None:
 async def what_is_outside_a_scope_does_not_exist(stage: Stage) -> None:
     run = await stage.begin("restart")
     assert [one.name for one in await stage.service.runbooks(OF_B)] == ["promote"]
-    assert list(await stage.service.runs(OF_B, False, "", 10)) == []
+    assert list(await stage.service.runs(OF_B, False, False, "", 10)) == []
     for there, never in ((run.id, "rnever"),):
         told = []
         for one in (there, never):

@@ -181,7 +181,7 @@ async def test_without_the_token_against_forgery_a_session_changes_nothing(desk:
     for headers in ({"Origin": f"http://127.0.0.1:{port}"}, {"Origin": "http://evil.example"}):
         answer = await desk.client.post(f"{BASE}/runs", headers=headers, json=order)
         assert answer.status_code == 403
-    assert await desk.twins.runbooks.runs(Caller("rita", (Grant(Role.VIEWER),)), False, "", 9) == []
+    assert await desk.twins.runbooks.runs(Caller("rita", (Grant(Role.VIEWER),)), False, False, "", 9) == []
 
 
 async def test_a_scope_decides_what_is_there(desk: Any) -> None:

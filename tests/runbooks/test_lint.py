@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from watchbill.actions.definition import Action, Effect
+from watchbill.actions.definition import Action, Argument, Effect, Kind
 from watchbill_collector.daemon import main
 from watchbill_collector.runbooks.findings import FINDINGS_MAX
 from watchbill_collector.runbooks.fleet import Fleet, KnownHost
@@ -239,7 +239,7 @@ def _fleet(**actions: Mapping[str, Action]) -> Fleet:
 
 
 def _action(name: str, **more: Any) -> Action:
-    return Action(name=name, argv=("/bin/true",), **{"effect": Effect.READ, **more})
+    return Action(**{"name": name, "argv": ("/bin/true",), "effect": Effect.READ, **more})
 
 
 def test_an_action_that_differs_between_hosts_and_a_selector_of_all_are_odd() -> None:
@@ -266,6 +266,20 @@ def test_a_probe_has_to_be_one(more: dict[str, str], says: str) -> None:
     actions = {"x.y": once, "x.p": _action("x.p"), "x.w": _action("x.w", effect=Effect.REPEAT)}
     found = _found(f"{GATE}\n- {{do: x.y, on: w, undo: {{do: x.p, on: w}}}}", Around(fleet=_fleet(w=actions)))
     assert any(says in one and "error" in one for one in found), found
+
+
+def test_a_time_that_is_now_by_default_is_judged_as_a_time() -> None:
+    """What the default says is a word, and no action takes that."""
+    at = Argument(name="at", kind=Kind.STRING, match=r"\d{4}-\d\d-\d\dT[0-9:]{8}Z")
+    fleet = _fleet(web1={"x.y": _action("x.y", argv=("/bin/true", "{{at}}"), arguments=(at,))})
+    text = _text("- {do: x.y, on: '{{h}}', with: {at: '{{t}}'}}").replace(
+        "other: {type: host}", "other: {type: host}, t: {type: time, default: now}"
+    )
+    _, findings = judge_text("r.yaml", text.encode(), Around(fleet=fleet))
+    assert [str(one) for one in findings if "x.y" in str(one) or "got" in str(one)] == []
+    wrong = text.replace("default: now", "default: '2026-01-01T00:00:00Z'").replace("{{t}}", "{{h}}")
+    _, findings = judge_text("r.yaml", wrong.encode(), Around(fleet=fleet))
+    assert any("at" in str(one) for one in findings), "else it proves nothing"
 
 
 def test_more_changed_hosts_than_the_limit_are_found(fleet: Fleet) -> None:

@@ -86,6 +86,13 @@ def test_one_run_is_made_for_each_alert(earlier: Earlier, started: bool) -> None
     assert found is None if started else isinstance(found, Nothing)
 
 
+def test_a_time_that_is_another_in_each_run_tells_no_two_runs_apart() -> None:
+    earlier = Earlier(run_id="r1", mark="", ended_ms=0, parameters={"h": "a", "t": "2026-01-01T00:00:00Z"})
+    for parameters, again in (({"h": "a"}, False), ({"h": "b"}, True), ({}, True)):
+        found = due(AUTO, ALERT, (earlier,), parameters, FIRED + 60_000, frozenset({"t"}))
+        assert (found is None) is again
+
+
 @pytest.mark.parametrize(
     ("trigger", "alert", "views", "hushed", "why"),
     [

@@ -258,6 +258,30 @@ async def test_a_store_that_cannot_be_written_loses_no_alert(
     assert [one.state for one in await town.after(2)] == ["succeeded"]
 
 
+async def test_a_store_that_cannot_be_written_loses_no_moment_of_a_schedule(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduled = AUTO.replace(
+        "{alert: AppDown, for: 30s, mode: auto}", '{schedule: "*/30 * * * *", mode: auto}'
+    ).replace("{type: host}", "{type: host, default: db2}")
+    await town.accept(scheduled)
+    assert await town.after(0) == []
+    half_hour = 1_800_000
+    town.desk.house.clock.advance((half_hour - town.desk.house.clock.wall_ms() % half_hour) / 1000 - 1)
+    store = town.desk.house.store
+    with monkeypatch.context() as broken:
+
+        async def full(*_: object) -> None:
+            raise Busy("the disk is full", 1.0)
+
+        broken.setattr(store, "write", full)
+        assert await town.after(1) == []
+        assert await town.after(60) == []
+    assert [one.state for one in await town.after(2)] == ["succeeded"]
+    assert len(await town.after(60)) == 1, "and once"
+    assert len(await town.after(1800)) == 2, "the next moment is another"
+
+
 async def test_what_is_refused_is_tried_again_only_with_other_runbooks(town: Town) -> None:
     await town.desk.load(AUTO + "  - {id: more, call: gone}\n")
     town.fire("db2")

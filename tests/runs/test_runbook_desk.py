@@ -225,8 +225,8 @@ async def test_scopes_and_roles_decide_who_sees_and_changes_what(desk: Desk) -> 
     ):
         with pytest.raises(NoSuch):
             await call
-    assert await desk.runs.desk.runs(OTHER_TEAM, False, "", 10) == []
-    assert [one.id for one in await desk.runs.desk.runs(ANYBODY, True, "failover", 10)] == [run_id]
+    assert await desk.runs.desk.runs(OTHER_TEAM, False, False, "", 10) == []
+    assert [one.id for one in await desk.runs.desk.runs(ANYBODY, True, False, "failover", 10)] == [run_id]
     for call in (
         desk.runs.desk.change(run_id, RunVerb.ABORT, "", "x", ANYBODY),
         desk.runs.desk.start("failover", {}, "x", False, "db2", ANYBODY),

@@ -1,8 +1,10 @@
 """A run goes through its steps: what is written, in which order, and what comes of it."""
 
 import json
+from datetime import UTC, datetime
 
 from tests.runs.conftest import House, action
+from watchbill.actions.definition import Argument, Kind
 from watchbill_collector.runbooks.expression import UNKNOWN, Value
 from watchbill_collector.services.run_twin import Ran
 
@@ -278,6 +280,36 @@ async def test_a_called_runbook_runs_in_its_callers_place_and_a_message_never_fa
     intent = next(row.document() for row in house.journal(run_id) if row.kind == "intent")
     assert (intent["step"], intent["arguments"]) == ("sub/up", {"node": "z"})
     assert [channel for channel, _ in house.told] == ["ops"]
+
+
+async def test_a_called_runbook_is_rehearsed_with_what_its_own_drill_says_and_now_is_when_the_run_began(
+    house: House,
+) -> None:
+    house.host("db1").allow(
+        *action(
+            "up",
+            "repeat",
+            argv=("/bin/true", "{{node}}", "{{at}}"),
+            arguments=(
+                Argument(name="node", kind=Kind.NAME),
+                Argument(name="at", kind=Kind.STRING, match=r"\d{4}-[0-9T:-]*Z"),
+            ),
+        )
+    )
+    house.runbook(
+        "runbook: child\nabout: x\nparams: {what: {type: name, default: real}, at: {type: time, default: now}}\n"
+        "drill: {every: 30d, params: {what: spare}}\n"
+        "steps:\n  - {id: up, do: up, on: db1, with: {node: '{{what}}', at: '{{at}}'}}\n"
+    )
+    house.runbook("runbook: r\nabout: x\nsteps:\n  - {id: sub, call: child}\n")
+    for drill, wanted in ((False, "real"), (True, "spare")):
+        began = datetime.fromtimestamp(house.clock.wall_ms() / 1000, UTC)
+        run_id = await house.begin("r", drill)
+        house.clock.advance(30)
+        await house.settle()
+        assert house.state(run_id) == "succeeded", house.summary(run_id).state_detail
+        intent = next(row.document() for row in house.journal(run_id) if row.kind == "intent")
+        assert intent["arguments"] == {"node": wanted, "at": began.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 async def test_when_leaves_a_step_out_and_an_unknown_when_holds(house: House) -> None:

@@ -265,7 +265,9 @@ class RunbookService(Protocol):
     ) -> RunView:
         """Begin a run. Raises NoSuch, Refused with why not."""
 
-    async def runs(self, caller: Caller, open_only: bool, runbook: str, limit: int) -> Sequence[RunView]:
+    async def runs(
+        self, caller: Caller, open_only: bool, drills_only: bool, runbook: str, limit: int
+    ) -> Sequence[RunView]:
         """The newest first."""
 
     async def run(self, run_id: str, caller: Caller) -> RunView:

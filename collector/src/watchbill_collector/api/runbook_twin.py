@@ -255,13 +255,16 @@ class RunbooksTwin:
         )
         return self._new(book, plan, reason, Caller("alert", via=trigger), RunState.PROPOSED)
 
-    async def runs(self, caller: Caller, open_only: bool, runbook: str, limit: int) -> Sequence[RunView]:
+    async def runs(
+        self, caller: Caller, open_only: bool, drills_only: bool, runbook: str, limit: int
+    ) -> Sequence[RunView]:
         """The newest first."""
         return [
             run.view
             for run in reversed(self._runs.values())
             if self._sees(caller, run.book.hosts)
             and (not open_only or run.view.state not in ENDED)
+            and (not drills_only or run.view.drill)
             and runbook in ("", run.view.runbook)
         ][:limit]
 
@@ -701,7 +704,9 @@ class NoRunbooks:
         """There is none."""
         raise no_runbook(name)
 
-    async def runs(self, caller: Caller, open_only: bool, runbook: str, limit: int) -> Sequence[RunView]:
+    async def runs(
+        self, caller: Caller, open_only: bool, drills_only: bool, runbook: str, limit: int
+    ) -> Sequence[RunView]:
         """None."""
         return ()
 

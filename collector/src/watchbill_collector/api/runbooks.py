@@ -247,7 +247,9 @@ async def _runs(call: Call) -> Response:
     fields = read_fields(call.request.scope["query_string"])
     limit = min(limit_field(fields) or RUNS_DEFAULT, RUNS_LISTED_MAX)
     runbook = _short(fields.one("runbook"), "runbook", NAME_CHARACTERS_MAX)
-    found = await call.house.services.runbooks.runs(call.caller, _flag(fields, "open"), runbook, limit)
+    found = await call.house.services.runbooks.runs(
+        call.caller, _flag(fields, "open"), _flag(fields, "drill"), runbook, limit
+    )
     return json_answer(RunList([dataclasses.replace(run, steps=()) for run in found], len(found) >= limit))
 
 
@@ -446,6 +448,7 @@ RUNBOOK_ROUTES: tuple[Route, ...] = (
         "Runs, the newest first, without their steps.",
         (
             Parameter("open", "1: those alone that have not ended."),
+            Parameter("drill", "1: drills alone."),
             Parameter("runbook", "Of this runbook."),
             Parameter("limit", f"At most so many, {RUNS_DEFAULT} without it."),
         ),

@@ -10,7 +10,7 @@ from watchbill_collector.cli.runbook_text import drilled
 from watchbill_collector.cli.screen import ago, clean, clock, moment, span
 
 RUNS_ASKED: Final = 1_000
-"""The newest runs of all; drills among them are what is reported."""
+"""The newest drills, which are what is reported."""
 SHOWN: Final = 20
 DUE_HEAD: Final = ("RUNBOOK", "EVERY", "LAST DRILL", "DUE")
 REPORT_HEAD: Final = ("RUNBOOK", "DRILLS", "SUCCEEDED", "LAST", "TOOK", "P90", "RTO", "MET")
@@ -69,7 +69,7 @@ def report(session: Session, since: str) -> None:
     """What drills have shown: how many went well, how long recovery took beside what was promised."""
     begin = datetime.now(UTC) - timedelta(seconds=seconds(since))
     books = session.client.get("/runbooks")["runbooks"]
-    document = session.client.get("/runs", {"limit": str(RUNS_ASKED)})
+    document = session.client.get("/runs", {"drill": "1", "limit": str(RUNS_ASKED)})
     held = [
         run for run in document["runs"] if run["drill"] and datetime.fromisoformat(run["created"]) >= begin
     ]
@@ -92,7 +92,7 @@ def report(session: Session, since: str) -> None:
     if len(held) > SHOWN:
         screen.line(f"and {len(held) - SHOWN} more: --json shows all")
     if document["truncated"]:
-        screen.line(f"Older ones than the newest {RUNS_ASKED} runs are not counted.")
+        screen.line(f"Older ones than the newest {RUNS_ASKED} drills are not counted.")
 
 
 def summary_of(book: dict[str, Any], held: list[dict[str, Any]]) -> dict[str, Any]:

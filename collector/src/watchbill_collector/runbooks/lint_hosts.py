@@ -7,6 +7,7 @@ without a default may be any; then an action has to be allowed by some host.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Final
 
 from watchbill.actions import bounds
 from watchbill.actions.definition import Action, Effect
@@ -16,7 +17,7 @@ from watchbill_collector.runbooks.expressions import BadExpression, parse, tree_
 from watchbill_collector.runbooks.findings import ERROR, WARNING, Finding
 from watchbill_collector.runbooks.fleet import Fleet
 from watchbill_collector.runbooks.model import Act, Gate, OnFail, Parallel, Runbook, Step
-from watchbill_collector.runbooks.parameters import read_value
+from watchbill_collector.runbooks.parameters import is_now, read_value
 from watchbill_collector.runbooks.references import expressions_of, expressions_of_act
 from watchbill_collector.runbooks.resolving import (
     Resolved,
@@ -42,6 +43,10 @@ def host_findings(runbook: Runbook, fleet: Fleet) -> list[Finding]:
         if (one.line, one.where, one.message) not in told
     ]
     return found
+
+
+SOME_TIME: Final = "2026-01-01T00:00:00Z"
+"""In the place of the moment at which a run would begin: nothing is judged by when it is linted."""
 
 
 class _HostLint:
@@ -257,5 +262,5 @@ def _defaults(runbook: Runbook, *, drill: bool) -> dict[str, Known]:
     for one in runbook.parameters:
         text = rehearsed.get(one.name, one.default)
         if text is not None:
-            found[one.name], _ = read_value(one, text)
+            found[one.name], _ = read_value(one, SOME_TIME if is_now(one, text) else text)
     return found

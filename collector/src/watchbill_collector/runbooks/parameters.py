@@ -34,11 +34,13 @@ Fault = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The parameters of a run: `values` for expressions, `texts` for people, `problems` by the name of a parameter."""
+    """The parameters of a run: `values` for expressions, `texts` for people, `problems` by the name of a parameter;
+    `now` is the moment that they are of, if that was said."""
 
     values: Mapping[str, Known] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    now: datetime | None = None
 
 
 def judge_parameters(
@@ -68,10 +70,20 @@ def judge_parameters(
         if fault is not None:
             problems[one.name] = f"got {fault[0]}, wanted {fault[1]}"
             continue
-        if one.kind is ParameterKind.TIME and text == NOW and now is not None:
-            value = text = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if is_now(one, text) and now is not None:
+            value = text = written(now)
         values[one.name], texts[one.name] = value, text
-    return Judged(values, texts, problems)
+    return Judged(values, texts, problems, now)
+
+
+def is_now(parameter: Parameter, text: str) -> bool:
+    """Whether it is another time in each run."""
+    return parameter.kind is ParameterKind.TIME and text == NOW
+
+
+def written(moment: datetime) -> str:
+    """A time as parameters have it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parameters_of_alert(runbook: Runbook, labels: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ follows is shown and not judged.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final
 
 from watchbill.actions.definition import Action, Effect
@@ -167,7 +168,7 @@ class _Planning:
             for one in (step, *inner):
                 if not left_out(one, drill=self._drill):
                     first = len(self.rows)
-                    changed |= self._step(book, one, scope, prefix)
+                    changed |= self._step(book, one, scope, prefix, parameters.now)
                     group = "" if one is step else prefix + step.id
                     self.rows[first:] = [replace(row, group=row.group or group) for row in self.rows[first:]]
             for one in (step, *inner):
@@ -186,7 +187,9 @@ class _Planning:
             return ""
         return plain(lock)
 
-    def _step(self, book: Runbook, step: Step, scope: dict[str, Known], prefix: str) -> bool:
+    def _step(
+        self, book: Runbook, step: Step, scope: dict[str, Known], prefix: str, now: datetime | None
+    ) -> bool:
         """The rows of one step; whether it changes anything."""
         name = prefix + step.id
         condition = ""
@@ -213,7 +216,7 @@ class _Planning:
             case Notify(channel=channel):
                 self.rows.append(PlanRow(step=name, kind="notify", detail=f"to {channel}"))
             case Call() as call:
-                self._call(name, call, scope, called_from=book.name, nested=bool(prefix))
+                self._call(name, call, scope, now, called_from=book.name, nested=bool(prefix))
             case Parallel(steps=steps):
                 detail = "together: " + ", ".join(one.id for one in steps)
                 self.rows.append(PlanRow(step=name, kind="parallel", detail=detail))
@@ -298,7 +301,14 @@ class _Planning:
         self.rows.append(PlanRow(step=name, kind="check", verdict=verdict, detail=detail))
 
     def _call(
-        self, name: str, call: Call, scope: Mapping[str, Known], *, called_from: str, nested: bool
+        self,
+        name: str,
+        call: Call,
+        scope: Mapping[str, Known],
+        now: datetime | None,
+        *,
+        called_from: str,
+        nested: bool,
     ) -> None:
         child = self._books.get(call.runbook)
         self.rows.append(PlanRow(step=name, kind="call", detail=call.runbook))
@@ -307,7 +317,7 @@ class _Planning:
         elif child is None:
             self.problems.append(f"{name}: there is no runbook {call.runbook}")
         else:
-            judged = call_parameters(call, child, scope, self._facts, drill=self._drill)
+            judged = call_parameters(call, child, scope, self._facts, drill=self._drill, now=now)
             self.problems += [f"{name}: {one}: {text}" for one, text in judged.problems.items()]
             self.runbook(child, judged, f"{name}/")
 

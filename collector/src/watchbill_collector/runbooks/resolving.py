@@ -7,7 +7,8 @@ the action does not take, each is told, host by host.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
@@ -148,7 +149,13 @@ def left_out(step: Step, *, drill: bool) -> bool:
 
 
 def call_parameters(
-    call: Call, child: Runbook, scope: Scope, facts: Facts = NO_FACTS, *, drill: bool = False
+    call: Call,
+    child: Runbook,
+    scope: Scope,
+    facts: Facts = NO_FACTS,
+    *,
+    drill: bool = False,
+    now: datetime | None = None,
 ) -> Judged:
     """The parameters of a runbook that another one calls; in a drill what its own drill says goes before defaults."""
     given: dict[str, str] = {}
@@ -159,8 +166,8 @@ def call_parameters(
             missing[name] = f"{template.text} is not known"
         else:
             given[name] = _text_for(child.parameter(name), value)
-    judged = judge_parameters(child, given, drill=drill)
-    return Judged(judged.values, judged.texts, {**judged.problems, **missing})
+    judged = judge_parameters(child, given, now, drill=drill)
+    return replace(judged, problems={**judged.problems, **missing})
 
 
 def covering_gate(steps: Sequence[Step], at: int, approvals: int, role: str, *, drill: bool) -> str:

@@ -92,9 +92,10 @@ def due(
     earlier: Iterable[Earlier],
     parameters: Mapping[str, str],
     now_ms: int,
+    moving: frozenset[str] = frozenset(),
 ) -> Wait | Nothing | None:
     """Whether the moment has come at all; None: it has, and `decide` is asked. `parameters` are those that it would
-    have."""
+    have but for those that are others whenever it begins, which are `moving`."""
     from_ms = alert.fired_ms + round(trigger.for_s * 1000)
     if now_ms < from_ms:
         return Wait(from_ms)
@@ -102,9 +103,13 @@ def due(
         if one.ended_ms and one.ended_ms <= alert.fired_ms:
             continue
         # It helped, or it did not: in either case a person is next.
-        if one.mark == alert.mark or one.parameters == parameters:
+        if one.mark == alert.mark or _still(one.parameters, moving) == parameters:
             return Nothing(f"run {one.run_id} was made for it")
     return None
+
+
+def _still(parameters: Mapping[str, str], moving: frozenset[str]) -> dict[str, str]:
+    return {name: text for name, text in parameters.items() if name not in moving}
 
 
 def decide(

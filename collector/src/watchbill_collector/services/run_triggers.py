@@ -14,6 +14,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from watchbill.clock import Clock
@@ -23,7 +24,7 @@ from watchbill_collector.api.ports import NoSuch
 from watchbill_collector.audit import Entry
 from watchbill_collector.rules import AlertChange
 from watchbill_collector.runbooks.model import Runbook, Trigger
-from watchbill_collector.runbooks.parameters import Judged, judge_parameters, parameters_of_alert
+from watchbill_collector.runbooks.parameters import Judged, is_now, judge_parameters, parameters_of_alert
 from watchbill_collector.runbooks.planning import Planned, plan
 from watchbill_collector.runbooks.run.rows import Row, State
 from watchbill_collector.runbooks.run.words import RunState
@@ -115,6 +116,8 @@ class Triggers:
         self._over: Over = {}
         self._schedules: dict[tuple[str, str, str], int] = {}
         """Up to when moments of a schedule were looked for."""
+        self._scheduling: set[tuple[str, str, str]] = set()
+        """Of which a run is being made."""
         self._began_ms = clock.wall_ms()
         self._wake_ms = 0
 
@@ -218,8 +221,13 @@ class Triggers:
         earlier = await self._earlier(book.name, fresh[0].fired_ms)
         for alert in fresh:
             judged = judge_parameters(book, parameters_of_alert(book, alert.labels))
-            verdict = due(book.trigger, alert, earlier, judged.texts, self._clock.wall_ms())
-            making = (book.name, tuple(sorted(judged.texts.items())))
+            # A time that is another one in each run does not tell two runs apart.
+            moving = frozenset(
+                one.name for one in book.parameters if is_now(one, judged.texts.get(one.name, ""))
+            )
+            texts = {name: text for name, text in judged.texts.items() if name not in moving}
+            verdict = due(book.trigger, alert, earlier, texts, self._clock.wall_ms(), moving)
+            making = (book.name, tuple(sorted(texts.items())))
             match verdict:
                 case Wait(until_ms):
                     self._wake(until_ms)
@@ -256,7 +264,7 @@ class Triggers:
         assert trigger is not None, "asked for by its trigger"
         given = parameters_of_alert(book, alert.labels)
         try:
-            judged = judge_parameters(book, given)
+            judged = judge_parameters(book, given, self._moment())
             views = await self._views(book, trigger, alert, judged)
             hushed = await self._hushed(book, judged, alert.labels)
             verdict = decide(trigger, alert, views, hushed, self._clock.wall_ms())
@@ -269,6 +277,9 @@ class Triggers:
         # What was refused would be refused again; other alerts of the same thing find the run now.
         self._over[book.name, alert.mark, alert.fired_ms] = None
         self._news.set()
+
+    def _moment(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.wall_ms() / 1000, UTC)
 
     async def _views(self, book: Runbook, trigger: Trigger, alert: Firing, judged: Judged) -> list[View]:
         views = (
@@ -339,16 +350,26 @@ class Triggers:
         moment_ms, next_ms = schedule_moment(trigger, after_ms, now_ms)
         if next_ms:
             self._wake(next_ms)
+        if moment_ms and key in self._scheduling:
+            return []
+        mark = schedule_mark(trigger, moment_ms) if moment_ms else ""
+        if mark and not any(one.mark == mark for one in await self._earlier(book.name, moment_ms)):
+            self._scheduling.add(key)
+            return [self._on_schedule(book, trigger, mark, now_ms)]
         self._schedules[key] = now_ms
-        if not moment_ms:
-            return []
-        mark = schedule_mark(trigger, moment_ms)
-        if any(one.mark == mark for one in await self._earlier(book.name, moment_ms)):
-            return []
-        return [self._on_schedule(book, trigger, mark)]
+        return []
 
-    async def _on_schedule(self, book: Runbook, trigger: Trigger, mark: str) -> None:
-        hushed = await self._hushed(book, judge_parameters(book, {}), {})
+    async def _on_schedule(self, book: Runbook, trigger: Trigger, mark: str, now_ms: int) -> None:
+        """Ask for the run of a moment. Only then is it over: a store that was busy is asked again."""
+        key = (book.name, trigger.schedule, trigger.zone)
+        try:
+            await self._ask_on_schedule(book, trigger, mark)
+        finally:
+            self._scheduling.discard(key)
+        self._schedules[key] = now_ms
+
+    async def _ask_on_schedule(self, book: Runbook, trigger: Trigger, mark: str) -> None:
+        hushed = await self._hushed(book, judge_parameters(book, {}, self._moment()), {})
         why = (*(() if trigger.auto else ("its trigger proposes",)), *hushed)
         verdict = Propose(why) if why else Start()
         await self._make(book, {}, f"its schedule: {trigger.schedule}", mark, verdict)

@@ -317,12 +317,16 @@ class RunbookDesk:
         entry = Entry(actor=requester or "system", action=action, target=runbook.name, detail=detail)
         return await self._runs.create([created], flow, entry)
 
-    async def runs(self, caller: Caller, open_only: bool, runbook: str, limit: int) -> Sequence[RunView]:
+    async def runs(
+        self, caller: Caller, open_only: bool, drills_only: bool, runbook: str, limit: int
+    ) -> Sequence[RunView]:
         """The newest first."""
         site = self._store.site
         found = await asyncio.to_thread(
             self._store.read,
-            lambda connection: runs.summaries(connection, site, open_only=open_only, runbook=runbook),
+            lambda connection: runs.summaries(
+                connection, site, open_only=open_only, drills_only=drills_only, runbook=runbook
+            ),
         )
         kept = [one for one in found if self._rights.sees(caller, self._names(one.hosts))]
         return [self._listed(one) for one in kept[: min(limit, RUNS_LISTED_MAX)]]

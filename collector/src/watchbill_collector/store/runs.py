@@ -228,6 +228,7 @@ def summaries(
     site: str,
     *,
     open_only: bool = False,
+    drills_only: bool = False,
     runbook: str = "",
     since_ms: int = 0,
     limit: int = RUNS_READ_MAX,
@@ -236,6 +237,8 @@ def summaries(
     query = _summary_query().where(RUNS.c.site == site)
     if open_only:
         query = query.where(RUNS.c.state.not_in(_ENDED))
+    if drills_only:
+        query = query.where(RUNS.c.drill == 1)
     if runbook:
         query = query.where(RUNS.c.runbook == runbook)
     if since_ms:

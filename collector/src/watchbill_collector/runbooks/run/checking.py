@@ -1,5 +1,7 @@
 """Steps that run nothing: checks, gates, messages, calls."""
 
+from datetime import UTC, datetime
+
 from watchbill_collector.runbooks.expression import Scope
 from watchbill_collector.runbooks.expressions import evaluate, show, truth
 from watchbill_collector.runbooks.model import Call, Check, Gate, Notify
@@ -188,7 +190,9 @@ def call(run: Run, flow: Flow, flat: FlatStep, step: StepProgress, world: World)
         acted.came, acted.detail = Came.FAILED, f"there is no runbook {what.runbook} that this run could call"
         return acted
     if flat.id not in run.called or step.state is StepState.PENDING:
-        judged = call_parameters(what, child, scope_of(run, flow, flat.caller), world.facts)
+        scope = scope_of(run, flow, flat.caller)
+        now = datetime.fromtimestamp(run.created_ms / 1000, UTC)
+        judged = call_parameters(what, child, scope, world.facts, drill=flow.drill, now=now)
         if judged.problems:
             acted.came = Came.FAILED
             acted.detail = "; ".join(f"{name}: {why}" for name, why in judged.problems.items())[:DETAIL_MAX]
