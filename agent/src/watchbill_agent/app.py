@@ -482,7 +482,7 @@ class Agent:
         assert self._house is not None, "reloads come after the start"
         config = load_config(self.homes)
         jobs = await asyncio.to_thread(load_jobs, self.homes.etc)
-        any_checks = await asyncio.to_thread(self.checks.judge)
+        judged = await asyncio.to_thread(self.checks.judge)
         for key in ("kind", "dir", "bytes", "crit_bytes"):
             if (now := getattr(config.spool, key)) != getattr(self.config.spool, key):
                 raise ConfigError(
@@ -500,7 +500,7 @@ class Agent:
         self.served = served
         self.sampling.adopt(prepared)
         self.backups.adopt(self._house, jobs)
-        self.checks.adopt(any_checks)
+        self.checks.adopt(judged)
         self.sampling.checks = self.checks.running
         self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
         if _link_key(before) != _link_key(config):

@@ -416,7 +416,7 @@ def _checks(homes: Homes, config: AgentConfig) -> Iterator[Finding]:
     from watchbill_agent.checks.service import judge
 
     try:
-        names = judge(Trees(homes.etc, config.procfs, config.sysfs, config.rootfs))
+        judged = judge(Trees(homes.etc, config.procfs, config.sysfs, config.rootfs))
     except ConfigError as exc:
         shown = "; ".join(str(problem) for problem in exc.problems[:5])
         yield _failed(check, shown, "correct the file, then: watchbill-agent check-config")
@@ -424,7 +424,7 @@ def _checks(homes: Homes, config: AgentConfig) -> Iterator[Finding]:
     except WatchbillError as exc:
         yield _failed(check, str(exc), "watchbill-agent check-config")
         return
-    yield _ok(check, f"{len(names)} in checks.d can be used")
+    yield _ok(check, f"{len(judged.checks)} in checks.d can be used")
     try:
         document: dict[str, Any] = ask(homes.run / SOCKET_NAME, "checks")
     except WatchbillError:

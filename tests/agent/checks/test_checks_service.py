@@ -244,6 +244,28 @@ def test_what_hangs_is_killed_at_its_deadline_and_delays_nothing_else(host):
     asyncio.run(scene())
 
 
+def test_a_ping_that_comes_before_the_child_is_there_is_judged_by_it(host):
+    host.write(
+        '[[check]]\nname = "cron"\nkind = "heartbeat"\nevery = "1h"\ninterval = "1s"\ntimeout = "1s"\n'
+    )
+    judged = judge(host.trees)
+    assert (judged.checks, judged.pinged) == (("cron",), ("cron",))
+    now_ms = time.time_ns() // 1_000_000
+    host.checks.pinged = frozenset(judged.pinged)
+    assert host.checks.ping("cron", "success", None, "", now_ms)
+    assert not host.checks.ping("other", "success", None, "", now_ms)
+
+    def pinged_s():
+        found = values(host.checks.newest())
+        return found.get(("watchbill_heartbeat_last_ping_timestamp_seconds", "cron"))
+
+    async def scene():
+        async with host.running():
+            await until(lambda: pinged_s() == pytest.approx(now_ms / 1000), "it was told")
+
+    asyncio.run(scene())
+
+
 def test_a_listener_has_a_process_of_its_own_that_is_started_again_when_it_dies(host, monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from watchbill.clock import Clock
@@ -19,7 +18,7 @@ from watchbill_agent.spool import SpoolFull
 
 if TYPE_CHECKING:
     from watchbill_agent.backups.pings import Beats, Ping
-    from watchbill_agent.checks.service import Checks, Standing
+    from watchbill_agent.checks.service import Checks, Judged, Standing
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +39,23 @@ class HostChecks:
         self.running: Checks | None = None
         self._wanted = self._judge_at_start()
 
-    def _judge_at_start(self) -> bool:
+    def _judge_at_start(self) -> "Judged | None":
         """A host whose disk is broken is one to be watched: without its checks, which is said."""
         try:
             return self.judge()
         except StorageError as exc:
             log.error("the checks of this host do not run", extra=fields(reason=exc))
-            return False
+            return None
 
-    def judge(self) -> bool:
-        """Whether there are checks. Raises ConfigError with every problem, StorageError when nobody could read them."""
+    def judge(self) -> "Judged | None":
+        """What checks there are; None without any. Raises ConfigError with every problem, StorageError when nobody
+        could read them."""
         if not any_checks(self._homes.etc):
-            return False
+            return None
         from watchbill_agent.checks.service import judge
 
-        return bool(judge(self._where()))
+        judged = judge(self._where())
+        return judged if judged.checks else None
 
     def _where(self) -> Trees:
         procfs, sysfs, rootfs = self._trees
@@ -63,28 +64,31 @@ class HostChecks:
     def start(self, house: Daemon, events: Events, base_ms: Callable[[], int]) -> None:
         """Begin, if there is anything to begin with."""
         self._house, self._events, self._base_ms = house, events, base_ms
-        if self._wanted:
-            self._start()
+        if self._wanted is not None:
+            self._start(self._wanted)
 
-    def _start(self) -> None:
+    def _start(self, judged: "Judged") -> None:
         from watchbill_agent.checks.service import Checks
 
-        self.running = Checks(self._where(), self._var(), self._host, self._clock, self._base_ms)
+        self.running = Checks(
+            self._where(),
+            self._homes.var,
+            self._host,
+            self._clock,
+            self._base_ms,
+            pinged=frozenset(judged.pinged),
+        )
         self._tasks = [
             self._house.spawn("checks", self.running.run()),
             self._house.spawn("events of checks", self.running.tell(self._events)),
         ]
 
-    def _var(self) -> Path:
-        return self._homes.var
-
-    def adopt(self, wanted: bool) -> None:
+    def adopt(self, judged: "Judged | None") -> None:
         """The files changed, and were judged: there are checks now, or none."""
-        self._wanted = wanted
-        if self.running is None and wanted:
-            self._start()
-        elif self.running is not None:
+        if self.running is not None:
             self.running.reload()
+        elif judged is not None:
+            self._start(judged)
 
     def stop(self) -> None:
         """Look at nothing more."""

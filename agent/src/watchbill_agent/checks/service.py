@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import subprocess
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ LAYOUTS_KEPT: Final = 3
 """Of each check: as it is when all is well, when nothing answers, and one between."""
 END_S: Final = 2.0
 SELF_GROUP: Final = "checks of this agent"
+PINGS_WAITING_MAX: Final = 256
+"""For a process of checks that begins; each is in the critical stream, too."""
 EVENTS_WAITING_MAX: Final = 1_000
 STDERR_LINE_MAX: Final = 500
 
@@ -98,13 +101,13 @@ class Emission:
     readings: Sequence[Reading]
 
 
-def judge(trees: Trees) -> tuple[str, ...]:
-    """The names of the checks of this host, read by a process of its own: this one imports no kind. Raises ConfigError
-    with every problem, StorageError when nobody could read them."""
+def judge(trees: Trees) -> "Judged":
+    """What checks this host has, read by a process of its own: this one imports no kind. Raises ConfigError with every
+    problem, StorageError when nobody could read them."""
     order = msgspec.json.encode({**_order(trees), "judge": True}) + b"\n"
     try:
         done = subprocess.run(ARGV, input=order, capture_output=True, timeout=JUDGE_S_MAX, check=False)
-        judged = msgspec.json.decode(done.stdout, type=_Judged)
+        judged = msgspec.json.decode(done.stdout, type=Judged)
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise StorageError(f"the checks of this host could not be read: {exc}") from exc
     except msgspec.MsgspecError as exc:
@@ -112,10 +115,12 @@ def judge(trees: Trees) -> tuple[str, ...]:
         raise StorageError(f"the checks of this host could not be read: {said or exc}") from exc
     if judged.problems:
         raise ConfigError(list(judged.problems))
-    return judged.checks
+    return judged
 
 
-class _Judged(msgspec.Struct):
+class Judged(msgspec.Struct):
+    """The names of checks, and of those that take pings."""
+
     checks: tuple[str, ...] = ()
     pinged: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -141,6 +146,8 @@ class Checks:
         clock: Clock,
         base_ms: Callable[[], int],
         argv: Sequence[str] = ARGV,
+        *,
+        pinged: frozenset[str] = frozenset(),
     ) -> None:
         self._order = {**_order(trees), "var": str(var / VAR_DIRECTORY), "host": host}
         self._clock = clock
@@ -153,9 +160,11 @@ class Checks:
         self._seen: dict[str, dict[tuple[object, object], Layout]] = {}
         self._events: asyncio.Queue[wire.Happened] = asyncio.Queue(EVENTS_WAITING_MAX)
         self._restarts = 0
+        self._ready = False
         self._said_ms = 0
-        self.pinged: frozenset[str] = frozenset()
+        self.pinged = pinged
         """The checks that take pings."""
+        self._waiting: deque[wire.Ping] = deque(maxlen=PINGS_WAITING_MAX)
         self.counts = Counts()
 
     # ------------------------------------------------------------ life
@@ -198,7 +207,7 @@ class Checks:
         except (EOFError, ConnectionError):
             return
         finally:
-            self._process = None
+            self._process, self._ready = None, False
             self._layouts.clear()  # The next child begins with all names.
             process.stdin.close()
             with contextlib.suppress(TimeoutError):
@@ -212,8 +221,16 @@ class Checks:
         self._say(wire.Reload())
 
     def ping(self, name: str, what: str, code: int | None, text: str, at_ms: int) -> bool:
-        """Tell a check of a ping; whether there is one, and a process to tell."""
-        return name in self.pinged and self._say(wire.Ping(name, what, code, text, at_ms))
+        """Tell a check of a ping; whether there is one. It is told when its process is there: the newest of those that
+        wait for it, should they be many."""
+        if name not in self.pinged:
+            return False
+        message = wire.Ping(name, what, code, text, at_ms)
+        if self._ready:
+            self._say(message)
+        else:
+            self._waiting.append(message)
+        return True
 
     def _say(self, message: object) -> bool:
         process = self._process
@@ -238,7 +255,9 @@ class Checks:
             case wire.Alive(counts):
                 self._counted(counts)
             case wire.Watching(checks, pinged):
-                self.pinged = frozenset(pinged)
+                self.pinged, self._ready = frozenset(pinged), True
+                while self._waiting:
+                    self._say(self._waiting.popleft())
                 for name in self._where.keys() - set(checks):
                     self._forget(name)
             case wire.Refused(problems):
