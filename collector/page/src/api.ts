@@ -65,6 +65,24 @@ export async function write<T>(method: "POST" | "DELETE", path: string, body?: u
 
 export type Labels = Record<string, string>;
 
+export interface App {
+  name: string;
+  state: "healthy" | "degraded" | "down" | "unknown";
+  since: string | null;
+  checks: string[];
+}
+
+export interface Check {
+  name: string;
+  app: string;
+  kind: string;
+  essential: boolean;
+  verdict: "ok" | "warning" | "critical" | "unknown";
+  since: string | null;
+  reason: string;
+  detail: string;
+}
+
 export interface Host {
   agent_id: string;
   name: string;
@@ -76,6 +94,7 @@ export interface Host {
   clock_skew_s: number | null;
   labels: Labels;
   absence: { kind: "announced" | "overdue" | "unexpected"; reason: string; since: string | null; back_by: string | null } | null;
+  apps: App[];
 }
 
 export interface Alert {
@@ -379,6 +398,9 @@ interface Matrix {
 }
 
 export const fetchHosts = async (): Promise<Host[]> => (await get<{ hosts: Host[] }>(`${OURS}/hosts`)).hosts;
+
+export const fetchHostChecks = async (name: string): Promise<Check[]> =>
+  (await get<{ checks: Check[] }>(`${OURS}/hosts/${encodeURIComponent(name)}`)).checks;
 
 /** Alerts, the worst first, a few of each crowd: whoever wants all of one asks for it. */
 export const fetchAlerts = (params: Record<string, string> = {}): Promise<Alerts> =>

@@ -1,9 +1,10 @@
-// One host: what it is, its alerts, its charts.
+// One host: what it is, its alerts, its applications, its charts.
 import { useState } from "preact/hooks";
 import { AskedAlerts } from "./alerts";
 import { BackupsOf } from "./backups";
 import { Chart, type ChartSpec, Ranges } from "./chart";
 import { since } from "./format";
+import { Applications } from "./health";
 import { Absence } from "./hosts";
 import { hosts, link, now } from "./state";
 import { LabelList, Text } from "./text";
@@ -70,6 +71,7 @@ export function HostPage({ instance }: { instance: string }) {
       </div>
       {host && Object.keys(host.labels).length > 0 && <LabelList labels={host.labels} />}
       <AskedAlerts ask={{ host: instance }} none="" />
+      {host && <Applications host={instance} apps={host.apps} />}
       <BackupsOf host={instance} />
       <Ranges value={seconds} choose={setSeconds} />
       <div class="charts">

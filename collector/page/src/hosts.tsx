@@ -1,18 +1,22 @@
 // All hosts: those in trouble first, each with the few numbers that say whether to look closer.
 import { useState } from "preact/hooks";
 import { alertHash, hostHash } from "./alerts";
-import type { Host } from "./api";
+import type { App, Host } from "./api";
 import { moment, percent, short, since } from "./format";
+import { worstApps } from "./health";
 import { hosts, link, now, rank, severityOf, usage, worst } from "./state";
 import { Text } from "./text";
 
 const ROWS_MAX = 300;
 const FEW = 12;
+const APPS_SHOWN_MAX = 3;
 const STATES: Host["state"][] = ["down", "unknown", "pending", "never", "up", "stopped", "retired", "revoked"];
 
 function trouble(host: Host): number {
   const alert = worst.value.get(host.name);
-  return STATES.indexOf(host.state) * 1000 + (alert === undefined ? 900 : rank(alert));
+  const app = worstApps(host.apps)[0]?.state;
+  const calm = app === "down" ? 700 : app === "degraded" ? 800 : 900;
+  return STATES.indexOf(host.state) * 1000 + (alert === undefined ? calm : rank(alert));
 }
 
 function Meter({ value, word }: { value: number | undefined; word: string }) {
@@ -39,6 +43,19 @@ export function Absence({ host }: { host: Host }) {
   );
 }
 
+/** Applications that are not healthy, the worst first, while their host is there. */
+function Unwell({ apps }: { apps: App[] }) {
+  const bad = worstApps(apps).filter((app) => app.state === "down" || app.state === "degraded");
+  return (
+    <>
+      {bad.slice(0, APPS_SHOWN_MAX).map((app) => (
+        <span key={app.name}> <span class={`standing ${app.state}`} title={app.state}><Text of={app.name} max={24} /></span></span>
+      ))}
+      {bad.length > APPS_SHOWN_MAX && <span class="facts"> +{bad.length - APPS_SHOWN_MAX}</span>}
+    </>
+  );
+}
+
 function Row({ host }: { host: Host }) {
   const used = usage.value.get(host.name);
   const alert = worst.value.get(host.name);
@@ -51,6 +68,7 @@ function Row({ host }: { host: Host }) {
         <span class={`state ${host.state}`}>{host.state}</span>
         {host.state !== "up" && <span class="facts"> for {since(host.since, now.value)}</span>}
         <Absence host={host} />
+        <Unwell apps={host.apps} />
       </td>
       <Meter value={used?.cpu} word="CPU" />
       <Meter value={used?.memory} word="Memory" />
