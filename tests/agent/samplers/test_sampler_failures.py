@@ -21,6 +21,8 @@ from watchbill_agent.samplers import (
     discover,
 )
 
+# The others follow logs or send children on errands: test_sampler_security.
+READERS = [name for name in discover() if name not in ("logins", "updates", "watched_files")]
 # Each sampler with the files without which it is nothing.
 NEEDED = {
     "cpu": "proc/stat",
@@ -143,7 +145,7 @@ def test_an_unreadable_file_is_a_counted_failure(tree, host):
 
 def test_an_ordinary_user_reads_everything_of_this_machine():
     host = HostPaths()
-    sampling = Round(build(host, list(discover())))
+    sampling = Round(build(host, READERS))
     with nobody():
         sampling.run()
     assert sampling.states
@@ -176,11 +178,11 @@ def test_a_fifo_that_nobody_writes_does_not_block(tree, host):
 def test_an_empty_host_fails_every_sampler_that_reads_and_none_raises(tmp_path):
     nothing = tmp_path / "nothing"
     host = HostPaths(nothing, nothing, nothing, udev=nothing)
-    sampling = Round(build(host, list(discover())))
+    sampling = Round(build(host, READERS))
     (scrape,) = [
         reading for reading in sampling.run() if reading.layout.series[0].name.startswith("node_scrape")
     ]
-    assert len(scrape.values) == 2 * len(discover())
+    assert len(scrape.values) == 2 * len(READERS)
     working = {name for name, state in sampling.states.items() if not state.reason}
     assert working == {"time", "uname"}
 
@@ -265,8 +267,13 @@ def test_every_sampler_says_what_it_is_for():
         kind.options_type()
 
 
-def test_only_processes_is_off_by_default():
-    assert [name for name, kind in discover().items() if not kind.default_on] == ["processes"]
+def test_what_is_dear_or_needs_rights_is_off_by_default():
+    assert [name for name, kind in discover().items() if not kind.default_on] == [
+        "logins",
+        "processes",
+        "updates",
+        "watched_files",
+    ]
 
 
 def test_a_round_is_timed_by_the_clock_it_was_given(host):
@@ -286,7 +293,7 @@ def test_a_round_is_timed_by_the_clock_it_was_given(host):
 
 def test_descriptors_are_constant_and_given_back(tree, host):
     before = len(list(Path("/proc/self/fd").iterdir()))
-    sampling = Round(build(host, list(discover())))
+    sampling = Round(build(host, READERS))
     sampling.run()
     held = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
