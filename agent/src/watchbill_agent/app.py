@@ -524,8 +524,9 @@ class Agent:
     def _make_pings(self, address: Address) -> "Pings":
         return self.backups.pings(address, self.checks.beats())
 
-    def _render(self) -> bytes:
-        return exposition.render(self.sampling.read_anew()).encode("utf-8", "replace")
+    def _render(self, openmetrics: bool) -> bytes:
+        page = exposition.render(self.sampling.read_anew(), openmetrics=openmetrics)
+        return page.encode("utf-8", "replace")
 
     def status(self) -> dict[str, object]:
         """The document behind `watchbill-agent status`."""

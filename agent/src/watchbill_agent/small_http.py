@@ -42,6 +42,8 @@ class Answer:
     status: str
     body: bytes
     content_type: str = TEXT
+    headers: tuple[tuple[str, str], ...] = ()
+    """More of them."""
 
 
 class SmallServer:
@@ -117,6 +119,7 @@ class SmallServer:
             f"HTTP/1.1 {answer.status}",
             f"Content-Type: {answer.content_type}",
             f"Content-Length: {len(answer.body)}",
+            *(f"{name}: {value}" for name, value in answer.headers),
             "X-Content-Type-Options: nosniff",
             "Connection: close",
         )

@@ -37,10 +37,10 @@ from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples,
 from watchbill_agent.checks.compression import decompressed
 from watchbill_agent.checks.connection import Connection
 from watchbill_agent.checks.httpwire import Answer, Request
-from watchbill_agent.checks.metrics_text import BadMetrics, Found, Reader, Shape, TooMany
 from watchbill_agent.checks.probing import Findings, Phases, bounded, missing, shown, with_samples
 from watchbill_agent.checks.secret import read_secret, secret_wanted
 from watchbill_agent.checks.target import Target, read_url
+from watchbill_agent.metrics_text import BadMetrics, Found, Reader, Shape, TooMany
 from watchbill_agent.names import WrongOption
 from watchbill_agent.reading import Family, MetricType, Series
 
