@@ -467,6 +467,18 @@ def test_another_age_divides_the_data_anew() -> None:
     assert unproved(Check(level=Level.DATA, parts=10), Progress(part=20, parts=30), 10 * 86_400, 0).part == 0
 
 
+@pytest.mark.parametrize(("age_days", "after_days"), [(30.0, 1.0), (0.5, 0.4)])
+def test_what_cannot_be_verified_here_at_all_is_told_once_a_day_and_within_its_age(
+    age_days: float, after_days: float
+) -> None:
+    check, age_s = Check(level=Level.DATA, parts=30), age_days * 86_400
+    found = unproved(check, Progress(), age_s, 0, hopeless=True)
+    assert found.due_ms == after_days * DAY_MS
+    due = next_check({Level.DATA}, ProofAges(data_s=age_s), {Level.DATA: found}, 1)
+    assert due is not None
+    assert due[0] == found.due_ms, "and is not taken for what a wrong clock wrote"
+
+
 def test_a_due_time_that_a_wrong_clock_wrote_is_now() -> None:
     ages = ProofAges(data_s=86_400)
     due = next_check({Level.DATA}, ages, {Level.DATA: Progress(parts=1, due_ms=400 * DAY_MS)}, DAY_MS)

@@ -399,7 +399,8 @@ class Backups:
         if record.verify is None or not kept:
             self.counts.looks_failed += record.verify is None
             self._say_unproved(one, check, record)
-            known.progress[check.level] = unproved(check, before, age_s, now_ms)
+            hopeless = record.reason == Reason.NOT_THROUGH_RUNNER
+            known.progress[check.level] = unproved(check, before, age_s, now_ms, hopeless=hopeless)
         else:
             one.unproved.pop(check.level, None)
             known.progress[check.level] = proved(check, record.verify, age_s, now_ms)

@@ -19,6 +19,8 @@ PARTS_MAX: Final = 100
 SOONER: Final = 0.8
 AGAIN_S: Final = 3600.0
 """After a verification that came to nothing: sooner than the next, and not at once."""
+HOPELESS_AGAIN_S: Final = 86_400.0
+"""After one that cannot be made here at all: somebody may have changed that, and it is told once a day."""
 WHOLE: Final = 0.999
 """A proof of so much is one of all."""
 
@@ -59,9 +61,11 @@ def proved(check: Check, proof: Proof, age_s: float, now_ms: int) -> Progress:
     return Progress(part=part, parts=check.parts, due_ms=now_ms + round(age_s * 1000 * SOONER / parts))
 
 
-def unproved(check: Check, before: Progress, age_s: float, now_ms: int) -> Progress:
-    """After one that came to nothing: the same part again."""
-    wait_s = min(AGAIN_S, age_s * SOONER / check.parts)
+def unproved(
+    check: Check, before: Progress, age_s: float, now_ms: int, *, hopeless: bool = False
+) -> Progress:
+    """After one that came to nothing: the same part again. `hopeless`: it cannot be made here at all."""
+    wait_s = min(HOPELESS_AGAIN_S, age_s * SOONER) if hopeless else min(AGAIN_S, age_s * SOONER / check.parts)
     kept = before if before.parts == check.parts else Progress(parts=check.parts)
     return Progress(part=kept.part, parts=kept.parts, due_ms=now_ms + round(wait_s * 1000))
 
