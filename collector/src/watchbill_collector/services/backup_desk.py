@@ -388,6 +388,16 @@ class BackupDesk:
         before, self._labels = self._labels, labels
         return [key for key, carried in labels.items() if key in before and before[key] != carried]
 
+    def jobs_of(self, services: Collection[str]) -> dict[str, list[tuple[JobKey, JobRow, Host]]]:
+        """The jobs of these services that hosts have."""
+        found: dict[str, list[tuple[JobKey, JobRow, Host]]] = {}
+        for service, keys in self._series.jobs_of(services).items():
+            known = ((key, self.row(key), self._registry.get(key.agent_id)) for key in keys)
+            found[service] = [
+                (key, row, host) for key, row, host in known if row is not None and host is not None
+            ]
+        return found
+
     def promised_rpos(self) -> dict[str, float]:
         """What services' descriptions promise, in seconds."""
         services = self._belonging.book().services

@@ -10,7 +10,7 @@ service its job belongs to; it can make that service look worse, never better.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,6 +118,15 @@ class BackupSeries:
 
     def __len__(self) -> int:
         return len(self._said)
+
+    def jobs_of(self, services: Collection[str]) -> dict[str, list[JobKey]]:
+        """The jobs of which something is said, by the services that they belong to."""
+        found: dict[str, list[JobKey]] = {name: [] for name in services}
+        for key, said in self._said.items() if found else ():
+            of_service = found.get(said.job.service)
+            if of_service is not None:
+                of_service.append(key)
+        return found
 
     def say(self, key: JobKey, job: Job, now_ms: int) -> list[Ticks]:
         """A job stands so now; what ends by it. The rest is said by `say_changed`, or with all others."""

@@ -23,7 +23,6 @@ from watchbill_collector.scopes import View
 from watchbill_collector.services.backup_reports import records_since, rpo_told
 from watchbill_collector.services.backup_series import Budget
 from watchbill_collector.store import Store
-from watchbill_collector.store.hosts import HostState
 
 if TYPE_CHECKING:
     from watchbill.daemon import Stamp
@@ -146,15 +145,14 @@ def _budget(kept: Kept) -> Budget | None:
 
 def parts_of(desk: "BackupDesk") -> dict[str, tuple[float, list[Part]]]:
     """Every service that promises an RPO, in seconds, with the jobs that hosts have for it. In the desk's thread."""
-    found: dict[str, tuple[float, list[Part]]] = {
-        name: (rpo_s, []) for name, rpo_s in desk.promised_rpos().items()
-    }
-    for key, row, host in desk.jobs() if found else ():
-        definition = desk.book.definition(key)
-        if definition is None or row.gone_ms or host.state is not HostState.ACTIVE:
-            continue
-        service = found.get(desk.service_of(key, definition, host))
-        if service is not None:
-            known_ms = desk.through_ms(key.agent_id)
-            service[1].append(Part(key, definition, row.defined_ms, known_ms, host.instance, host.labels))
+    promised = desk.promised_rpos()
+    found: dict[str, tuple[float, list[Part]]] = {}
+    for service, jobs in desk.jobs_of(promised).items():
+        parts = []
+        for key, row, host in jobs:
+            definition = desk.book.definition(key)
+            if definition is not None:
+                known_ms = desk.through_ms(key.agent_id)
+                parts.append(Part(key, definition, row.defined_ms, known_ms, host.instance, host.labels))
+        found[service] = promised[service], parts
     return found
