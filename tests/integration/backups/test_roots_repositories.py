@@ -262,7 +262,7 @@ async def test_damage_and_locks_are_seen_through_it_too(serving: House) -> None:
     pack.write_bytes(whole)
 
 
-def test_a_password_in_an_address_does_not_go_into_observe_d() -> None:
+def test_a_password_in_an_address_or_a_command_does_not_go_into_observe_d() -> None:
     file = Path("/root/password")
     rest = ResticOptions(repository="rest:https://me:secret@example/", password_file=file, runner=True)
     assert [wrong.key for wrong in rest.check()] == ["repository"]
@@ -270,5 +270,9 @@ def test_a_password_in_an_address_does_not_go_into_observe_d() -> None:
         repository="s3:s3.example/b", password_file=file, environment_file=file, runner=True
     )
     assert [wrong.key for wrong in cloud.check()] == ["environment_file"]
+    printed = ResticOptions(repository="/srv/restic", password_command="echo secret", runner=True)
+    assert [wrong.key for wrong in printed.check()] == ["password_command"]
+    printed_too = BorgOptions(repository="/srv/borg", passcommand="echo secret", runner=True)
+    assert [wrong.key for wrong in printed_too.check()] == ["passcommand"]
     over_ssh = BorgOptions(repository="ssh://me:secret@example/x", runner=True)
     assert [wrong.key for wrong in over_ssh.check()] == ["repository"]

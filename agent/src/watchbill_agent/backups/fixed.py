@@ -16,6 +16,7 @@ from watchbill_agent.backups.tool_answers import Unusable
 
 ENV: Final = "/usr/bin/env"
 PASSWORD_IN_ADDRESS: Final = re.compile(r"://[^/\s@]*:[^/\s@]*@")
+NO_COMMAND: Final = "a file of root's: a command that prints it would stand in observe.d"
 PLAIN_ADDRESS: Final = "an address without a password: what the runner makes stands in observe.d"
 
 

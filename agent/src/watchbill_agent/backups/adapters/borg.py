@@ -43,7 +43,7 @@ from watchbill_agent.backups.adapter import (
     Verification,
     error_lines,
 )
-from watchbill_agent.backups.fixed import PASSWORD_IN_ADDRESS, PLAIN_ADDRESS, fixed, not_fixed
+from watchbill_agent.backups.fixed import NO_COMMAND, PASSWORD_IN_ADDRESS, PLAIN_ADDRESS, fixed, not_fixed
 from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
 from watchbill_agent.backups.printed.borg import (
     ACCESS_REFUSED,
@@ -116,6 +116,8 @@ class Options:
 
     def check(self) -> Iterable[Wrong]:
         """At most one passphrase, and none in the address, where the runner is to read it."""
+        if self.runner and self.passcommand:
+            yield Wrong("passcommand", "a command", NO_COMMAND)
         if self.runner and PASSWORD_IN_ADDRESS.search(self.repository):
             yield Wrong("repository", "an address with a password", PLAIN_ADDRESS)
         if self.passphrase_file is not None and self.passcommand:

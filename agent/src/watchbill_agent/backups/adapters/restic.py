@@ -40,7 +40,7 @@ from watchbill_agent.backups.adapter import (
     Verification,
     error_lines,
 )
-from watchbill_agent.backups.fixed import PASSWORD_IN_ADDRESS, PLAIN_ADDRESS, fixed, not_fixed
+from watchbill_agent.backups.fixed import NO_COMMAND, PASSWORD_IN_ADDRESS, PLAIN_ADDRESS, fixed, not_fixed
 from watchbill_agent.backups.manifest_check import DIFFERENT, unlike
 from watchbill_agent.backups.printed.restic import (
     PASSWORD_MISSING,
@@ -118,6 +118,8 @@ class Options:
         if self.runner and self.environment_file is not None:
             wanted = "a program of root's that sets them, where the runner reads the repository"
             yield Wrong("environment_file", str(self.environment_file), wanted)
+        if self.runner and self.password_command:
+            yield Wrong("password_command", "a command", NO_COMMAND)
         if self.runner and PASSWORD_IN_ADDRESS.search(self.repository):
             yield Wrong("repository", "an address with a password", PLAIN_ADDRESS)
         if bool(self.repository) == (self.repository_file is not None):
