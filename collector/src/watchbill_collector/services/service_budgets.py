@@ -1,8 +1,8 @@
 """How the RPO of each service was kept over the last thirty days: the error budget of what services.d promises.
 
 Worked out anew from the records of all its jobs, one service after the other, by the same function as of a job: what a
-host tells days late counts when it happened. A month of an hourly job takes some 20 ms of CPU, so there is a pause after
-each service that keeps this to SHARE of the time. A figure says until when it is known.
+host tells days late counts when it happened. A month of an hourly job takes some 20 ms of CPU, so there is a pause
+after each service that keeps this to SHARE of the time. A figure says until when it is known.
 """
 
 import asyncio
