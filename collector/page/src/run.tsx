@@ -74,6 +74,8 @@ interface Effect {
   host: string;
   action: string;
   arguments: Record<string, unknown>;
+  /** How often it may begin; 0: it only looks, 1 in manifests that do not say. */
+  times?: number;
 }
 
 /** What would be done behind a gate; none where it cannot be read. */
@@ -111,6 +113,7 @@ function Gate({ run, step, done }: { run: Run; step: Step; done: () => void }) {
               {Object.entries(one.arguments).map(([name, value]) => (
                 <span key={name} class="facts"> <Text of={`${name}=${JSON.stringify(value)}`} max={300} /></span>
               ))}
+              {(one.times ?? 1) > 1 && <span class="facts"> up to {one.times} times</span>}
             </li>
           ))}
           {behind.length > HOSTS_SHOWN && <li class="facts">and {behind.length - HOSTS_SHOWN} more</li>}
