@@ -264,7 +264,7 @@ def test_nobody_has_to_agree_to_a_plan(guarded: Host) -> None:
     command = guarded.command("pg.promote", purpose=Purpose.PLAN)
     (accepted,) = said(runner.order(guarded.signed(command)).events)
     assert accepted.approvers == ()
-    assert runner._running[0].job.task.argv == ("/bin/echo", "would")
+    assert runner._jobs.running[0].task.argv == ("/bin/echo", "would")
 
 
 @pytest.mark.parametrize("purpose", [Purpose.PROBE, Purpose.PLAN, Purpose.PREFLIGHT])

@@ -13,7 +13,6 @@ when the same key comes again. Everything is synchronous and short; waiting is t
 
 import contextlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -30,14 +29,14 @@ from watchbill.errors import StorageError, Unreadable
 from watchbill.files import FileMissing, UnreadableFile, read_bounded, write_atomic
 from watchbill.homes import Homes
 from watchbill.logs import fields
-from watchbill_agent.runner import bounds, tree
+from watchbill_agent.runner import bounds
 from watchbill_agent.runner.acting import Act, check_bundle_epoch, check_order, glass_of, hear_act
 from watchbill_agent.runner.boot import boot_id
 from watchbill_agent.runner.cells import Disk, SystemDisk
 from watchbill_agent.runner.event import Event
-from watchbill_agent.runner.executor import Place, finish, not_begun, nothing_known
 from watchbill_agent.runner.inventory import inventory
 from watchbill_agent.runner.job import Glass, Job
+from watchbill_agent.runner.jobs import Jobs, Store
 from watchbill_agent.runner.judging import (
     Host,
     Judged,
@@ -54,48 +53,13 @@ from watchbill_agent.runner.launching import Launcher, NotLaunched
 from watchbill_agent.runner.ledger import KEPT_MS, Class, Entry, Ledger, LedgerFull, Marks, Progress
 from watchbill_agent.runner.retold import from_ledger
 from watchbill_agent.runner.rooms import Rooms
-from watchbill_agent.runner.supervising import CANCEL, Ended
 from watchbill_agent.runner.telling import Allowance, Answers, Notes
 
 log = logging.getLogger(__name__)
 
 ROSTER: Final = "roster.signed"
 ROSTER_BYTES_MAX: Final = 320 * 1024
-GONE: Final = "its supervisor is gone, and nobody saw how it ended"
 FETCHED: Final = "told again; what it printed was fetched before"
-NEVER_SEEN: Final = "it was accepted, and nothing says that it began"
-
-
-@dataclass(slots=True)
-class Store:
-    """The runner's files, open."""
-
-    ledger: Ledger
-    rooms: Rooms
-    notes: Notes
-
-    def close(self) -> None:
-        """Give them back."""
-        self.ledger.close()
-        self.rooms.close()
-        self.notes.close()
-
-
-@dataclass(slots=True)
-class Running:
-    """A job whose end is not written down. `asked_s`: since when a supervisor is expected."""
-
-    job: Job
-    asked_s: float
-    cancel: bool = False
-
-
-@dataclass(slots=True)
-class Finished:
-    """A job whose end waits to be fetched, as it will be told."""
-
-    job: Job
-    result: Event
 
 
 @dataclass(slots=True)
@@ -133,10 +97,7 @@ class Runner:
         self._store: Store | None = None
         self.fault = ""
         """Why nothing can be written down; then nothing is accepted."""
-        self._running: dict[int, Running] = {}
-        self._finished: dict[int, Finished] = {}
-        self._accepted_told: set[int] = set()
-        self._result_told: set[int] = set()
+        self._jobs = Jobs(clock, self._boot)
         self._answers = Answers()
         self._strangers = Allowance(bounds.REFUSALS_BURST, bounds.REFUSALS_EVERY_S, clock.monotonic_s)
         self._known = Allowance(bounds.ANSWERS_BURST, bounds.ANSWERS_EVERY_S, clock.monotonic_s)
@@ -170,16 +131,7 @@ class Runner:
 
     def _adopt(self, store: Store) -> None:
         """What another runner left behind, by its key."""
-        self._running.clear()
-        self._finished.clear()
-        self._accepted_told.clear()
-        self._result_told.clear()
-        for room, job in store.rooms.jobs().items():
-            entry = store.ledger.find(job.key)
-            if entry is None or entry.reason:
-                store.rooms.leave(room)  # Written down before the decision, which was never made.
-            else:
-                self._running[room] = Running(job, self._clock.monotonic_s())
+        self._jobs.adopt(store)
         self.look()
 
     def _lost(self, error: OSError | StorageError) -> str:
@@ -294,8 +246,7 @@ class Runner:
         try:
             check_counter(address, marks)
             self.look()
-            running = {room: one.job for room, one in self._running.items()}
-            yes = judge_command(command, host, ledger, running, len(self._empty_rooms(store)), now)
+            yes = judge_command(command, host, ledger, self._jobs.running, self._jobs.empty(store), now)
         except Judged as exc:
             return self._decline(store, key, command, exc, decided)
         return self._accept(store, key, command, yes, decided, now)
@@ -318,9 +269,10 @@ class Runner:
             check_order(asked, bundle, self._own_id(host), store.ledger)
             self._bring_roster(store, host, bundle.roster)
             self.look()
-            running = {room: one.job for room, one in self._running.items()}
-            rooms = len(self._empty_rooms(store))
-            yes = judge_command(command, self.host(), store.ledger, running, rooms, now, by_root=True)
+            rooms = self._jobs.empty(store)
+            yes = judge_command(
+                command, self.host(), store.ledger, self._jobs.running, rooms, now, by_root=True
+            )
             glass = glass_of(asked, bundle, command)
             log.critical(
                 "begun without the collector",
@@ -347,7 +299,7 @@ class Runner:
     def acted(self, key: str) -> list[Event]:
         """What is known of a command that was begun here, without taking it from who fetches it. For who waits."""
         self.look()
-        waiting = [event for room, event in self._waiting_in_rooms() if self._key_in(room) == key]
+        waiting = self._jobs.waiting_of(key)
         if any(event.kind == outcomes.COMMAND_FINISHED for event in waiting):
             return waiting
         store = self._store
@@ -389,7 +341,7 @@ class Runner:
         entry = self._entry(key, class_, "" if yes.plan else yes.action.name, now, _kept_ms(yes, class_, now))
         if yes.grant is not None and not look:
             entry = replace(entry, grant=yes.grant.id)
-        room = self._empty_rooms(store)[0]
+        room = self._jobs.empty_room(store)
         changed = marks.epoch != store.ledger.marks.epoch
         store.rooms.settle(room, job)
         try:
@@ -399,14 +351,13 @@ class Runner:
                 store.rooms.leave(room)
             raise
         self.counts["accepted"] += 1
-        running = self._running[room] = Running(job, self._clock.monotonic_s())
+        self._jobs.put(room, job)
         log.info("accepted", extra=fields(action=job.action, run=job.run, step=job.step, key=key))
         events = [job.begun()]
         try:
             self._launcher.start(key, job.task)
         except NotLaunched as exc:
-            self._end(store, room, running, not_begun(str(exc)))
-            events += [self._finished[room].result] if room in self._finished else []
+            events += self._jobs.never_began(store, room, str(exc))
         return Answer(events, changed)
 
     def _entry(self, key: str, class_: Class, action: str, now: Now, kept_ms: int, reason: str = "") -> Entry:
@@ -420,10 +371,6 @@ class Runner:
             until_ms=now.wall_ms + kept_ms,
             reason=reason,
         )
-
-    def _empty_rooms(self, store: Store) -> list[int]:
-        taken = self._running.keys() | self._finished.keys()
-        return [room for room in range(store.rooms.count) if room not in taken]
 
     # ------------------------------------------------------------ no
 
@@ -494,15 +441,11 @@ class Runner:
             self.untold += 1
             return Answer()
         self.look()
-        waiting = [event for room, event in self._waiting_in_rooms() if self._key_in(room) == entry.key]
+        waiting = self._jobs.waiting_of(entry.key)
         if not waiting:
             waiting = [self._recalled(store, entry, command)]
             self._answers.add(waiting[0])
         return Answer(waiting)
-
-    def _key_in(self, room: int) -> str:
-        found = self._running.get(room) or self._finished.get(room)
-        return "" if found is None else found.job.key
 
     def _recalled(self, store: Store, entry: Entry, command: Command) -> Event:
         """What is left of a command whose events were fetched."""
@@ -544,11 +487,9 @@ class Runner:
     def _cancel(self, store: Store, key: str) -> list[Event]:
         """End what runs. When nothing does, say what is known: there is nothing that would follow."""
         self.look()
-        for running in self._running.values():
-            if running.job.key == key:
-                running.cancel = True
-                self.look()
-                return []
+        if self._jobs.cancel(key):
+            self.look()
+            return []
         return self._states(store, "cancel", (key,))
 
     def _take_roster(self, store: Store, host: Host, signed: bytes) -> bool:
@@ -568,147 +509,37 @@ class Runner:
         store.ledger.raise_marks(Marks(marks.epoch, marks.counter, roster.serial))
         return True
 
-    # ------------------------------------------------------------ looking after what runs
+    # ------------------------------------------------------------ what runs, and what is told
 
     def look(self) -> None:
         """See what has ended, and what nobody sees to any more."""
         self._launcher.reap()
-        store = self._opened() if self._running else self._store
+        store = self._opened() if self._jobs.running else self._store
         if store is None:
             return
-        for room, running in list(self._running.items()):
-            try:
-                self._look_at(store, room, running)
-            except OSError as exc:
-                self._lost(exc)
-                return
-
-    def _look_at(self, store: Store, room: int, running: Running) -> None:
-        job = running.job
-        entry = store.ledger.find(job.key)
-        assert entry is not None, "a room belongs to a decision"
-        progress = store.ledger.progress(entry)
-        if isinstance(progress, Progress) and progress.outcome:
-            self._close(store, room, running, progress)
-            return
-        if running.cancel and isinstance(progress, Progress) and tree.born(progress.pid) == progress.born:
-            running.cancel = False
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(progress.pid, CANCEL)
-        waits = progress is None and job.boot == self._boot
-        if waits and self._clock.monotonic_s() - running.asked_s < bounds.START_S:
-            return
-        with store.rooms.locked(room) as free:
-            if not free:
-                return
-            # Nobody can be at work now; but somebody may have ended between our two looks.
-            progress = store.ledger.progress(entry)
-            if not (isinstance(progress, Progress) and progress.outcome):
-                self._end(
-                    store, room, running, nothing_known(NEVER_SEEN if progress is None else GONE), locked=True
-                )
-                return
-        self._close(store, room, running, progress)
-
-    def _end(self, store: Store, room: int, running: Running, ended: Ended, *, locked: bool = False) -> None:
-        """Write an end for a command that has no supervisor."""
-        job = running.job
-        if not locked:
-            with store.rooms.locked(room) as free:
-                if free:
-                    self._end(store, room, running, ended, locked=True)
-            return
-        entry = store.ledger.find(job.key)
-        assert entry is not None, "a room belongs to a decision"
-        progress = store.ledger.progress(entry)
-        kept = store.rooms.result(room, job.key)
-        started = progress if isinstance(progress, Progress) else _never_started(job)
-        if kept is not None:
-            # Its supervisor wrote the result and died before it could say that there is one.
-            found = outcomes.read_finished(kept)
-            self._write_progress(store, entry, started, found)
-        else:
-            finish(Place(store.ledger, store.rooms), room, job, started, ended, self._clock.wall_ms())
-        written = store.ledger.progress(entry)
-        assert isinstance(written, Progress), "it was just written"
-        self._close(store, room, running, written)
-
-    def _write_progress(
-        self, store: Store, entry: Entry, started: Progress, found: outcomes.Finished
-    ) -> None:
-        store.ledger.advance(
-            entry,
-            Progress(
-                key=entry.key,
-                boot=started.boot,
-                pid=started.pid,
-                born=started.born,
-                started_ms=found.started_ms,
-                outcome=found.outcome.value,
-                ended_ms=found.ended_ms,
-                exit_code=found.exit_code,
-                signal=found.signal,
-                output_bytes=found.output_bytes,
-                output_digest=found.output_digest,
-            ),
-        )
-
-    def _close(self, store: Store, room: int, running: Running, progress: Progress) -> None:
-        """What ran has ended: its result waits to be fetched."""
-        job = running.job
-        payload = store.rooms.result(room, job.key)
-        if payload is None:
-            # Its cell is damaged: what the ledger has of it is told.
-            why = "what it printed is damaged"
-            payload = from_ledger(job.key, job.run, job.step, job.ledger, progress, why).to_json()
-        del self._running[room]
-        self._finished[room] = Finished(job, Event(outcomes.COMMAND_FINISHED, payload))
-        log.info("ended", extra=fields(action=job.action, outcome=progress.outcome, key=job.key))
-
-    # ------------------------------------------------------------ what is told
+        try:
+            self._jobs.look(store)
+        except OSError as exc:
+            self._lost(exc)
 
     @property
     def running(self) -> int:
         """Commands that go on."""
-        return len(self._running)
+        return len(self._jobs.running)
 
     def waiting(self) -> list[Event]:
         """Every event that was not confirmed, those of one command in their order."""
         notes = [] if self._store is None else self._store.notes.waiting()
-        return [event for _, event in self._waiting_in_rooms()] + notes + self._answers.waiting()
-
-    def _waiting_in_rooms(self) -> list[tuple[int, Event]]:
-        found: list[tuple[int, Event]] = []
-        jobs = {room: one.job for room, one in self._running.items()}
-        jobs |= {room: one.job for room, one in self._finished.items()}
-        for room, job in sorted(jobs.items(), key=lambda each: each[1].at_ms):
-            if room not in self._accepted_told:
-                found.append((room, job.begun()))
-            if room in self._finished and room not in self._result_told:
-                found.append((room, self._finished[room].result))
-        return found
+        return self._jobs.waiting() + notes + self._answers.waiting()
 
     def confirm(self, ids: Iterable[bytes]) -> None:
         """These are safe elsewhere."""
-        by_id = {event.id: (room, event) for room, event in self._waiting_in_rooms()}
-        for event_id in ids:
-            if event_id in by_id:
-                room, event = by_id[event_id]
-                accepted = event.kind != outcomes.COMMAND_FINISHED
-                (self._accepted_told if accepted else self._result_told).add(room)
+        told = list(ids)
+        for event_id in told:
             self._answers.confirm(event_id)
             if self._store is not None:
                 self._store.notes.confirm(event_id)
-        self._leave_rooms()
-
-    def _leave_rooms(self) -> None:
-        for room in list(self._finished):
-            if room in self._accepted_told and room in self._result_told and self._store is not None:
-                with contextlib.suppress(OSError):
-                    self._store.rooms.leave(room)
-                del self._finished[room]
-                self._accepted_told.discard(room)
-                self._result_told.discard(room)
+        self._jobs.confirm(told, self._store)
 
     def inventory(self) -> list[outcomes.Inventory]:
         """What this host can do, in its parts."""
@@ -723,7 +554,7 @@ class Runner:
             "ledger": "" if store is None else store.ledger.id,
             "remembered": 0 if store is None else store.ledger.held,
             "remembered_max": 0 if store is None else store.ledger.slots,
-            "running": len(self._running),
+            "running": self.running,
             "waiting": len(self.waiting()),
             "counts": dict(self.counts),
             "untold": self.untold,
@@ -737,10 +568,6 @@ def _kept_ms(yes: Yes, class_: Class, now: Now) -> int:
     rest_ms = 0 if yes.plan else yes.action.cooldown_s * 1000
     agreed_ms = 0 if yes.grant is None else yes.grant.expires_ms - now.wall_ms
     return max(KEPT_MS[class_], rest_ms, agreed_ms)
-
-
-def _never_started(job: Job) -> Progress:
-    return Progress(key=job.key, boot=job.boot, pid=0, born=0, started_ms=job.at_ms)
 
 
 def _states_event(question: str, ledger: str, boot: str, states: dict[str, outcomes.State]) -> Event:
