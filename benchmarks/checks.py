@@ -172,8 +172,8 @@ def _network(targets: _Targets) -> list[str]:
     http = f'url = "http://127.0.0.1:{targets.http}/"\n'
     https = f'url = "https://127.0.0.1:{targets.https}/"\nca_file = "{cert}"\n'
     tcp = f'address = "127.0.0.1:{targets.http}"\n'
-    dns = f'server = "127.0.0.1:{targets.dns}"\nquery_name = "www.bench.test"\n'
-    icmp = 'target = "127.0.0.1"\n'
+    dns = f'servers = ["127.0.0.1:{targets.dns}"]\nquery_name = "www.bench.test"\n'
+    icmp = 'target = "127.0.0.1"\ncount = 1\n'
     kinds = (("http", 40, http), ("http", 40, https), ("tcp", 40, tcp), ("dns", 20, dns), ("icmp", 20, icmp))
     return list(_tables(kinds))
 
