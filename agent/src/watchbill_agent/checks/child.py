@@ -43,6 +43,8 @@ FIRST_WITHIN_S: Final = 5.0
 """At the start all checks are looked at within this time, spread over it."""
 HAPPENINGS_PER_MINUTE: Final = 120
 """Of one check; what is beyond is counted."""
+UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
+"""A daemon that does not read is not waited for, and must not cost this process its memory."""
 MEMORY_WRITTEN_S_MAX: Final = 2.0
 CHANGED: Final = "check.changed"
 UNGROUPED: Final = ""
@@ -92,7 +94,7 @@ class Child:
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Until nobody is at the other end."""
-        self._adopt(read_checks(self._order.trees))
+        self._reload()
         alive = asyncio.create_task(self._say_alive())
         try:
             while True:
@@ -155,7 +157,9 @@ class Child:
     # ------------------------------------------------------------ what its checks say
 
     def send(self, message: object) -> bool:
-        """Hand a frame to the daemon; False for one that is too large."""
+        """Hand a frame to the daemon; False for one that is too large, and while the daemon reads nothing."""
+        if self._writer.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            return False
         try:
             self._writer.write(wire.frame(message))
         except ValueError:
@@ -342,7 +346,8 @@ class _Running:
             "reason": outcome.reason,
             "detail": wire.one_line(outcome.detail),
         }
-        self._child.send(wire.Happened(CHANGED, payload))
+        if not self._child.send(wire.Happened(CHANGED, payload)):
+            self._child.counts.happenings_dropped += 1
         self._child.counts.told += 1
         await self._child.know(spec.name, outcome.verdict, outcome.reason)
 
@@ -358,7 +363,8 @@ class _Running:
         payload = {**one.payload, "check": self.spec.name}
         if self.spec.app:
             payload["app"] = self.spec.app
-        self._child.send(wire.Happened(one.kind, payload))
+        if not self._child.send(wire.Happened(one.kind, payload)):
+            self._child.counts.happenings_dropped += 1
 
 
 def _same(a: Spec, b: Spec) -> bool:
