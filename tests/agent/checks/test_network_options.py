@@ -50,7 +50,7 @@ CASES = [
     (HTTP + 'key_file = "/s"', 2, "cert_file", "nothing", "the certificate of key_file"),
     (HTTP + 'warn_after = "3s"\nfail_after = "1s"', 4, "warn_after", '"3s"', "less than fail_after"),
     (HTTP + 'cert_warn = "1d"', 2, "cert_fail", '"3d"', "at most cert_warn"),
-    (HTTP + 'body_size_limit = "1GiB"', 4, "body_size_limit", '"1GiB"', "64MiB"),
+    (HTTP + 'body_size_limit = "1GiB"', 4, "body_size_limit", '"1GiB"', "16MiB"),
     (HTTP + 'proxy_url = "https://p.example/"', 4, "proxy_url", '"https://p.example/"', "http://HOST:PORT"),
     (HTTP + 'ca_file = "ca.pem"', 4, "ca_file", '"ca.pem"', "an absolute path"),
     (TCP, 2, "address", "nothing", "an address with its port"),

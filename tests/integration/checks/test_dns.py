@@ -207,7 +207,7 @@ DATAGRAMS: dict[str, tuple[Answering, str]] = {
     "answers others": (lambda asked: [wrong(asked)], "timeout"),
     "answers something else": (lambda asked: [other(asked)], "timeout"),
     "floods with answers to others": (lambda asked: [wrong(asked)] * 200, "protocol"),
-    "says garbage": (lambda asked: [asked[:2] + bytes(range(256))], "protocol"),
+    "says garbage": (lambda asked: [asked[:2] + b"\x84\0\0\1" + bytes(6) + b"\xbf" * 200], "protocol"),
     "points at itself": (lambda asked: [asked[:2] + LOOP], "protocol"),
     "asks back": (lambda asked: [asked], "timeout"),
     "is cut off": (lambda asked: [asked[:5]], "protocol"),
@@ -264,6 +264,7 @@ def streaming(answer: bytes) -> Handler:
         (b"\xff\xff\0\0", "closed"),
         (b"\0\0", "protocol"),
         (b"\0\x0c" + bytes(12), "protocol"),
+        (b"\xff\xf8" + bytes(4) + b"\0\0\xff\xff" + bytes(65528), "answer-too-long"),
     ],
 )
 async def test_over_tcp_a_server_that_says(answer: bytes, reason: str) -> None:

@@ -33,7 +33,7 @@ HTTP_2_STREAM: Final = 1
 _BEGIN: Final = b"HTTP/"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What to ask. Names of headers in lower case; the host is apart."""
 
@@ -43,6 +43,24 @@ class Request:
     path: str
     headers: Headers
     body: bytes
+    made: Any = field(default=None, compare=False)
+    """The same for h11, once it was asked."""
+
+
+class Kept:
+    """The last request of a check: one that is asked again is not made and judged again (h11 takes 80 us for it)."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: Request | None = None
+
+    def same(self, request: Request) -> Request:
+        """The one from before, if it is the same."""
+        if self._last != request:
+            self._last = request
+        assert self._last is not None, "it is this one now"
+        return self._last
 
 
 @dataclass(slots=True)
@@ -91,9 +109,11 @@ async def ask_1(
         raise missing("h11") from None
     wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
     phases.begin("processing")
-    head = [("host", request.host), *request.headers, ("connection", "close")]
     try:
-        said = h11.Request(method=request.method, target=request.path, headers=head)
+        said = request.made
+        if said is None:
+            head = [("host", request.host), *request.headers, ("connection", "close")]
+            said = request.made = h11.Request(method=request.method, target=request.path, headers=head)
         sent = wire.send(said) or b""
         if request.body:
             sent += wire.send(h11.Data(data=request.body)) or b""

@@ -12,8 +12,9 @@ The servers are asked one after the other until one answers, as a resolver does;
 UDP a question is sent twice at most, and asked over TCP when the answer did not fit. dnspython makes and reads the
 messages; sockets are ours, which saves 6 MiB and lets other answers than ours pass by.
 
-Reasons: `rcode-unexpected`, `answer-unexpected`, `not-authenticated`, `protocol`, `timeout`, `slow`, those of
-`connection` and `trust`; UNKNOWN `resolve-timeout`, `resolve-failed`, `resolver-busy`, `no-servers`, `not-installed`.
+Reasons: `rcode-unexpected`, `answer-unexpected`, `answer-too-long`, `not-authenticated`, `protocol`, `timeout`, `slow`,
+those of `connection` and `trust`; UNKNOWN `resolve-timeout`, `resolve-failed`, `resolver-busy`, `no-servers`,
+`not-installed`.
 """
 
 import asyncio
@@ -45,6 +46,8 @@ TRIES_MAX: Final = 2
 STRANGERS_MAX: Final = 100
 """Answers to other questions that are passed over in one look."""
 MESSAGE_BYTES_MAX: Final = 65_535
+RECORDS_MAX: Final = 500
+"""Of one answer, all sections together: reading one takes 0.1 ms, in which no other check goes on."""
 PAYLOAD_BYTES: Final = 1_232
 """That we take over UDP: what goes through every network whole."""
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
@@ -331,6 +334,9 @@ class _Question:
 
         if passing and said[:2] != wire[:2]:
             return None
+        records = sum(int.from_bytes(said[at : at + 2], "big") for at in (4, 6, 8, 10))
+        if records > RECORDS_MAX:
+            raise Failed("answer-too-long", f"{where}: {records} records, wanted at most {RECORDS_MAX}")
         try:
             message = dns.message.from_wire(said, ignore_trailing=True)
         except (dns.exception.DNSException, ValueError, LookupError, RecursionError) as exc:

@@ -32,10 +32,9 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
-
-import msgspec
 
 from watchbill import __version__
 from watchbill.config import ByteSize, Wrong, option
@@ -46,10 +45,17 @@ from watchbill_agent.checks.addresses import RESOLVER
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
 from watchbill_agent.checks.compression import decompressed
 from watchbill_agent.checks.connection import Connection
+from watchbill_agent.checks.httprules import (
+    RULES_MAX,
+    HeaderRule,
+    Rules,
+    conditions,
+    header_rules,
+    statuses,
+    statuses_wanted,
+)
 from watchbill_agent.checks.httpwire import Answer, Headers, Request
-from watchbill_agent.checks.jsonpath import WANTED, Condition, NoCondition, read_condition
 from watchbill_agent.checks.probing import Findings, Form, Phases, bounded, missing, shown, with_samples
-from watchbill_agent.checks.regex import Regex
 from watchbill_agent.checks.secret import read_secret, secret_wanted
 from watchbill_agent.checks.target import Target, read_url
 from watchbill_agent.names import WrongOption
@@ -58,18 +64,18 @@ REDIRECTS_MAX: Final = 20
 REDIRECTS_DEFAULT: Final = 10
 HEADERS_MAX: Final = 64
 """That a check may send."""
-RULES_MAX: Final = 64
-"""Of each sort in one check."""
 BODY_FILE_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_DEFAULT: Final = ByteSize(1024 * 1024)
-BODY_BYTES_MAX: Final = ByteSize(64 * 1024 * 1024)
+BODY_BYTES_MAX: Final = ByteSize(16 * 1024 * 1024)
+"""The unit has 128 MiB for everything."""
 URL_CHARACTERS_MAX: Final = 8_000
 LOCATION_CHARACTERS_MAX: Final = 8_000
+DATES_MAX: Final = 256
+"""Read ones kept."""
 
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
-_STATUSES = re.compile(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", re.ASCII)
 _ALPN: Final[dict[str, tuple[str, ...]]] = {"1.1": ("http/1.1",), "2": ("h2",), "auto": ("h2", "http/1.1")}
 _PHASES: Final = ("resolve", "connect", "tls", "processing", "transfer")
 _FORM: Final = Form(
@@ -84,12 +90,6 @@ _FORM: Final = Form(
     ("probe_http_uncompressed_body_length", "Bytes of the body as it is meant."),
     ("probe_failed_due_to_regex", "Whether a regular expression decided."),
 )
-
-
-def _statuses(values: list[str]) -> Iterator[Wrong]:
-    for number, value in enumerate(values):
-        if not (match := _STATUSES.fullmatch(value)) or (match[3] and match[3] < match[2]):
-            yield Wrong((number,), show_value(value), '"2xx", "200" or "200-204"')
 
 
 def _headers(pairs: dict[str, str]) -> Iterator[Wrong]:
@@ -111,15 +111,6 @@ def _header_files(pairs: dict[str, str]) -> Iterator[Wrong]:
 
 def _method(value: str) -> str | None:
     return None if _TOKEN.fullmatch(value) and value.isupper() else "a method, such as GET or POST"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderRule:
-    """A header and what it must say, or must not."""
-
-    header: str = option(help="Its name.", example='"Content-Type"')
-    regexp: str = option(help="What any of its values matches.", example='"^application/json"')
-    allow_missing: bool = option(False, help="Whether an answer without it is well.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +142,7 @@ class Options(trust.TlsOptions):
     valid_status_codes: list[str] = option(
         ["2xx"],
         length_max=RULES_MAX,
-        check=_statuses,
+        check=statuses_wanted,
         help="Statuses that are well.",
         example='["2xx", "301-303"]',
     )
@@ -203,29 +194,6 @@ class Options(trust.TlsOptions):
             yield Wrong("fail_if_ssl", "true", "fail_if_ssl or fail_if_not_ssl")
 
 
-@dataclass(slots=True)
-class _Rules:
-    """The check's rules, compiled."""
-
-    statuses: frozenset[int]
-    bodies_not: tuple[Regex | None, ...]
-    bodies: tuple[Regex | None, ...]
-    headers_not: tuple[tuple[HeaderRule, Regex | None], ...]
-    headers: tuple[tuple[HeaderRule, Regex | None], ...]
-    json: tuple[Condition, ...]
-
-    @property
-    def wants_body(self) -> bool:
-        """Whether a body has to be kept."""
-        return bool(self.bodies or self.bodies_not or self.json)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all could be compiled."""
-        of_headers = (one for _, one in (*self.headers, *self.headers_not))
-        return None not in (*self.bodies, *self.bodies_not, *of_headers)
-
-
 class Http(Probe):
     """Asks, and judges the answer."""
 
@@ -239,7 +207,19 @@ class Http(Probe):
         self._proxy = self._read("proxy_url", options.proxy_url) if options.proxy_url else None
         if self._proxy is not None and self._proxy.scheme != "http":
             raise WrongOption(about.name, "proxy_url", show_value(options.proxy_url), "http://HOST:PORT")
-        self._rules = _rules(options, about.name)
+        self._kept = httpwire.Kept()
+        self._rules = Rules(
+            statuses(options.valid_status_codes),
+            regex.all_compiled(
+                options.fail_if_body_matches_regexp, about.name, "fail_if_body_matches_regexp"
+            ),
+            regex.all_compiled(
+                options.fail_if_body_not_matches_regexp, about.name, "fail_if_body_not_matches_regexp"
+            ),
+            header_rules(options.fail_if_header_matches, about.name, "fail_if_header_matches"),
+            header_rules(options.fail_if_header_not_matches, about.name, "fail_if_header_not_matches"),
+            conditions(options.json, about.name, "json"),
+        )
 
     def _read(self, key: str, url: str) -> Target:
         target = read_url(url)
@@ -249,7 +229,7 @@ class Http(Probe):
 
     async def look(self, within_s: float) -> Outcome:
         """Ask once, redirects included."""
-        look = _Look(self.options, self._rules, self._target, self._proxy, within_s)
+        look = _Look(self.options, self._rules, self._target, self._proxy, self._kept, within_s)
         try:
             await bounded(look.go(), within_s, look.phases)
         except Failed as exc:
@@ -258,49 +238,16 @@ class Http(Probe):
         return look.judge()
 
 
-def _rules(options: Options, name: str) -> _Rules:
-    def of_headers(field_: str) -> tuple[tuple[HeaderRule, Regex | None], ...]:
-        rules: list[HeaderRule] = getattr(options, field_)
-        return tuple(
-            (rule, regex.compiled(rule.regexp, name, f"{field_}[{number}].regexp"))
-            for number, rule in enumerate(rules)
-        )
-
-    conditions = []
-    for number, text in enumerate(options.json):
-        try:
-            conditions.append(read_condition(text))
-        except NoCondition as exc:
-            raise WrongOption(name, f"json[{number}]", f"{show_value(text)} ({exc})", WANTED) from exc
-    return _Rules(
-        frozenset(_numbers(options.valid_status_codes)),
-        regex.all_compiled(options.fail_if_body_matches_regexp, name, "fail_if_body_matches_regexp"),
-        regex.all_compiled(options.fail_if_body_not_matches_regexp, name, "fail_if_body_not_matches_regexp"),
-        of_headers("fail_if_header_matches"),
-        of_headers("fail_if_header_not_matches"),
-        tuple(conditions),
-    )
-
-
-def _numbers(texts: list[str]) -> Iterator[int]:
-    for text in texts:
-        match = _STATUSES.fullmatch(text)
-        assert match, "judged when it was read"
-        if match[1]:
-            yield from range(int(match[1]) * 100, int(match[1]) * 100 + 100)
-        else:
-            yield from range(int(match[2]), int(match[3] or match[2]) + 1)
-
-
 # ---------------------------------------------------------------- one look
 
 
 @dataclass(slots=True)
 class _Look:
     options: Options
-    rules: _Rules
+    rules: Rules
     target: Target
     proxy: Target | None
+    kept: httpwire.Kept
     within_s: float
     phases: Phases = field(default_factory=lambda: Phases(*_PHASES))
     began_s: float = field(default_factory=time.monotonic)
@@ -356,7 +303,7 @@ class _Look:
             elif self.options.http == "2":
                 version = "2"  # Without TLS by agreement alone.
             path = target.url if self.proxy is not None and target.scheme == "http" else target.path
-            request = Request(method, target.scheme, headers[0][1], path, headers[1:], body)
+            request = self.kept.same(Request(method, target.scheme, headers[0][1], path, headers[1:], body))
             speak = httpwire.ask_2 if version == "2" else httpwire.ask_1
             keep = self.rules.wants_body
             answer = await speak(connection, request, self.bytes_left, self.phases, keep=keep)
@@ -474,8 +421,7 @@ class _Look:
             findings.fail("tls-unwanted", "got https at the end, wanted none")
         if options.fail_if_not_ssl and not secured:
             findings.fail("tls-missing", "got http at the end, wanted https")
-        self._judge_headers(answer, findings)
-        self._judge_body(findings)
+        self.regex_failed = self.rules.judge(answer, self.body, findings)
         if self.presented is not None:
             trust.judge_expiry(options, self.presented, time.time(), findings)
         findings.judge_duration(options, took_s)
@@ -483,44 +429,6 @@ class _Look:
         if options.insecure_skip_verify and secured:
             well += "; the certificate was NOT verified (insecure_skip_verify)"
         return findings.outcome(self.samples(), well)
-
-    def _judge_headers(self, answer: Answer, findings: Findings) -> None:
-        for rules, unwanted in ((self.rules.headers_not, True), (self.rules.headers, False)):
-            for rule, pattern in rules:
-                assert pattern is not None, "looked after before asking"
-                name = rule.header.lower().encode("latin-1", "replace")
-                values = [value for key, value in answer.headers if key == name]
-                if not values and rule.allow_missing:
-                    continue
-                found = any(pattern.found_in(value) for value in values)
-                if found == unwanted or (not values and unwanted):
-                    self.regex_failed = True
-                    got = shown(values[0]) if values else "none"
-                    word = "none that matches" if unwanted else "one that matches"
-                    detail = f"{rule.header}: got {got}, wanted {word} {shown(rule.regexp)}"
-                    findings.fail("header-unexpected", detail)
-
-    def _judge_body(self, findings: Findings) -> None:
-        for patterns, unwanted in ((self.rules.bodies_not, True), (self.rules.bodies, False)):
-            for pattern in patterns:
-                assert pattern is not None, "looked after before asking"
-                if pattern.found_in(self.body) == unwanted:
-                    self.regex_failed = True
-                    word = "matches" if unwanted else "does not match"
-                    detail = f"the body ({self.uncompressed} bytes) {word} {shown(pattern.text)}"
-                    findings.fail("body-unexpected", detail)
-        if not self.rules.json:
-            return
-        try:
-            document = msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError) as exc:
-            findings.fail(
-                "json-invalid", f"the body ({self.uncompressed} bytes) is no JSON: {str(exc)[:100]}"
-            )
-            return
-        for condition in self.rules.json:
-            if why := condition.fault(document):
-                findings.fail("json-unexpected", f"{condition.text[:120]}: {why}")
 
     def samples(self) -> Samples:
         """All of the series, also of a look that failed."""
@@ -558,8 +466,11 @@ def _one_line(secret: str, where: str) -> str:
 def last_modified(headers: "list[tuple[bytes, bytes]]") -> float | None:
     """The time that Last-Modified says; None where it says none."""
     said = next((value for name, value in headers if name == b"last-modified"), b"")
-    if not said:
-        return None
+    return _date(said) if said else None
+
+
+@lru_cache(DATES_MAX)
+def _date(said: bytes) -> float | None:
     try:
         parsed = time.strptime(said.decode("ascii"), "%a, %d %b %Y %H:%M:%S GMT")
     except ValueError:
