@@ -1,6 +1,8 @@
 """Plugins run: exit codes, deadlines, floods, and what they leave behind is gone."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,11 @@ from watchbill_agent.checks import strays
 from watchbill_agent.checks.check import About, Failed, Outcome, Verdict
 from watchbill_agent.checks.config import Trees, read_checks
 from watchbill_agent.checks.kinds.exec import Exec, Options
+
+from ..samplers import conftest as samplers
+from ..samplers.conftest import FuseMount
+
+fuse_mount, mounts_of_nobody_else = samplers.fuse_mount, samplers.mounts_of_nobody_else
 
 
 def plugin(script: str, **said: Any) -> Exec:
@@ -172,6 +179,53 @@ async def test_a_hundred_timeouts_leave_no_process_and_no_descriptor() -> None:
     assert descriptors() == before
     left = [command_line(pid) for pid in strays.children()]
     assert not [one for one in left if one.startswith(b"sleep\x00100") or not one]
+
+
+def test_a_program_on_a_mount_that_never_answers_holds_nobody_up(fuse_mount: FuseMount) -> None:
+    """In a process of its own: were it held up, it could not even be killed before the mount is gone."""
+    script = """
+import asyncio, sys
+from watchbill_agent.checks.check import About, Failed
+from watchbill_agent.checks.kinds.exec import Exec, Options
+async def look_at(path, within_s):
+    try:
+        return (await Exec(Options(argv=[path]), About("x", 60, 10)).look(within_s)).verdict.word
+    except Failed as exc:
+        return exc.reason
+async def main():
+    hung = asyncio.create_task(look_at(sys.argv[1], 1.0))
+    print(await look_at("/bin/true", 10), hung.done())
+    print(await hung)
+asyncio.run(main())"""
+    argv = (sys.executable, "-c", script, str(fuse_mount.point / "check"))
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        said, _ = process.communicate(timeout=30)
+    finally:
+        fuse_mount.unmount()
+        process.kill()
+    assert said.splitlines() == ["ok False", "stuck"]
+
+
+def test_what_a_process_that_was_killed_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, os, signal
+from watchbill_agent.checks.command import Command
+async def main():
+    command = Command(["/bin/sh", "-c", "echo $$ >{tmp_path}/pid; sleep 1009 & wait"], 1000)
+    running = asyncio.create_task(command.run({{}}, 60))
+    while not os.path.exists("{tmp_path}/pid") or not open("{tmp_path}/pid").read():
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())"""
+    subprocess.run((sys.executable, "-c", script), timeout=20, check=False)
+    pid = int((tmp_path / "pid").read_text())
+    assert alive(pid)
+    assert strays.end_abandoned() >= 1
+    until_s = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
 
 
 async def test_a_look_that_is_cancelled_takes_its_process_along(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from watchbill.backups.record import Outcome
 from watchbill.homes import Homes
 from watchbill_agent.actions.health import look
@@ -11,6 +13,8 @@ from watchbill_agent.backups.adapter import Observation, Reason
 from watchbill_agent.backups.child import _with_hint
 from watchbill_agent.backups.command import HostCommands
 from watchbill_agent.backups.through_runner import ThroughRunner
+from watchbill_agent.checks.check import About, Failed, Verdict
+from watchbill_agent.checks.kinds.exec import Exec, Options
 from watchbill_agent.doctor import _runner
 
 from .conftest import Host
@@ -49,6 +53,19 @@ async def test_a_command_that_stands_in_observe_d_is_the_runners_and_no_other(
     async with serving(host):
         found = await asyncio.to_thread(look)
     assert found == [(1, b"runner info\n"), (2, b"UTC info more\n"), (1, b"UTC info\n"), (1, b"UTC info\n")]
+
+
+async def test_a_check_runs_what_root_lets_the_runner_run(host: Host) -> None:
+    tool = host.script("plugin", "print('DISK OK | x=5ms;10')\nraise SystemExit(1)")
+    (host.homes.etc / "observe.d" / "a.toml").write_text(f'[[observe]]\nname = "disk"\nargv = ["{tool}"]\n')
+    about = About("x", 60, 20, etc=host.homes.etc)
+    async with serving(host):
+        outcome = await Exec(Options(observe="disk"), about).look(20)
+        assert (outcome.verdict, outcome.detail) == (Verdict.WARNING, "DISK OK")
+        assert outcome.samples.values[0] == 0.005
+        with pytest.raises(Failed, match="nothing called 'other' may be read here") as raised:
+            await Exec(Options(observe="other"), about).look(20)
+    assert (raised.value.verdict, raised.value.reason) == (Verdict.UNKNOWN, "refused")
 
 
 def test_without_a_runner_it_is_tried_as_ever_and_what_root_would_have_to_say_is_told(

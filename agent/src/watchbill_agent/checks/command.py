@@ -9,6 +9,8 @@ ever, or leaving children behind.
    Who floods is read a few times in a while only, and ended when it does not stop: a gigabyte costs next to nothing.
 3. Its first process stays unreaped until its group was killed, so that the group's number is nobody else's.
 4. Ending it goes on by itself: whoever asked is not kept waiting, but for the next run of the same command.
+5. The C library's fast way to start a program stops this process until the program has begun. Where its filesystem may
+   never answer, it is started the slow way, by a thread that may be left waiting.
 """
 
 import asyncio
@@ -18,12 +20,16 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from watchbill_agent.checks import strays
+from watchbill_agent.hostpaths import HostPaths
+from watchbill_agent.mounts import LOCAL_TYPES, MountTable
+from watchbill_agent.reading import SamplerFailed
 
 STDERR_BYTES_MAX: Final = 4 * 1024
 """The beginning of it."""
@@ -41,6 +47,8 @@ POLLED_S_MAX: Final = 1.0
 HURRIED_LOOKS: Final = 20
 """How often it is looked, when this process itself ends, whether what was killed is gone."""
 EARLY_S: Final = 0.1
+NEAR: Final = LOCAL_TYPES | {"overlay", "zfs"}
+"""Filesystems of this machine. Others may wait for a network, or for a process."""
 """So much before its deadline a run is given up, to say itself what came out of it."""
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FIXED: Final = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
@@ -55,7 +63,7 @@ class CannotStart(Exception):
 
 
 class StillThere(Exception):
-    """An earlier run of the same command cannot be ended."""
+    """An earlier run of the same command cannot be ended, or its program does not come from its filesystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class Command:
         self._output_bytes_max = output_bytes_max
         self._cwd = cwd
         self._ending: asyncio.Task[None] | None = None
+        self._starting: asyncio.Future[_Started] | None = None
 
     async def run(self, env: Mapping[str, str], within_s: float) -> Ran:
         """Run it to its end or its deadline. Raises CannotStart, StillThere."""
@@ -93,14 +102,28 @@ class Command:
             if not self._ending.done():
                 raise StillThere
             self._ending = None
-        mark = strays.new_mark()
-        process = _start(self._argv, {**FIXED, **env, strays.MARK: mark}, self._cwd)
+        process, mark = await self._start(env, until_s)
         running = _Running(process, mark, self._output_bytes_max)
         try:
             await running.attend(until_s)
         finally:
             self._ending = running.see_off()
         return running.ran()
+
+    async def _start(self, env: Mapping[str, str], until_s: float) -> "_Started":
+        if self._starting is None:
+            mark = strays.new_mark()
+            env = {**FIXED, **env, strays.MARK: mark}
+            if all(_is_near(place) for place in (self._argv[0], self._cwd)):
+                return _start(self._argv, env, self._cwd), mark
+            self._starting = _in_thread(self._argv, env, self._cwd, mark)
+        loop = asyncio.get_running_loop()
+        await asyncio.wait((self._starting,), timeout=until_s - loop.time())
+        if not self._starting.done():
+            raise StillThere
+        # Perhaps it was waited for since an earlier look.
+        starting, self._starting = self._starting, None
+        return starting.result()
 
     async def close(self) -> None:
         """End what is still there, now."""
@@ -109,7 +132,13 @@ class Command:
             await asyncio.wait((self._ending,))
 
 
-def _start(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> "subprocess.Popen[bytes]":
+_Started = tuple["subprocess.Popen[bytes]", str]
+"""A process, and the mark that it has."""
+
+
+def _start(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, *, slowly: bool = False
+) -> "subprocess.Popen[bytes]":
     try:
         process = subprocess.Popen(
             argv,
@@ -119,11 +148,66 @@ def _start(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> "subprocess
             env=env,
             cwd=cwd,
             start_new_session=True,
+            # Whatever it is, with it only the thread that starts it waits until the program has begun.
+            preexec_fn=_nothing if slowly else None,  # noqa: PLW1509
         )
     except (OSError, ValueError) as exc:
         raise CannotStart(exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)) from exc
     _started.add(process.pid)
     return process
+
+
+def _nothing() -> None:
+    return None
+
+
+def _in_thread(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, mark: str
+) -> "asyncio.Future[_Started]":
+    loop = asyncio.get_running_loop()
+    started: asyncio.Future[_Started] = loop.create_future()
+
+    def put(process: "subprocess.Popen[bytes] | None", error: CannotStart | None) -> None:
+        if error is not None:
+            started.set_exception(error)
+        elif process is not None:
+            started.set_result((process, mark))
+
+    def work() -> None:
+        process = error = None
+        try:
+            process = _start(argv, env, cwd, slowly=True)
+        except CannotStart as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(put, process, error)
+        except RuntimeError:  # Nobody is there any more who could see it off.
+            if process is not None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    threading.Thread(target=work, name=f"start of {argv[0]}", daemon=True).start()
+    return started
+
+
+_table: MountTable | None = None
+
+
+def _is_near(path: str) -> bool:
+    """Whether this is on a filesystem that answers by itself. Links are not followed: that would ask it."""
+    global _table  # One for the process.
+    if _table is None:
+        _table = MountTable(HostPaths())
+    try:
+        mounts = _table.mounts()
+    except SamplerFailed:
+        return True
+    within = os.fsencode(path) + b"/"
+    above = [
+        (len(point), at, mount.type)
+        for at, mount in enumerate(mounts)
+        if within.startswith((point := mount.point.rstrip(b"/")) + b"/")
+    ]
+    return not above or max(above)[2] in NEAR
 
 
 class _Stream:

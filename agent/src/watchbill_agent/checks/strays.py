@@ -6,6 +6,9 @@
 4. A child that ended by itself shows no environment any more. It is reaped when it is of the run's session, else when
    nobody else has reaped it for a while.
 
+5. A process that was killed could not end its commands: the next one does, by the number of a process that is gone in
+   their mark.
+
 Out of reach is what empties its environment and forks twice besides; with systemd it ends with the agent.
 """
 
@@ -13,6 +16,7 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Container
 from typing import Final
@@ -40,6 +44,7 @@ def new_mark() -> str:
     if not _adopting:
         with contextlib.suppress(OSError):  # A kernel without: strays go to init, as ever.
             become_subreaper()
+        threading.Thread(target=end_abandoned, name="abandoned commands", daemon=True).start()
         _adopting = True
     return f"{os.getpid()}-{next(_numbers)}"
 
@@ -74,6 +79,26 @@ class Strays:
         for pid in _zombies.keys() - set(seen):
             del _zombies[pid]
         return found
+
+
+def end_abandoned() -> int:
+    """Kill what is left of commands whose starter is gone; how many. In a thread: reading an environment may take its
+    time."""
+    killed = 0
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for pid in pids:
+        try:
+            environment = _read(f"/proc/{pid}/environ", _ENVIRON_BYTES)
+        except OSError:
+            continue
+        _, found, rest = environment.partition(f"{MARK}=".encode())
+        starter = rest.partition(b"-")[0]
+        if found and starter.isdigit() and int(starter) not in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 def children() -> list[int]:

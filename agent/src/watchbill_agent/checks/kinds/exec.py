@@ -6,8 +6,8 @@ the detail, or what it said on stderr when it printed nothing. It runs as the ag
 a command of root's in observe.d, which the runner runs (`observe`).
 
 Reasons: `warning`, `critical` and `unknown` are the plugin's own words; `timeout`, `exit-code`, `signal`,
-`cannot-start`, `stuck` (an earlier run cannot be ended), `output-endless`, `not-json`, `credential`, `no-runner`,
-`refused`.
+`cannot-start`, `stuck` (an earlier run cannot be ended, or its filesystem does not answer), `output-endless`,
+`not-json`, `credential`, `no-runner`, `refused`.
 """
 
 import asyncio
@@ -160,7 +160,8 @@ class Exec(Probe):
                 "cannot-start", f"{options.argv[0]}: {exc}".lower(), verdict=Verdict.UNKNOWN
             ) from exc
         except StillThere as exc:
-            raise Failed("stuck", "an earlier run cannot be ended", verdict=Verdict.UNKNOWN) from exc
+            detail = f"an earlier run of {options.argv[0]} cannot be ended, or its filesystem does not answer"
+            raise Failed("stuck", detail, verdict=Verdict.UNKNOWN) from exc
         return self._judged(ran, tuple(secrets.values()), within_s)
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from watchbill.config import Wrong, option
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
-from watchbill_agent.checks.database import FAIL_DEFAULT, WARN_DEFAULT, Phases, in_time, missing, words_of
+from watchbill_agent.checks.database import FAIL_DEFAULT, WARN_DEFAULT, Phases, in_time, load, words_of
 from watchbill_agent.checks.own_sql import QUERIES_MAX, ROWS_MAX, Query, put_rows, text_of
 from watchbill_agent.checks.secret import read_secret, secret_wanted
 from watchbill_agent.checks.thresholds import LIMITS_MAX, Thresholds, limits_wrong
@@ -133,10 +133,9 @@ class Postgres(Probe):
 
     async def look(self, within_s: float) -> Outcome:
         """Connect, ask, hang up."""
-        try:
-            import psycopg
-        except ImportError as exc:
-            raise missing("psycopg") from exc
+        await load("psycopg")
+        import psycopg
+
         options: Options = self.options
         password = read_secret(options.password_file) if options.password_file else ""
         found = _Found()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from watchbill.config import Wrong, option
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
-from watchbill_agent.checks.database import FAIL_DEFAULT, WARN_DEFAULT, Phases, in_time, missing, words_of
+from watchbill_agent.checks.database import FAIL_DEFAULT, WARN_DEFAULT, Phases, in_time, load, words_of
 from watchbill_agent.checks.secret import read_secret, secret_wanted
 from watchbill_agent.checks.thresholds import LIMITS_MAX, Thresholds, limits_wrong
 
@@ -117,10 +117,9 @@ class Redis(Probe):
 
     async def look(self, within_s: float) -> Outcome:
         """Connect, ask, hang up."""
-        try:
-            from redis.exceptions import RedisError
-        except ImportError as exc:
-            raise missing("redis") from exc
+        await load("redis.asyncio")
+        from redis.exceptions import RedisError
+
         options: Options = self.options
         password = read_secret(options.password_file) if options.password_file else ""
         found = _Found()
