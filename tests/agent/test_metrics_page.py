@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open
@@ -16,6 +18,10 @@ from watchbill_agent.metrics_page import MetricsPage, wants_gzip, wants_openmetr
 from watchbill_agent.reading import Family, Layout, MetricType, Reading
 from watchbill_agent.samplers import HostPaths, build, run_all
 
+ELSEWHERE = ("node_timex_", "node_nf_conntrack_", "node_md_", "node_bonding_", "node_systemd_")
+"""Families that the agent does not sample yet."""
+HARDWARE = {"node_disk_io_time_seconds_total", "node_disk_io_time_weighted_seconds_total"}
+"""What a machine without disks lacks."""
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
@@ -113,6 +119,23 @@ def test_an_openmetrics_page_of_this_host_is_read_by_the_client_library():
         host.close()
     names = {family.name for family in read_open(render(found, openmetrics=True))}
     assert {"node_cpu_seconds", "node_load1", "node_memory_MemAvailable_bytes", "node_uname_info"} <= names
+
+
+def test_the_names_that_node_exporters_rules_ask_for_are_on_the_page():
+    rules = Path(__file__).parents[1] / "rules/test_node_mixin_rules.py"
+    wanted = set(re.findall(r"node_[a-zA-Z0-9_]+_[a-zA-Z0-9_]+", rules.read_text()))
+    known = {name for name in wanted if name.startswith(ELSEWHERE)}
+    host = HostPaths()
+    samplers = build(host)
+    try:
+        names = {one.name for reading in run_all(samplers) for one in reading.layout.series}
+    finally:
+        for sampler in samplers:
+            sampler.close()
+        host.close()
+    asked = {name for name in wanted - known if f"{name}{{" in rules.read_text() or name in names}
+    assert {"node_cpu_seconds_total", "node_textfile_scrape_error", "node_vmstat_pgmajfault"} <= asked
+    assert asked - names <= HARDWARE
 
 
 @pytest.mark.parametrize(

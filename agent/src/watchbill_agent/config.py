@@ -165,6 +165,11 @@ class PrometheusConfig:
     listen: Address | None = option(
         None, help="Address and port of /metrics; off without one. Anybody who reaches it can read it."
     )
+    textfile: Path | None = option(
+        None,
+        help="Directory of *.prom files that scripts write; the same as directory of [samplers.textfile].",
+        example='"/var/lib/prometheus/node-exporter"',
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,15 +346,19 @@ def _near(name: str, kinds: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else f": {', '.join(known)}"
 
 
-def chosen_samplers(config: SamplersConfig) -> dict[str, Any]:
-    """The samplers to run and their options, by name, in the order they run."""
+def chosen_samplers(config: SamplersConfig, textfile: Path | None = None) -> dict[str, Any]:
+    """The samplers to run and their options, by name, in the order they run. `textfile` is the directory of the sampler
+    of that name, where its own table names none."""
     from watchbill_agent.samplers import discover
 
     chosen: dict[str, Any] = {}
     for name, kind in discover().items():
         if (kind.default_on or name in config.enable) and name not in config.disable:
             table = config.tables.get(name)
-            chosen[name] = table.read(kind.options_type) if table is not None else kind.options_type()
+            options = table.read(kind.options_type) if table is not None else kind.options_type()
+            if name == "textfile" and textfile is not None and not options.directory:
+                options = kind.options_type(directory=str(textfile))
+            chosen[name] = options
     return chosen
 
 

@@ -11,9 +11,11 @@ one series counts. Timestamps and exemplars are read and left out: a sample coun
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
+
+from watchbill_agent.reading import MetricType
 
 STEP_LINES: Final = 500
 """Read in full between two turns of others."""
@@ -63,7 +65,48 @@ _OPEN_SUFFIXES: Final = {
     "unknown": ("",),
 }
 _TEXT_SUFFIXES: Final = {"histogram": ("_bucket", "_count", "_sum"), "summary": ("", "_count", "_sum")}
+_COUNTED: Final = {
+    "counter": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+}
+_UNTYPED: Final = ("", "untyped", "unknown")
+_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_:]", re.ASCII)
+_NOT_IN_A_LABEL = re.compile(r"[^a-zA-Z0-9_]", re.ASCII)
 _EXEMPLARS: Final = ("_bucket", "_total")
+
+
+def type_of(found: "Found") -> MetricType:
+    """Of a series that gets a family of its own: what counts in a histogram or summary is a counter."""
+    if found.type in _UNTYPED:
+        return MetricType.UNTYPED
+    counted = _COUNTED.get(found.type, ())
+    created = found.name.endswith("_created")
+    return (
+        MetricType.COUNTER if counted and found.name.endswith(counted) and not created else MetricType.GAUGE
+    )
+
+
+def plain_name(name: str) -> str:
+    """A metric's name without what has to be quoted: underscores stand for it."""
+    name = _NOT_IN_A_NAME.sub("_", name)
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+def plain_labels(pairs: Pairs, taken: Iterable[str]) -> Pairs:
+    """The same for labels; those in `taken` become `exported_...`."""
+    if not any(label in taken or label.startswith("__") or not _LABEL.fullmatch(label) for label, _ in pairs):
+        return pairs
+    return tuple(sorted({_plain_label(label, taken): value for label, value in pairs}.items()))
+
+
+def _plain_label(label: str, taken: Iterable[str]) -> str:
+    name = _NOT_IN_A_LABEL.sub("_", label)
+    if name[0].isdigit():
+        name = f"_{name}"
+    if name.startswith("__"):
+        name = f"_{name.lstrip('_')}"
+    return f"exported_{name}" if name in taken else name
 
 
 class BadMetrics(Exception):
@@ -111,6 +154,8 @@ class Shape:
     """The numbers of those."""
     sampled: list[int]
     """The numbers of the lines whose values are those of `series`."""
+    timestamp_line: int
+    """The first that has a timestamp, from 1; 0 for none."""
 
 
 class Reader:
@@ -174,6 +219,7 @@ class _Page:
         self._numbers: list[int] = []
         self._duplicates: int = 0
         self._ended = False
+        self._timestamp_line = 0
         self._suffixed: dict[str, Described] = {}
         self.values: list[float] = []
 
@@ -215,6 +261,7 @@ class _Page:
             [parts[number][2] for number in spoken],
             spoken,
             self._numbers,
+            self._timestamp_line,
         )
 
     # ------------------------------------------------------------ lines
@@ -313,13 +360,14 @@ class _Page:
         name, labels = scan.series()
         value = scan.value()
         if not scan.ended:
-            self._behind(scan, name)
+            self._behind(number, scan, name)
         return name, labels, value
 
-    def _behind(self, scan: "_Scan", name: str) -> None:
+    def _behind(self, number: int, scan: "_Scan", name: str) -> None:
         """A timestamp and, in OpenMetrics, an exemplar."""
         if not (self._open and scan.at("#")):
             scan.timestamp()
+            self._timestamp_line = self._timestamp_line or number + 1
         if scan.ended:
             return
         if not self._open or not scan.at("# {"):

@@ -51,7 +51,7 @@ def prepare(config: AgentConfig, clock: Clock, before: Prepared | None = None) -
     kept = before.samplers if before is not None and host is before.host else {}
     samplers: dict[str, tuple[Any, Sampler]] = {}
     kinds = discover()
-    for name, options in chosen_samplers(config.samplers).items():
+    for name, options in chosen_samplers(config.samplers, config.prometheus.textfile).items():
         old = kept.get(name)
         same = old is not None and old[0] == options
         samplers[name] = old if old is not None and same else (options, kinds[name](options, host))

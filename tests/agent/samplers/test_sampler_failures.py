@@ -184,7 +184,7 @@ def test_an_empty_host_fails_every_sampler_that_reads_and_none_raises(tmp_path):
     ]
     assert len(scrape.values) == 2 * len(READERS)
     working = {name for name, state in sampling.states.items() if not state.reason}
-    assert working == {"time", "uname"}
+    assert working == {"textfile", "time", "uname"}  # No directory is named: nothing to read.
 
 
 def test_one_that_fails_costs_the_others_nothing(tree, host):

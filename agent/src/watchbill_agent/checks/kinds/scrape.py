@@ -40,9 +40,18 @@ from watchbill_agent.checks.httpwire import Answer, Request
 from watchbill_agent.checks.probing import Findings, Phases, bounded, missing, shown, with_samples
 from watchbill_agent.checks.secret import read_secret, secret_wanted
 from watchbill_agent.checks.target import Target, read_url
-from watchbill_agent.metrics_text import BadMetrics, Found, Reader, Shape, TooMany
+from watchbill_agent.metrics_text import (
+    BadMetrics,
+    Found,
+    Reader,
+    Shape,
+    TooMany,
+    plain_labels,
+    plain_name,
+    type_of,
+)
 from watchbill_agent.names import WrongOption
-from watchbill_agent.reading import Family, MetricType, Series
+from watchbill_agent.reading import Family, Series
 
 URL_CHARACTERS_MAX: Final = 8_000
 BODY_BYTES_DEFAULT: Final = ByteSize(16 << 20)
@@ -60,15 +69,7 @@ OPENMETRICS: Final = "application/openmetrics-text"
 ACCEPT: Final = f"{OPENMETRICS};version=1.0.0,text/plain;version=0.0.4;q=0.6,*/*;q=0.1"
 DROPPED: Final = ("relabel", "duplicate", "limits")
 
-_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_:]", re.ASCII)
-_NOT_IN_A_LABEL = re.compile(r"[^a-zA-Z0-9_]", re.ASCII)
 _TOKEN = re.compile(r"[!-~]{1,4096}", re.ASCII)
-_COUNTED: Final = {
-    "counter": ("",),
-    "histogram": ("_bucket", "_sum", "_count"),
-    "summary": ("_sum", "_count"),
-}
-_UNTYPED: Final = ("", "untyped", "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,13 +259,9 @@ class Scrape(Probe):
                 return None
             name = labels.pop(relabel.NAME, "")
             pairs = tuple(sorted(labels.items()))
-        name = _NOT_IN_A_NAME.sub("_", name)
-        if any(_odd(label) for label, _ in pairs):
-            fixed = {_label(label): value for label, value in pairs}
-            pairs = tuple(sorted(fixed.items()))
+        name, pairs = plain_name(name), plain_labels(pairs, TAKEN)
         fits = (
             0 < len(name) <= METRIC_NAME_BYTES_MAX
-            and not name[0].isdigit()
             and len(pairs) <= self.options.label_limit
             and all(
                 len(label) <= LABEL_NAME_BYTES_MAX and len(value.encode()) <= LABEL_VALUE_BYTES_MAX
@@ -319,27 +316,3 @@ def _is_openmetrics(said: bytes) -> bool:
     if kind in ("", "text/plain"):
         return False
     raise Failed("content-type", f"got {shown(said)}, wanted text/plain or {OPENMETRICS}")
-
-
-def type_of(found: Found) -> MetricType:
-    """Of a series, which has a family of its own here: what counts in a histogram or summary is a counter."""
-    if found.type in _UNTYPED:
-        return MetricType.UNTYPED
-    counted = _COUNTED.get(found.type, ())
-    created = found.name.endswith("_created")
-    return (
-        MetricType.COUNTER if counted and found.name.endswith(counted) and not created else MetricType.GAUGE
-    )
-
-
-def _odd(label: str) -> bool:
-    return label in TAKEN or label.startswith("__") or not label.isascii() or not label.isidentifier()
-
-
-def _label(label: str) -> str:
-    name = _NOT_IN_A_LABEL.sub("_", label)
-    if name[0].isdigit():
-        name = f"_{name}"
-    if name.startswith("__"):
-        name = f"_{name.lstrip('_')}"
-    return f"exported_{name}" if name in TAKEN else name
