@@ -30,6 +30,7 @@ NAMES = (
     "runs",
     "statsd",
     "checks",
+    "logs",
 )
 
 

@@ -1,6 +1,9 @@
 """The agent's parts together in one process, on a clock that is moved by hand."""
 
+import asyncio
+import json
 import os
+from collections.abc import Coroutine
 
 import pytest
 
@@ -8,10 +11,12 @@ from watchbill.clock import ManualClock
 from watchbill.config import Homes
 from watchbill.errors import Refused, UsageError
 from watchbill.protocol.frames import GapReason, Stream
+from watchbill.v1 import link_pb2 as pb
 from watchbill_agent.app import Agent, boot_id, phase_of
 from watchbill_agent.config import load_config
+from watchbill_agent.events import Events
 from watchbill_agent.report import gaps_lines, status_lines
-from watchbill_agent.spool import DiskSpool
+from watchbill_agent.spool import DiskSpool, MemoryKeeper
 
 
 class SleepyClock(ManualClock):
@@ -180,3 +185,40 @@ async def test_a_run_that_ended_in_order_is_continued_with_a_notice(agent, kind)
         two.sampling.close()
         two.spool.close()
         two._lock.release()
+
+
+class House:
+    """What the app needs of its daemon to sample: tasks, and a stamp."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[object]] = []
+        self.turned = asyncio.Event()
+
+    def spawn(self, name: str, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
+        self.tasks.append(asyncio.create_task(work, name=name))
+        return self.tasks[-1]
+
+    def made(self) -> None:
+        self.turned.set()
+
+
+async def test_what_a_sampler_saw_happen_is_kept_in_the_hosts_timeline(agent, tmp_path):
+    passwd = tmp_path / "root/etc/passwd"
+    passwd.parent.mkdir(parents=True)
+    passwd.write_text("root:x:0:0:root:/root:/bin/bash\n")
+    one = agent(f'interval = "10s"\nrootfs = "{tmp_path / "root"}"\n[spool]\nkind = "memory"\n')
+    one.events = Events(MemoryKeeper(one.spool), one.clock)
+    run(one, 7)
+    passwd.write_text("root:x:0:0:root:/root:/bin/bash\neve:x:0:0::/:/bin/sh\n")
+    run(one, 7)
+    house = House()
+    loop = house.spawn("sampling", one._sample_for_ever(house, house))
+    await asyncio.sleep(0)
+    one.sampling._changed.set()  # As if the time of the next reading had come.
+    await house.turned.wait()
+    await asyncio.gather(*house.tasks[1:])
+    loop.cancel()
+    events = [pb.Record.FromString(one.spool.held_after(Stream.CRIT, seq).content).event for seq in range(1)]
+    assert [(event.kind, json.loads(event.payload)["user"]) for event in events] == [("security.user", "eve")]
+    facts = one.facts()
+    assert (facts.happenings, facts.happenings_dropped) == (1, 0)

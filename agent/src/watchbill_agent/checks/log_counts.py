@@ -25,7 +25,7 @@ CLIENT_BITS: Final = 1 << 17
 CLIENTS_MAX: Final = 1_000_000
 WAITING_MAX: Final = 20_000
 """Different values that are gathered before they are looked at one by one: once a look, mostly."""
-PATHS_KEPT_MAX: Final = 4_096
+PATHS_KEPT_MAX: Final = 16_384
 """Paths whose group is remembered; more are looked up again."""
 DURATION_S_MAX: Final = 86_400.0 * 365
 OTHER: Final = "other"

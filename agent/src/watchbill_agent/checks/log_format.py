@@ -43,6 +43,8 @@ JSON_FIELDS: Final = {
     BYTES: "body_bytes_sent",
     CLIENT: "remote_addr",
 }
+PIECE_BYTES: Final = 16 * 1024
+"""What is read anew for one line that is none of the format, or one that is hard to read."""
 FORMAT_CHARACTERS_MAX: Final = 2_048
 
 _NGINX: Final = {
@@ -254,11 +256,23 @@ class TextReader:
         lines = chunk.count(b"\n")
         found = self._quick.findall(chunk)
         if len(found) != lines:
-            found = self._exact.findall(chunk)
+            found = self._in_pieces(chunk)
         if len(self._order) == 1:
             return Columns(lines, lines - len(found), {self._order[0]: found})
         columns = zip(*found, strict=True) if found else [()] * len(self._order)
         return Columns(lines, lines - len(found), dict(zip(self._order, columns, strict=True)))
+
+    def _in_pieces(self, chunk: bytes) -> list[Any]:
+        """The quick one again, for the pieces that have no line which only the exact one can read."""
+        found: list[Any] = []
+        at = 0
+        while at < len(chunk):
+            end = chunk.find(b"\n", min(at + PIECE_BYTES, len(chunk) - 1)) + 1
+            piece = chunk[at:end]
+            rows = self._quick.findall(piece)
+            found += rows if len(rows) == piece.count(b"\n") else self._exact.findall(piece)
+            at = end
+        return found
 
 
 def _any(part: Part, *, quick: bool) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from watchbill.config import Duration, option
 from watchbill_agent.checks.check import Samples
-from watchbill_agent.checks.searching import Searching, TooLong, expression, literal_of
+from watchbill_agent.checks.searching import Searching, expression, literal_of
 
 PATTERNS_MAX: Final = 32
 RECENT_MAX: Final = 120
@@ -82,18 +82,13 @@ class Pattern:
 
     def add(self, chunk: bytes, searching: Searching) -> None:
         """Look at the lines of a chunk."""
-        for line in self._candidates(chunk):
-            try:
-                found = searching.search(self._compiled, line)
-            except TooLong:
-                self.abandoned += 1
-                continue
-            if found is None:
-                continue
-            self.matched += 1
-            self._now += 1
-            if self.options.value and self._compiled.groups:
-                self._value(found[1])
+        found, abandoned = searching.search_all(self._compiled, list(self._candidates(chunk)))
+        self.abandoned += abandoned
+        self.matched += len(found)
+        self._now += len(found)
+        if self.options.value and self._compiled.groups:
+            for one in found:
+                self._value(one[1])
 
     def _candidates(self, chunk: bytes) -> Iterator[bytes]:
         literal = self._literal

@@ -9,11 +9,14 @@ is killed at its deadline.
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Final, Self
 
 SEARCH_CPU_S_MAX: Final = 0.1
 """A thousand times what a line takes."""
+TOGETHER_CPU_S_MAX: Final = 0.25
+"""Of many short searches that are timed together first; a timer for each would cost more than most of them."""
 ABANDONED_PER_LOOK_MAX: Final = 20
 TEXT_BYTES_MAX: Final = 8 * 1024
 """Of one line; what is beyond is not looked at."""
@@ -102,6 +105,53 @@ class Searching:
             self._abandoned[key] = self._abandoned.get(key, 0) + 1
             raise
         return found
+
+    def search_all(
+        self, compiled: "re.Pattern[bytes]", texts: Sequence[bytes]
+    ) -> tuple[list["re.Match[bytes]"], int]:
+        """What it finds in those in which it finds something, and in how many that is not known."""
+        if self._timed and self._abandoned.get(id(compiled), 0) < ABANDONED_PER_LOOK_MAX:
+            try:
+                signal.setitimer(signal.ITIMER_VIRTUAL, TOGETHER_CPU_S_MAX)
+                search = compiled.search
+                found = [one for text in texts if (one := search(text, 0, TEXT_BYTES_MAX)) is not None]
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            except TooLong:
+                pass  # One by one, then: nothing came of it yet.
+            else:
+                return found, 0
+        found, abandoned = [], 0
+        for text in texts:
+            try:
+                match = self.search(compiled, text)
+            except TooLong:
+                abandoned += 1
+                continue
+            if match is not None:
+                found.append(match)
+        return found, abandoned
+
+    def first(self, several: Sequence["re.Pattern[bytes]"], text: bytes) -> int | None:
+        """Which of several finds something first; one that takes too long finds nothing."""
+        if self._timed and not self._abandoned:
+            try:
+                signal.setitimer(signal.ITIMER_VIRTUAL, SEARCH_CPU_S_MAX)
+                number = next(
+                    (n for n, one in enumerate(several) if one.search(text, 0, TEXT_BYTES_MAX) is not None),
+                    None,
+                )
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            except TooLong:
+                pass
+            else:
+                return number
+        for number, compiled in enumerate(several):
+            try:
+                if self.search(compiled, text) is not None:
+                    return number
+            except TooLong:
+                continue
+        return None
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -53,6 +53,7 @@ _FINGERPRINT = Family(
 _MTIME = Family("watchbill_security_file_mtime_seconds", MetricType.GAUGE, "When it was written last.")
 _CHANGES = Family("watchbill_security_file_changes_total", MetricType.COUNTER, "Changes that were seen.")
 _FAMILIES = (_READABLE, _FINGERPRINT, _MTIME, _CHANGES)
+_NOTHING_YET = Layout((), ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,8 @@ class WatchedFiles(Sampler):
         self._looks: dict[str, Look] = {}
         self._hung_until_s: dict[str, float] = {}
         self._changes = dict.fromkeys(self._paths, 0)
+        self._fingerprints = dict.fromkeys(self._paths, 0.0)
+        """Of what was read last: a file that cannot be read for once has not changed."""
         self._layout = Layout(
             _FAMILIES,
             [Series(family.name, labels(path=path)) for family in _FAMILIES for path in self._paths],
@@ -119,14 +122,16 @@ class WatchedFiles(Sampler):
                 self._take()
         if self._errand is None:
             self._send()
+        self.unfinished = not self._looks
+        if not self._looks:
+            return Reading(_NOTHING_YET, [])  # A fingerprint of nothing would be a change at every start.
         looks = [self._looks.get(path, Look(why="not read yet")) for path in self._paths]
         self._note(looks)
-        self.unfinished = not self._looks
         return Reading(
             self._layout,
             [
                 *(float(not look.why) for look in looks),
-                *(look.fingerprint for look in looks),
+                *self._fingerprints.values(),
                 *(look.mtime_s for look in looks),
                 *map(float, self._changes.values()),
             ],
@@ -155,6 +160,8 @@ class WatchedFiles(Sampler):
             if before is not None and (change := _change(before, look)):
                 self._changes[path] += 1
                 happenings.append(Happening(EVENT, _payload(path, change, before, look)))
+            if not look.why or look.absent:
+                self._fingerprints[path] = look.fingerprint
             if before is None or not look.why or look.absent:
                 self._looks[path] = look
             else:

@@ -44,7 +44,7 @@ from watchbill_agent.checks.log_patterns import (
     Patterns,
     bounds_wanted,
 )
-from watchbill_agent.checks.searching import Searching, TooLong, expression
+from watchbill_agent.checks.searching import Searching, expression
 from watchbill_agent.journal import JournalUnreadable, end_of_journal, entries_after, message_of
 from watchbill_agent.names import WrongOption
 from watchbill_agent.tail import FILES_MAX, Tail
@@ -181,7 +181,7 @@ class Log(Task):
         super().__init__(options, about)
         self._tail = Tail(options.files, from_start=options.from_start)
         self._patterns = Patterns(options.patterns)
-        self._paths = [(expression(one.regex), one.name) for one in options.paths]
+        self._paths = [expression(one.regex) for one in options.paths]
         self._reader = self._reader_of(options)
         self._counts = self._new_counts()
         self._cursor: str | None = None
@@ -212,13 +212,8 @@ class Log(Task):
 
     def _group(self, path: bytes) -> str:
         assert self._searching is not None, "paths are looked at while a look reads"
-        for compiled, name in self._paths:
-            try:
-                if self._searching.search(compiled, path) is not None:
-                    return name
-            except TooLong:
-                continue
-        return OTHER
+        number = self._searching.first(self._paths, path)
+        return OTHER if number is None else self.options.paths[number].name
 
     # ------------------------------------------------------------ memory
 
