@@ -6,12 +6,11 @@ with the agent. The agent sees open files and shared memory of its own user's pr
 out and counted as unreadable.
 
 Reasons: `too-few`, `too-many`, `over-warn`, `over-fail`, `pidfile` (missing, unreadable or of a process that is gone),
-`no-user`, `stuck` (reading /proc does not end), `too-many-processes` (more than the host's can be walked).
+`no-user`, `not-installed`, `stuck` (reading /proc does not end), `too-many-processes` (more than can be walked).
 """
 
 import os
 import pwd
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Final
 
 from watchbill.config import Wrong, option
 from watchbill.config.convert import show_value
+from watchbill_agent.checks import regex
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
 from watchbill_agent.checks.process_table import Process, Walk, read_file, table_of
 from watchbill_agent.checks.thresholds import LIMITS_MAX, Thresholds, limits_wrong
@@ -49,14 +49,6 @@ _MODES: Final = (("user", 11), ("system", 12))
 _FAULTS: Final = (("minor", 7), ("major", 9))
 
 
-def _pattern(value: str) -> str | None:
-    try:
-        re.compile(value)
-    except re.error as exc:
-        return f"a regular expression ({exc})"
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Which processes, and how many there should be. All that is said has to fit."""
@@ -68,7 +60,7 @@ class Options:
         help="The program; of other users' processes, the first word of the command line.",
         example='"/usr/sbin/nginx"',
     )
-    cmdline: str = option("", check=_pattern, help="A regular expression that the command line holds.")
+    cmdline: str = option("", help="A regular expression (RE2's) that the command line holds.")
     user: str = option("", help="The user's name or number.", example='"www-data"')
     pidfile: Path | None = option(None, help="The file that holds its number.", example='"/run/nginx.pid"')
     min: int = option(1, at_least=0, at_most=MATCHED_MAX, help="Fewer fail.")
@@ -128,13 +120,16 @@ class Processes(Probe):
     def __init__(self, options: Options, about: About) -> None:
         super().__init__(options, about)
         self._thresholds = Thresholds("process", options, NUMBERS)
-        self._cmdline = re.compile(options.cmdline) if options.cmdline else None
+        self._cmdline = regex.compiled(options.cmdline, about.name, "cmdline") if options.cmdline else None
         self._known: dict[tuple[int, int], tuple[int, ...]] = {}
         self._ticks = [0, 0, 0, 0]
         self._cpu: tuple[float, int] | None = None
 
     async def look(self, within_s: float) -> Outcome:
         """Look once."""
+        if self.options.cmdline and self._cmdline is None:
+            detail = "google-re2 is missing: install watchbill-agent[checks]"
+            raise Failed("not-installed", detail, verdict=Verdict.UNKNOWN)
         return await table_of(self.about.procfs).ask(self._answer, within_s)
 
     # ------------------------------------------------------------ in the table's thread
@@ -181,7 +176,8 @@ class Processes(Probe):
             return False
         if options.exe and options.exe != (facts.exe or (facts.cmdline[0] if facts.cmdline else "")):
             return False
-        return self._cmdline is None or self._cmdline.search(" ".join(facts.cmdline)) is not None
+        words = " ".join(facts.cmdline).encode("utf-8", "replace")
+        return self._cmdline is None or self._cmdline.found_in(words)
 
     def _pid(self, walk: Walk) -> int:
         """The process of the pidfile, which is there."""
