@@ -7,12 +7,14 @@ import ssl
 import struct
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from watchbill_agent.checks.check import Verdict
+from watchbill_agent.checks.httpwire import Answer
 
 from .asked import Authority, Handler, Pair, ask, descriptors, labels_of, nothing_left, series, serving
 
@@ -194,6 +196,33 @@ async def test_a_port_where_nobody_listens_is_refused() -> None:
     assert str(port) in outcome.detail
 
 
+async def test_a_server_that_keeps_us_busy_leaves_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, taken, take = 0, Counter[int](), Answer.take
+
+    def counting(answer: Answer, *piece: Any, **how: Any) -> None:
+        taken[turn] += 1
+        take(answer, *piece, **how)
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Answer, "take", counting)
+    beside = asyncio.create_task(others())
+    for handler, http in (
+        (saying(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, times=3), "1.1"),
+        (frames(HEADERS_200, frame(0, 0, 1, b"x") * 500, times=20), "2"),
+    ):
+        async with serving(handler) as port:
+            outcome = await ask("http", url=f"http://127.0.0.1:{port}/", http=http)
+        assert outcome.reason == "body-too-long", outcome.detail
+    beside.cancel()
+    assert taken.total() > 25_000
+    assert max(taken.values()) <= 500
+
+
 async def test_a_look_that_is_cancelled_holds_nothing() -> None:
     before = descriptors()
     async with serving(silent) as port:
@@ -243,7 +272,8 @@ HUGE_TABLE = frame(1, 4, 1, b"\x88" + (b"\x40\x01a\x7f\xff\x7e" + b"v" * (127 + 
 SERVERS_2: dict[str, tuple[Handler, str]] = {
     "floods with settings": (frames(SETTINGS * 500, times=10_000), "protocol"),
     "floods with pings": (frames(frame(6, 0, 0, b"12345678") * 500, times=10_000), "protocol"),
-    "sends nothing for ever": (frames(HEADERS_200, frame(0, 0, 1, b"") * 500, times=10_000), "body-too-long"),
+    "sends nothing for ever": (frames(HEADERS_200, frame(0, 0, 1, b"") * 500, times=10_000), "protocol"),
+    "sends a byte a frame": (frames(HEADERS_200, frame(0, 0, 1, b"x") * 500, times=10_000), "body-too-long"),
     "resets the stream": (frames(frame(3, 0, 1, (7).to_bytes(4, "big"))), "reset"),
     "says goodbye": (frames(frame(7, 0, 0, b"\0\0\0\0\0\0\0\1")), "closed"),
     "sends data first": (frames(frame(0, 1, 1, b"abc")), "protocol"),

@@ -135,3 +135,4 @@ def test_where_nobody_may_ping_it_says_what_to_set(network: Network) -> None:
         network.set("ping_group_range", "0 2147483647")
     assert (outcome.verdict, outcome.reason) == (Verdict.UNKNOWN, "not-permitted")
     assert "net.ipv4.ping_group_range" in outcome.detail
+    assert "watchbill_check_icmp_loss_ratio" not in series(outcome)

@@ -1,10 +1,11 @@
 """HTTP/1.1 by h11 and HTTP/2 by h2, for one request over one connection; every answer bounded.
 
-What a server may make us read: HEAD_BYTES_MAX of headers, the bytes that the caller allows of a body, in PIECES_MAX
+What a server may make us read: HEAD_BYTES_MAX of headers, the bytes that the caller allows of a body, in a number of
 pieces (a body in chunks of one byte costs a second of CPU for 100 KiB), INFORMATIONAL_MAX answers before the real one,
 and over HTTP/2 EVENTS_MAX frames that are no data. Beyond, the verdict says which.
 """
 
+import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -21,13 +22,17 @@ Headers = list[tuple[str, str]]
 HEAD_BYTES_MAX: Final = 64 * 1024
 INFORMATIONAL_MAX: Final = 10
 EVENTS_MAX: Final = 1_000
-PIECES_MAX: Final = 20_000
-"""Chunks, or frames with data."""
+PIECES_1_MAX: Final = 20_000
+"""Chunks over HTTP/1.1: h11 takes 10 us for each."""
+PIECES_2_MAX: Final = 5_000
+"""Frames with data over HTTP/2: h2 takes 100 us for each."""
+TURN_PIECES: Final = 200
+"""After which others have their turn."""
 FRAMED_BYTES_MAX: Final = 256 * 1024
 FRAMED_TIMES_MAX: Final = 8
 """What all may take with heads and frames: that many times the body that is allowed, and FRAMED_BYTES_MAX."""
-READ_2_BYTES: Final = 16 * 1024
-"""At once over HTTP/2: what is in it is taken apart without a break, 2,000 frames at worst."""
+READ_2_BYTES: Final = 4 * 1024
+"""At once over HTTP/2: what is in it is taken apart without a break, 450 frames at worst."""
 HTTP_2_STREAM: Final = 1
 
 _BEGIN: Final = b"HTTP/"
@@ -81,12 +86,12 @@ class Answer:
         said = next((value for name, value in self.headers if name == b"content-length"), b"")
         return int(said) if said.isdigit() and len(said) < 19 else -1
 
-    def take(self, piece: bytes, bytes_max: int, *, keep: bool) -> None:
+    def take(self, piece: bytes, bytes_max: int, pieces_max: int, *, keep: bool) -> None:
         """A piece of the body. Raises Failed."""
         self.body_bytes += len(piece)
         self.pieces_taken += 1
-        if self.pieces_taken > PIECES_MAX:
-            raise Failed("body-too-long", f"{self.body_bytes} bytes in more than {PIECES_MAX} pieces")
+        if self.pieces_taken > pieces_max:
+            raise Failed("body-too-long", f"{self.body_bytes} bytes in more than {pieces_max} pieces")
         if self.body_bytes > bytes_max:
             raise Failed("body-too-long", f"more than {bytes_max} bytes")
         if keep:
@@ -130,7 +135,9 @@ async def ask_1(
         while True:
             event = await reader.next()
             if isinstance(event, h11.Data):
-                answer.take(bytes(event.data), bytes_max, keep=keep)
+                answer.take(bytes(event.data), bytes_max, PIECES_1_MAX, keep=keep)
+                if answer.pieces_taken % TURN_PIECES == 0:
+                    await asyncio.sleep(0)
             elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
                 return answer.finish()
     except Failed as exc:
@@ -286,8 +293,11 @@ class _Exchange2:
             self._bytes += len(data)
             if self._bytes > _framed(self._bytes_max):
                 raise Failed("body-too-long", f"{self._connection.where}: too much of it is no body")
-            for event in self._wire.receive_data(data):
+            events = self._wire.receive_data(data)
+            for event in events:
                 self._take(event)
+            if len(events) > TURN_PIECES:
+                await asyncio.sleep(0)
         assert self._answer is not None, "an answer ends after it began"
         return self._answer.finish()
 
@@ -316,9 +326,10 @@ class _Exchange2:
         if isinstance(event, h2.events.DataReceived):
             if self._answer is None:
                 raise Failed("protocol", f"{self._connection.where}: data before an answer")
-            self._answer.take(event.data, self._bytes_max, keep=self._keep)
+            self._answer.take(event.data, self._bytes_max, PIECES_2_MAX, keep=self._keep)
             self._wire.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            return
+            if event.data:
+                return
         if isinstance(event, h2.events.ResponseReceived):
             headers = list(event.headers)
             status = next((value for name, value in headers if name == b":status"), b"0")

@@ -22,7 +22,7 @@ from watchbill.config.convert import show_value
 from watchbill_agent.checks.addresses import stamp
 from watchbill_agent.checks.check import Failed, Samples, Verdict
 from watchbill_agent.checks.connection import Connection, reason_of
-from watchbill_agent.checks.probing import Findings, NetOptions, label_text
+from watchbill_agent.checks.probing import Findings, NetOptions, Phases, label_text
 from watchbill_agent.checks.secret import read_secret, secret_path, secret_wanted
 from watchbill_agent.reading import Family, MetricType, Series, labels
 
@@ -277,13 +277,21 @@ def _version(said: str | None) -> str:
 
 
 async def secure(
-    connection: Connection, options: TlsOptions, host: str, alpn: tuple[str, ...] = ()
+    connection: Connection,
+    options: TlsOptions,
+    host: str,
+    phases: Phases,
+    alpn: tuple[str, ...] = (),
+    phase: str = "tls",
 ) -> tuple[Presented, Failed | None]:
     """TLS over an open connection, and what was presented; the second is why the handshake failed. Raises Failed for
     what is no matter of TLS."""
     wanted = options.server_name or host
+    phases.begin("")  # Making a context is our own affair: the first one takes some milliseconds.
+    made = context(options, alpn)
+    phases.begin(phase)
     try:
-        secured = await connection.start_tls(context(options, alpn), wanted)
+        secured = await connection.start_tls(made, wanted)
     except ssl.SSLError as exc:
         sent = connection.secured
         found = presented(sent, verified=False) if sent is not None else Presented((), (), "", "")

@@ -237,7 +237,9 @@ class Dns(Probe):
         try:
             found.protocol = connection.place.protocol if connection.place is not None else 0
             if self.options.transport_protocol == "tls":
-                found.presented, failed = await trust.secure(connection, self.options, server.host)
+                found.presented, failed = await trust.secure(
+                    connection, self.options, server.host, found.phases, phase="connect"
+                )
                 if failed is not None:
                     raise failed
             found.phases.begin("request")

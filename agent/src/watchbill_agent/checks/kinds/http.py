@@ -333,9 +333,10 @@ class _Look:
 
     async def _secure(self, connection: Connection) -> str:
         """TLS, and the HTTP that was agreed upon."""
-        self.phases.begin("tls")
         alpn = _ALPN[self.options.http]
-        self.presented, failed = await trust.secure(connection, self.options, self.target.host, alpn)
+        self.presented, failed = await trust.secure(
+            connection, self.options, self.target.host, self.phases, alpn
+        )
         if failed is not None:
             raise failed
         agreed = connection.secured.selected_alpn_protocol() if connection.secured is not None else None

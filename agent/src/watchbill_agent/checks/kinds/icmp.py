@@ -66,7 +66,6 @@ _FORM: Final = Form(
     ("probe_ip_protocol", "Whether it was IPv4 or IPv6."),
     ("watchbill_check_icmp_sent", "Echo requests of the last look."),
     ("watchbill_check_icmp_received", "Answers to them."),
-    ("watchbill_check_icmp_loss_ratio", "The part that was not answered."),
 )
 
 
@@ -116,7 +115,7 @@ class _Found:
     @property
     def lost(self) -> float:
         """The part without an answer."""
-        return 1 - len(self.trips_s) / len(self.sent) if self.sent else 1.0
+        return 1 - len(self.trips_s) / len(self.sent)
 
 
 class Icmp(Probe):
@@ -211,9 +210,10 @@ class Icmp(Probe):
                 found.protocol,
                 len(found.sent),
                 len(found.trips_s),
-                found.lost,
             )
         )
+        if found.sent:
+            samples.gauge("watchbill_check_icmp_loss_ratio", "The part that was not answered.", found.lost)
         if found.trips_s:
             name, help_ = "watchbill_check_icmp_rtt_seconds", "The shortest and the longest round trip."
             samples.gauge(name, help_, min(found.trips_s.values()), of="min")

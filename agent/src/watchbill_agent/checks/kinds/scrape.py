@@ -184,8 +184,7 @@ class Scrape(Probe):
         connection = await Connection.open(places, target.port, until_s)
         try:
             if target.scheme == "https":
-                phases.begin("tls")
-                look.presented, failed = await trust.secure(connection, self.options, target.host)
+                look.presented, failed = await trust.secure(connection, self.options, target.host, phases)
                 if failed is not None:
                     raise failed
             request = Request("GET", target.scheme, target.authority, target.path, self._headers(), b"")

@@ -138,8 +138,8 @@ class Tcp(Probe):
                 await self._secure(connection, found)
 
     async def _secure(self, connection: Connection, found: _Found) -> None:
-        found.phases.begin("tls")
-        found.presented, failed = await trust.secure(connection, self.options, self.options.address.host)
+        host = self.options.address.host
+        found.presented, failed = await trust.secure(connection, self.options, host, found.phases)
         if failed is not None:
             raise failed
 

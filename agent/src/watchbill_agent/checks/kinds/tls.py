@@ -86,8 +86,7 @@ class Tls(Probe):
             if options.starttls:
                 phases.begin("starttls")
                 await begin(Talk(connection), options.starttls)
-            phases.begin("tls")
-            found.presented, failed = await trust.secure(connection, options, options.address.host)
+            found.presented, failed = await trust.secure(connection, options, options.address.host, phases)
             if failed is not None:
                 raise failed
         finally:
