@@ -29,6 +29,7 @@ NAMES = (
     "backups",
     "runs",
     "statsd",
+    "checks_scrape",
     "checks",
     "logs",
 )
