@@ -273,6 +273,9 @@ def test_pages_that_are_right_are_read_as_the_client_library_reads_them(samples)
     assert same(found(reader), by_the_client(read_plain, text))
     again = "".join(spelled(name, labels, later) for name, labels, _, later in unique.values())
     assert same(found(read(again, reader=reader)), found(read(again)))
+    fewer = "# TYPE another gauge\n" + "".join(again.splitlines(keepends=True)[::2]) + "another 1\n"
+    assert same(found(read(fewer, reader=reader)), found(read(fewer)))
+    assert [one.type for one in reader.shape.series] == [one.type for one in read(fewer).shape.series]
 
 
 @settings(max_examples=150, deadline=None)

@@ -41,12 +41,18 @@ class Labelled:
         """Each with `common`, which is always the same."""
         # Where a check hands over the very same objects, this compares nothing but their addresses.
         if said != self._said:
+            before = {id(one): made for one, made in zip(self._said, self._made, strict=True)}
             known: dict[Pairs, Pairs] = {}
+            made = []
             for one in said:
-                if one.labels not in known:
-                    known[one.labels] = _with(one.labels, common)
-            self._made = [Series(one.name, known[one.labels]) for one in said]
-            self._said = list(said)
+                same = before.get(id(one))
+                if same is None:
+                    pairs = known.get(one.labels)
+                    if pairs is None:
+                        pairs = known[one.labels] = _with(one.labels, common)
+                    same = Series(one.name, pairs)
+                made.append(same)
+            self._said, self._made = list(said), made
         return self._made
 
 

@@ -105,6 +105,8 @@ class _Plan:
     families: dict[str, Family] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROPPED, 0))
+    named: dict[int, Series | str] = field(default_factory=dict)
+    """What became of each series of the shape, by its identity: its name here, or why it was dropped."""
 
     @property
     def all(self) -> bool:
@@ -223,39 +225,40 @@ class Scrape(Probe):
     # ------------------------------------------------------------ series
 
     async def _planned(self, shape: Shape) -> _Plan:
-        """Made once for a shape. Raises Failed for more series than are taken."""
+        """Made once for a shape; what the last one had as well is as it was. Raises Failed for more series than are
+        taken."""
         plan = _Plan(shape)
-        plan.dropped["duplicate"] = shape.duplicates
-        seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        known = {} if self._plan is None else self._plan.named
+        changed = False
         for number, found in enumerate(shape.series):
-            series = self._named(found, plan)
-            if series is None:
-                continue
-            key = (series.name, series.labels)
-            if key in seen:
-                plan.dropped["duplicate"] += 1
-                continue
-            seen.add(key)
-            plan.kept.append(number)
-            plan.series.append(series)
-            if series.name not in plan.families:
-                help_ = found.help.encode()[:HELP_BYTES_MAX].decode("utf-8", "ignore") or PAGE_HELP
-                plan.families[series.name] = Family(series.name, type_of(found), help_)
+            named = known.get(id(found)) or self._named(found)
+            plan.named[id(found)] = named
+            if isinstance(named, str):
+                plan.dropped[named] += 1
+            else:
+                changed = changed or named.labels is not found.labels or named.name is not found.name
+                plan.kept.append(number)
+                plan.series.append(named)
+                if named.name not in plan.families:
+                    help_ = found.help.encode()[:HELP_BYTES_MAX].decode("utf-8", "ignore") or PAGE_HELP
+                    plan.families[named.name] = Family(named.name, type_of(found), help_)
             if number % STEP_SERIES == STEP_SERIES - 1:
                 await asyncio.sleep(0)
+        if changed:
+            _drop_twins(plan)
+        plan.dropped["duplicate"] += shape.duplicates
         if len(plan.kept) > self.options.sample_limit:
             got = f"got {len(plan.kept)} series, wanted at most sample_limit = {self.options.sample_limit}"
             raise Failed("sample-limit", got)
         return plan
 
-    def _named(self, found: Found, plan: _Plan) -> Series | None:
-        """The series as it is kept; None for one that is dropped, which is counted."""
+    def _named(self, found: Found) -> Series | str:
+        """The series as it is kept; why it is dropped, otherwise."""
         name, pairs = found.name, found.labels
         if self._relabel.steps:
             labels = {relabel.NAME: name, **dict(pairs)}
             if not self._relabel.keeps(labels):
-                plan.dropped["relabel"] += 1
-                return None
+                return "relabel"
             name = labels.pop(relabel.NAME, "")
             pairs = tuple(sorted(labels.items()))
         name, pairs = plain_name(name), plain_labels(pairs, TAKEN)
@@ -267,10 +270,7 @@ class Scrape(Probe):
                 for label, value in pairs
             )
         )
-        if not fits:
-            plan.dropped["limits"] += 1
-            return None
-        return Series(name, pairs)
+        return Series(name, pairs) if fits else "limits"
 
     def _samples(self, look: "_Look", plan: _Plan | None) -> Samples:
         samples = Samples()
@@ -301,6 +301,19 @@ class _Look:
     phases: Phases
     presented: trust.Presented | None = None
     body_bytes: int = 0
+
+
+def _drop_twins(plan: _Plan) -> None:
+    """Of two series that have become one by their new names, the first counts."""
+    seen: set[Series] = set()
+    kept = []
+    for number, series in zip(plan.kept, plan.series, strict=True):
+        if series in seen:
+            plan.dropped["duplicate"] += 1
+        else:
+            seen.add(series)
+            kept.append((number, series))
+    plan.kept, plan.series = [number for number, _ in kept], [series for _, series in kept]
 
 
 def _header(answer: Answer, name: bytes) -> bytes:
