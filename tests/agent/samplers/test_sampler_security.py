@@ -16,12 +16,13 @@ import pytest
 
 from watchbill.clock import ManualClock, SystemClock
 from watchbill.errors import UsageError
+from watchbill_agent.authlog import Login, Sudo
+from watchbill_agent.authlog import parse as parse_login
 from watchbill_agent.errand import Errand
 from watchbill_agent.samplers import HostPaths, NothingHere, Reading, Sampler, SamplerFailed, discover
 from watchbill_agent.samplers.listening import Port, address_of
 from watchbill_agent.samplers.listening import parse as parse_ports
-from watchbill_agent.samplers.logins import BURST, Login, Sudo
-from watchbill_agent.samplers.logins import parse as parse_login
+from watchbill_agent.samplers.logins import BURST
 from watchbill_agent.samplers.updates import ORIGINS_MAX, parse_apt, parse_dnf
 
 WAIT_S = 20.0

@@ -10,15 +10,12 @@ everybody may, through syslog; of the journal root's own entries alone are belie
 """
 
 import json
-import re
-import shutil
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from watchbill_agent.errand import Errand
-from watchbill_agent.journal import message_of
 from watchbill_agent.samplers import (
     Family,
     Happening,
@@ -32,7 +29,10 @@ from watchbill_agent.samplers import (
     Series,
     labels,
 )
-from watchbill_agent.tail import Tail
+
+if TYPE_CHECKING:
+    from watchbill_agent.authlog import Login
+    from watchbill_agent.tail import Tail
 
 FILES = ("var/log/auth.log", "var/log/secure")
 BYTES_PER_READING_MAX = 4 * 1024 * 1024
@@ -47,17 +47,6 @@ EVENTS_MAX = 10
 RESTART_S = 60.0
 """Between two attempts to follow the journal."""
 EVENT = "security.login"
-METHODS = (
-    "password",
-    "publickey",
-    "keyboard-interactive",
-    "gssapi",
-    "hostbased",
-    "invalid-user",
-    "console",
-    "su",
-    "other",
-)
 
 _LOGINS = Family(
     "watchbill_security_logins_total", MetricType.COUNTER, "Logins, by how they went and how it was tried."
@@ -69,33 +58,6 @@ _GUESSED = Family(
     f"Logins that succeeded after {BURST} failures from the same address within {BURST_S / 60:g} minutes.",
 )
 _RESULTS = ("success", "failure")
-_LAYOUT = Layout(
-    (_LOGINS, _SUDO, _GUESSED),
-    [
-        *(Series(_LOGINS.name, labels(method=m, result=r)) for m in METHODS for r in _RESULTS),
-        *(Series(_SUDO.name, labels(result=result)) for result in _RESULTS),
-        Series(_GUESSED.name),
-    ],
-)
-
-_LINE = re.compile(
-    rb"^(?:[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S{8,32}) \S{1,255} "
-    rb"(?P<program>[A-Za-z0-9_./-]{1,64})(?:\[\d{1,10}\])?: (?P<message>[^\n]*)$",
-    re.MULTILINE,
-)
-# The name of a user is anybody's to choose: what comes last in the line is what sshd wrote.
-_SSHD = re.compile(
-    rb"(?P<what>Accepted|Failed) (?P<method>[a-z-]{1,32})\S* for (?P<user>.*) "
-    rb"from (?P<address>\S{1,64}) port \d{1,5}(?: ssh2)?(?:: .*)?"
-)
-_INVALID = re.compile(rb"Invalid user (?P<user>.*) from (?P<address>\S{1,64})")
-_REPEATED = re.compile(rb"message repeated (?P<times>\d{1,6}) times: \[ (?P<message>.*)\]$")
-_SUDO_LINE = re.compile(rb" *(?P<user>[^ :]{1,256}) : (?P<rest>.*)")
-_SUDO_REFUSED = re.compile(
-    rb"(?:\d+ incorrect password attempts?|user NOT in sudoers|command not allowed|a password is required)"
-)
-_PAM = re.compile(rb"pam_unix\((?P<service>[a-z0-9_-]{1,32}):(?P<stage>auth|session)\): (?P<what>.*)")
-_CONSOLES = frozenset((b"login", b"gdm-password", b"lightdm", b"sddm", b"xdm", b"xrdp-sesman", b"cockpit"))
 _SHOWN_CHARACTERS_MAX = 128
 
 
@@ -104,24 +66,6 @@ class Options:
     """`source`: `auto` reads the log file where there is one and follows the journal otherwise."""
 
     source: Literal["auto", "file", "journal"] = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """One of the log's. `address` is empty where there is none."""
-
-    success: bool
-    method: str
-    user: bytes = b""
-    address: bytes = b""
-    times: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Sudo:
-    """A use of sudo."""
-
-    success: bool
 
 
 class Logins(Sampler):
@@ -133,6 +77,10 @@ class Logins(Sampler):
     options_type = Options
 
     def __init__(self, options: Options, host: HostPaths) -> None:
+        # What is off costs no memory: these are imported by hosts that look at their logins.
+        from watchbill_agent import authlog, journal, tail
+
+        self._authlog, self._journal, self._make_tail = authlog, journal, tail.Tail
         self._source = options.source
         self._paths = [str(host.root / name) for name in FILES]
         self._clock = host.clock
@@ -146,6 +94,7 @@ class Logins(Sampler):
         self._guessed = 0
         self._failures: dict[bytes, deque[tuple[float, int]]] = {}
         self._told: list[Happening] = []
+        self._layout = _layout(authlog.METHODS)
 
     def sample(self) -> Reading:
         """What was counted since the agent started."""
@@ -154,25 +103,27 @@ class Logins(Sampler):
         else:
             self._read_file()
         self.happenings, self._told = tuple(self._told[:EVENTS_MAX]), []
-        values = [float(self._logins[method, result]) for method in METHODS for result in _RESULTS]
+        values = [
+            float(self._logins[method, result]) for method in self._authlog.METHODS for result in _RESULTS
+        ]
         values += [float(self._sudo[result]) for result in _RESULTS]
-        return Reading(_LAYOUT, [*values, float(self._guessed)])
+        return Reading(self._layout, [*values, float(self._guessed)])
 
     # ------------------------------------------------------------ reading
 
     def _from_file(self) -> bool:
         if self._tail is not None:
             return True
-        tail = Tail(self._paths)
+        tail = self._make_tail(self._paths)
         tail.find()
         return bool(tail.files or tail.unreadable)
 
     def _read_file(self) -> None:
-        tail = self._tail = self._tail or Tail(self._paths)
+        tail = self._tail = self._tail or self._make_tail(self._paths)
         tail.find()
         begun = tail.counts.bytes
         while (chunk := tail.read()) is not None and tail.counts.bytes - begun < BYTES_PER_READING_MAX:
-            for match in _LINE.finditer(chunk.data):
+            for match in self._authlog.LINE.finditer(chunk.data):
                 self._count(match["program"], match["message"])
             tail.advance(chunk)
         tail.settle()
@@ -205,6 +156,8 @@ class Logins(Sampler):
             raise SamplerFailed(
                 "the journal", "cannot be followed: is the agent in the group systemd-journal?"
             )
+        import shutil
+
         if shutil.which("journalctl") is None:
             raise NothingHere("logins", "there is neither a log of authentication nor journalctl")
         self.close()
@@ -226,21 +179,24 @@ class Logins(Sampler):
             return
         if isinstance(entry, dict):
             self._cursor = str(entry.get("__CURSOR", ""))[:1024]
-            self._count(str(entry.get("SYSLOG_IDENTIFIER", "")).encode("utf-8", "replace"), message_of(entry))
+            self._count(
+                str(entry.get("SYSLOG_IDENTIFIER", "")).encode("utf-8", "replace"),
+                self._journal.message_of(entry),
+            )
 
     # ------------------------------------------------------------ counting
 
     def _count(self, program: bytes, message: bytes) -> None:
-        for found in parse(program, message):
+        for found in self._authlog.parse(program, message):
             result = "success" if found.success else "failure"
-            if isinstance(found, Sudo):
+            if isinstance(found, self._authlog.Sudo):
                 self._sudo[result] += 1
                 continue
             self._logins[found.method, result] += found.times
             if found.address:
                 self._weigh(found)
 
-    def _weigh(self, login: Login) -> None:
+    def _weigh(self, login: "Login") -> None:
         """Whether it ends a burst of failures from its address."""
         now_s = self._clock.monotonic_s()
         if not login.success:
@@ -264,42 +220,16 @@ class Logins(Sampler):
         self._rest = b""
 
 
-def parse(program: bytes, message: bytes) -> Iterator[Login | Sudo]:
-    """What a line of the authentication log says; most say nothing of a login."""
-    name = program.rpartition(b"/")[2]
-    if name in (b"sshd", b"sshd-session"):
-        yield from _ssh(message)
-    elif name == b"sudo":
-        found = _SUDO_LINE.fullmatch(message)
-        if found is not None and b"COMMAND=" in found["rest"]:
-            yield Sudo(_SUDO_REFUSED.match(found["rest"]) is None)
-    elif (found := _PAM.match(message)) is not None:
-        yield from _pam(found["service"], found["stage"], found["what"])
-
-
-def _ssh(message: bytes) -> Iterator[Login]:
-    times = 1
-    if (repeated := _REPEATED.match(message)) is not None:
-        times, message = int(repeated["times"]), repeated["message"]
-    if (found := _SSHD.fullmatch(message)) is None:
-        if (invalid := _INVALID.match(message)) is not None:
-            yield Login(False, "invalid-user", invalid["user"], invalid["address"], times)
-        return
-    word = found["method"].decode("ascii")
-    method = next((one for one in METHODS if word.startswith(one)), "other")
-    yield Login(found["what"] == b"Accepted", method, found["user"], found["address"], times)
-
-
-def _pam(service: bytes, stage: bytes, what: bytes) -> Iterator[Login]:
-    """What others than sshd and sudo let pam_unix write."""
-    method = "console" if service in _CONSOLES else "su" if service in (b"su", b"su-l") else ""
-    if not method:
-        return
-    if stage == b"auth" and what.startswith(b"authentication failure"):
-        yield Login(False, method)
-    elif stage == b"session" and what.startswith(b"session opened for user "):
-        yield Login(True, method)
-
-
 def _shown(text: bytes) -> str:
     return text.decode("utf-8", "replace")[:_SHOWN_CHARACTERS_MAX]
+
+
+def _layout(methods: Sequence[str]) -> Layout:
+    return Layout(
+        (_LOGINS, _SUDO, _GUESSED),
+        [
+            *(Series(_LOGINS.name, labels(method=m, result=r)) for m in methods for r in _RESULTS),
+            *(Series(_SUDO.name, labels(result=result)) for result in _RESULTS),
+            Series(_GUESSED.name),
+        ],
+    )

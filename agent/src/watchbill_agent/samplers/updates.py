@@ -5,7 +5,6 @@ simulation, `dnf` from what it has cached. Names are those of node_exporter's te
 """
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -117,6 +116,8 @@ class Updates(Sampler):
         self._ask()
 
     def _plan(self) -> list[tuple[list[str], Callable[[bytes, int], None]]]:
+        import shutil  # With its compressors half a megabyte, which only who asks has to have.
+
         if str(self._root) != "/":
             raise NothingHere("updates", "a package manager knows the system that it runs on alone")
         if shutil.which("apt-get"):
