@@ -214,7 +214,9 @@ async def test_an_undo_that_nobody_agrees_to_again_stays_held_and_can_be_asked_o
 # ---------------------------------------------------------------- others who order
 
 
-def stolen(house: House, run_id: str, attempt: int) -> tuple[HostTwin, bytes]:
+def stolen(
+    house: House, run_id: str, attempt: int, epoch: int = 9, counter: int = 0
+) -> tuple[HostTwin, bytes]:
     """An order for what was agreed to, with the collector's own key and another attempt's number."""
     live = house.runs.get(run_id)
     assert live is not None
@@ -225,10 +227,48 @@ def stolen(house: House, run_id: str, attempt: int) -> tuple[HostTwin, bytes]:
     now_ms = house.clock.wall_ms()
     host = house.named("db1")
     address = Address(
-        site=SITE, agent=host.agent, epoch=9, counter=10**6 + attempt, issued_ms=now_ms, not_after_ms=now_ms + 9_000
-    )  # fmt: skip
+        site=SITE,
+        agent=host.agent,
+        epoch=epoch,
+        counter=counter or 10**6 + attempt,
+        issued_ms=now_ms,
+        not_after_ms=now_ms + 9_000,
+    )
     assert (forged.purpose, public_key(SEED)) == (Purpose.STEP, host._command_key)
     return host, sign_order(SEED, address, forged)
+
+
+@pytest.mark.parametrize("how", ["somebody else used it up", "its ledger is lost"])
+async def test_what_a_host_says_is_spent_is_asked_again_by_a_retry_of_the_step(
+    house: House, how: str
+) -> None:
+    house.runbook(FENCE)
+    db1, *_ = hosts_of(house, "once", {})
+    run_id = await asked(house, "fence")
+    db1.connected = False
+    await house.agree(run_id, "consent", "anna", "boris")
+    live = house.runs.get(run_id)
+    assert live is not None
+    if how == "its ledger is lost":
+        house.clock.advance(0.001)
+        db1.reinstall()
+    else:
+        for attempt in (90, 91):
+            host, order = stolen(house, run_id, attempt, epoch=1, counter=attempt - 89)
+            host.take(order)
+        assert db1.ran["fence"] == 2
+        db1.told.clear()
+    db1.connected = True
+    house.runs.connected(db1.agent)
+    await house.pass_s(20)
+    assert house.state(run_id) == "held"
+    assert "spent" in house.run(run_id).detail
+    assert house.kinds(run_id).count("refused") == 1, "it is not asked for again and again"
+    ran = db1.ran["fence"]
+    await house.say(run_id, "retry")
+    assert [one.host for one in manifest(house, run_id).effects] == ["db1"]
+    await house.agree(run_id, "consent", "anna", "boris")
+    assert (house.state(run_id), db1.ran["fence"]) == ("succeeded", ran + 1)
 
 
 async def test_what_somebody_else_orders_in_a_runs_name_is_refused_and_seen_in_the_run(house: House) -> None:

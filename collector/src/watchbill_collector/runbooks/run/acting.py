@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from watchbill.actions.definition import Effect
+from watchbill.actions.order import Refusal
 from watchbill_collector.runbooks.expression_parser import BadExpression, parse
 from watchbill_collector.runbooks.model import HOSTS_MAX, Act, Step
 from watchbill_collector.runbooks.outputs import happened
@@ -146,12 +147,15 @@ def gate_of(flow: Flow, name: str, phase: Phase, target: Target) -> str:
 
 
 def used_up(run: Run, flow: Flow, step: StepProgress, target: Target) -> str:
-    """The gate whose agreement lets something begin no more on this host, or to which nobody agreed; "" for none."""
+    """The gate whose agreement lets something begin no more on this host, as we count or as the host says, or to which
+    nobody agreed; "" for none."""
     name = gate_of(flow, step.id, step.phase, target)
     gate = run.step(name).gate if name else None
     if gate is None or gate.closed is None or is_done(step, target.host):
         return ""
-    if not gate.closed.passed:
+    newest = step.newest(target.host)
+    said = newest is not None and newest.refused == Refusal.SPENT.value and newest.n > gate.opened_n
+    if said or not gate.closed.passed:
         return name
     more = left(run, gate, step.id, target)
     return name if more is not None and more < 1 else ""
@@ -173,18 +177,10 @@ def go_on(
     """What a step that began needs now, in itself or in a round of fresh premises."""
     acted = Acted()
     found = [
-        (
-            target,
-            _rationed(
-                run,
-                flow,
-                step,
-                target,
-                slots.judge(step, what, target, number, world.connected(target.agent), now_ms),
-            ),
-        )
+        (target, slots.judge(step, what, target, number, world.connected(target.agent), now_ms))
         for target in step.targets
     ]
+    found = _rationed(run, flow, step, found)
     failed = [slot for _, slot in found if slot.next is Next.FAILED]
     stuck = [slot for _, slot in found if slot.next is Next.STUCK]
     over = bool(stuck) or len(failed) > step.max_failures
@@ -205,13 +201,25 @@ def go_on(
     return acted
 
 
-def _rationed(run: Run, flow: Flow, step: StepProgress, target: Target, slot: Slot) -> Slot:
-    """A slot that would begin once more than people agreed to: they are asked, when a person says retry."""
-    if not target.approvals or slot.next not in {Next.BEGIN, Next.TIMER}:
-        return slot
-    gate = used_up(run, flow, step, target)
-    if not gate:
-        return slot
+def _rationed(
+    run: Run, flow: Flow, step: StepProgress, found: list[tuple[Target, Slot]]
+) -> list[tuple[Target, Slot]]:
+    """Those whose turn it is and that would begin once more than people agreed to are stuck: a person's retry asks."""
+    spent: dict[str, str] = {}
+    for target, slot in _wave(step, found):
+        if target.approvals and slot.next in {Next.BEGIN, Next.TIMER}:
+            gate = used_up(run, flow, step, target)
+            if gate:
+                spent[target.host] = gate
+    if not spent:
+        return found
+    return [
+        (target, _spent(target, slot, spent[target.host]) if target.host in spent else slot)
+        for target, slot in found
+    ]
+
+
+def _spent(target: Target, slot: Slot, gate: str) -> Slot:
     why = f"{target.action} on {target.host} has begun as often as was agreed to at {gate}; retry asks again"
     return Slot(Next.STUCK, f"{slot.detail}; {why}" if slot.detail else why, attempt=slot.attempt)
 

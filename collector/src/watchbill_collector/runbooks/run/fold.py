@@ -275,5 +275,6 @@ def _attempt_ends(run: Run, at_ms: int, one: "row.Result | row.Refused | row.Lap
             attempt.output, attempt.errors, attempt.whole = one.output, one.errors, one.whole
         case row.Refused():
             attempt.outcome, attempt.detail = REFUSED, f"{one.reason}: {one.detail}"
+            attempt.refused = one.reason
         case row.Lapsed():
             attempt.outcome, attempt.detail = LAPSED, one.why

@@ -55,6 +55,8 @@ class Attempt:
     state: AttemptState = AttemptState.INTENDED
     outcome: str = ""
     detail: str = ""
+    refused: str = ""
+    """The word with which its host refused it."""
     sent_ms: int = 0
     unsent_ms: int = 0
     accepted_ms: int = 0
