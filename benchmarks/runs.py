@@ -36,9 +36,10 @@ from watchbill_collector.runbooks.triggers import Firing
 from watchbill_collector.services.run_book import RunBook
 from watchbill_collector.services.run_house import RunHouse
 from watchbill_collector.services.run_orders import OrderDesk
+from watchbill_collector.services.run_summaries import summary_of
 from watchbill_collector.services.run_triggers import Triggers
 from watchbill_collector.services.run_twin import FleetTwin, HostTwin, Told
-from watchbill_collector.services.runs import Runs, summary_of
+from watchbill_collector.services.runs import Runs
 from watchbill_collector.services.scoping import RegistryBindings
 from watchbill_collector.services.trigger_sight import Seen
 from watchbill_collector.store import Store, crit, hosts, inventories, runbooks

@@ -16,7 +16,8 @@ from watchbill_collector.api.ports import Caller, Grant, Role, at
 from watchbill_collector.runbooks.drilling import Held, Standing, begins, standing
 from watchbill_collector.runbooks.run.words import ENDED, RunState
 from watchbill_collector.services.run_house import RunHouse
-from watchbill_collector.services.runs import SYSTEM, Live
+from watchbill_collector.services.run_open import Live
+from watchbill_collector.services.runs import SYSTEM
 from watchbill_collector.store import Store, drills, runs
 from watchbill_collector.store.drills import DrillRow
 from watchbill_collector.store.runs import RunSummary

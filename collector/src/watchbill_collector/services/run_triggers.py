@@ -45,8 +45,9 @@ from watchbill_collector.runbooks.views import View, asks_hosts, collector_view,
 from watchbill_collector.scopes import INSTANCE
 from watchbill_collector.services.run_house import RunHouse
 from watchbill_collector.services.run_looks import Looks, seen_of
+from watchbill_collector.services.run_open import Live
 from watchbill_collector.services.run_plan import live_plan
-from watchbill_collector.services.runs import SYSTEM, Live
+from watchbill_collector.services.runs import SYSTEM
 from watchbill_collector.services.trigger_sight import Quiet, Seen
 from watchbill_collector.store import Store, runs
 

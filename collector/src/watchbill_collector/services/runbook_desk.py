@@ -1,21 +1,15 @@
 """`api.runbook_port.RunbookService` over the shelf of runbooks and the runs that are open."""
 
 import asyncio
-import base64
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-import sqlalchemy as sa
-
-from watchbill.actions.roster import Roster
-from watchbill.actions.signing import SignatureRefused
 from watchbill.clock import Clock
-from watchbill.errors import Refused, Unreadable
-from watchbill_collector.api.ports import Caller, NoSuch, at
+from watchbill.errors import Refused
+from watchbill_collector.api.ports import Caller, at
 from watchbill_collector.api.runbook_port import (
-    ENDED,
     JOURNAL_ROWS_MAX,
     RUNS_LISTED_MAX,
     Finding,
@@ -26,39 +20,36 @@ from watchbill_collector.api.runbook_port import (
     RunView,
     no_run,
     no_runbook,
-    shown,
 )
 from watchbill_collector.audit import Entry
 from watchbill_collector.runbooks.books import Book
 from watchbill_collector.runbooks.lint import Around, judge_text, lint
 from watchbill_collector.runbooks.lint_apps import Apps, app_findings
-from watchbill_collector.runbooks.model import Gate, Runbook
+from watchbill_collector.runbooks.model import Runbook
 from watchbill_collector.runbooks.parameters import Judged, judge_parameters
 from watchbill_collector.runbooks.planning import Planned, plan
 from watchbill_collector.runbooks.run import fold as folding
 from watchbill_collector.runbooks.run import restraint
-from watchbill_collector.runbooks.run.gates import judge_signed, tally
-from watchbill_collector.runbooks.run.progress import GateProgress, Run
-from watchbill_collector.runbooks.run.rows import Created, Row, Voted, read_row
+from watchbill_collector.runbooks.run.rows import Created, Row, read_row
 from watchbill_collector.runbooks.run.verbs import obey
-from watchbill_collector.runbooks.run.words import RunState
 from watchbill_collector.services.run_book import called_by, judge_length
 from watchbill_collector.services.run_fleet import FleetView
 from watchbill_collector.services.run_looks import Looks
+from watchbill_collector.services.run_open import Live
 from watchbill_collector.services.run_pause import Restraints
 from watchbill_collector.services.run_plan import live_plan, made_plan
 from watchbill_collector.services.run_rights import APPROVING_ROLES, Rights
 from watchbill_collector.services.run_views import journal_row, listed, run_view
+from watchbill_collector.services.run_votes import Votes
 from watchbill_collector.services.runbook_shelf import Shelf
-from watchbill_collector.services.runs import Live, Runs
-from watchbill_collector.store import Store, runbooks, runs, votes
+from watchbill_collector.services.runs import Runs
+from watchbill_collector.store import Store, runbooks, runs
 from watchbill_collector.store.runbooks import AcceptanceRow, PreflightRow
 from watchbill_collector.store.runs import RunSummary
 
 if TYPE_CHECKING:
     from watchbill_collector.runbooks.drilling import Standing
 
-COMMENT_CHARACTERS_MAX: Final = 500
 PROPOSAL_MS: Final = 24 * 3_600_000
 """How long a proposal waits for somebody to start it."""
 
@@ -102,6 +93,7 @@ class RunbookDesk:
         self._rights = rights
         self._around = around
         self._looks = Looks(running, clock)
+        self._votes = Votes(store, clock, running, fleet)
         self.standing: Callable[[str], Standing | None] = lambda _: None
         """How the drills of a runbook stand, when somebody watches them."""
         self.apps: Callable[[], Apps | None] = lambda: None
@@ -376,62 +368,14 @@ class RunbookDesk:
 
     async def vote(self, run_id: str, step: str, signed: bytes, caller: Caller) -> RunView:
         """Hand in a signed vote."""
-        live, _ = await self._gate(run_id, step, caller)
-
-        def decide() -> tuple[str, bool, str]:
-            gate = self._open_gate(live, step)
-            try:
-                person, approve, why_not = judge_signed(gate, signed, self._fleet(), self._clock.wall_ms())
-            except (SignatureRefused, Unreadable) as exc:
-                raise Refused(str(exc)) from exc
-            if why_not:
-                raise Refused(f"{person}: {why_not}")
-            return person, approve, gate.opened.digest
-
-        person, approve, _ = decide()
-        return await self._voted(live, step, person, approve, "", signed, caller)
+        live = await self._changing(run_id, caller, f"vote on {run_id}", approving=True)
+        await self._votes.signed(live, step, signed, caller)
+        return await self._after(run_id, live)
 
     async def approve(self, run_id: str, step: str, yes: bool, comment: str, caller: Caller) -> RunView:
         """A vote of a gate that only the collector checks, by who is logged in."""
-        live, gate = await self._gate(run_id, step, caller)
-        if gate.opened.on_host:
-            raise Refused(f"hosts look at this gate themselves: watchbill approve {run_id} {step}")
-        if yes and caller.name == live.run.requester and not gate.opened.own_vote:
-            raise Refused(f"{caller.name} asked for it himself: somebody else has to agree")
-        fault = _role_fault(self._fleet().roster, caller.name, gate.opened.role)
-        if fault:
-            raise Refused(fault)
-        return await self._voted(live, step, caller.name, yes, comment[:COMMENT_CHARACTERS_MAX], b"", caller)
-
-    async def _voted(
-        self, live: Live, step: str, person: str, yes: bool, comment: str, signed: bytes, caller: Caller
-    ) -> RunView:
-        run_id, digest = live.run.run_id, self._open_gate(live, step).opened.digest
-        word = base64.b64encode(signed).decode("ascii") if signed else ""
-        vote = Voted(step=step, person=person, approve=yes, digest=digest, signed=word, comment=comment)
-        row = votes.VoteRow(
-            run_id=run_id,
-            step=step,
-            manifest_digest=digest,
-            person=person,
-            approve=yes,
-            at_ms=self._clock.wall_ms(),
-            comment=comment,
-            signed=signed,
-        )
-        detail = {"step": step, "approve": yes, "person": person, "manifest": digest, "signed": bool(signed)}
-        entry = Entry(actor=caller.name, action="run.vote", target=run_id, detail=detail)
-
-        def decide() -> list[Row]:
-            if self._open_gate(live, step).opened.digest != digest:
-                raise Refused(f"what {step} of {run_id} asks has changed: read it again")
-            return [vote]
-
-        def keep(connection: sa.Connection) -> None:
-            votes.add(connection, self._store.site, row)
-
-        await self._runs.add(live, decide, entry, keep)
-        await self._runs.turn()
+        live = await self._changing(run_id, caller, f"vote on {run_id}", approving=True)
+        await self._votes.by_login(live, step, yes, comment, caller)
         return await self._after(run_id, live)
 
     # ------------------------------------------------------------ automation
@@ -641,19 +585,6 @@ class RunbookDesk:
             self._rights.may_change(caller, hosts, what)
         return live
 
-    async def _gate(self, run_id: str, step: str, caller: Caller) -> tuple[Live, GateProgress]:
-        live = await self._changing(run_id, caller, f"vote on {run_id}", approving=True)
-        return live, self._open_gate(live, step)
-
-    def _open_gate(self, live: Live, step: str) -> GateProgress:
-        run_id, flat = live.run.run_id, live.flow.steps.get(step)
-        if flat is None or not isinstance(flat.step.what, Gate):
-            raise NoSuch(f"the run {run_id} has no gate {shown(step)}")
-        gate = live.run.step(step).gate
-        if gate is None or gate.closed is not None or live.run.state in ENDED:
-            raise Refused(f"the gate {step} of {run_id} is not open: it is {live.run.step(step).state.value}")
-        return gate
-
     def _run_view(self, live: Live) -> RunView:
         return run_view(live.run, live.flow, self._fleet(), self._clock.wall_ms())
 
@@ -669,7 +600,7 @@ class RunbookDesk:
     def _ended_view(self, summary: RunSummary) -> RunView:
         """A run that is over, from its rows. In a thread."""
         rows = self._store.read(lambda connection: runs.journal(connection, summary.run_id))
-        run: Run | None = folding.fold(summary.run_id, ((row.at_ms, read_row(row.body)) for row in rows))
+        run = folding.fold(summary.run_id, ((row.at_ms, read_row(row.body)) for row in rows))
         if run is None:
             return listed(summary, 0.0)
         self._runs.book.load([run.created.digest, *run.created.called.values()])
@@ -681,30 +612,11 @@ class RunbookDesk:
     def waits_for(self, run_id: str) -> str:
         """For notices: who has agreed so far at the gates that are open."""
         live = self._runs.get(run_id)
-        if live is None or live.run.state is not RunState.WAITING:
-            return ""
-        found = [
-            f"{step.id}: {len(tally(live.run, step.gate, self._fleet(), self._clock.wall_ms()).agreed)} of "
-            f"{step.gate.opened.count}"
-            for step in live.run.steps.values()
-            if step.gate is not None and step.gate.closed is None
-        ]
-        return ", ".join(found)
+        return "" if live is None else self._votes.so_far(live)
 
 
 def _hosts(planned: Planned) -> tuple[str, ...]:
     return tuple(sorted({row.host for row in planned.rows if row.host}))
-
-
-def _role_fault(roster: Roster | None, person: str, role: str) -> str:
-    """Why somebody's word at the page does not count for a role, or "". Where a roster says who has which role, it
-    decides; without one every approver may."""
-    if roster is None:
-        return ""
-    known = roster.person(person)
-    if known is None:
-        return f"{person} is not on the roster, which says who is {role}"
-    return "" if role in known.roles else f"{person} is not {role} on the roster"
 
 
 def _finding(one: object) -> Finding:

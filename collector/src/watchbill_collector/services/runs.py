@@ -12,13 +12,12 @@ never happened. So whoever kills us between any two steps finds each run where i
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
@@ -40,7 +39,6 @@ from watchbill_collector.runbooks.run.rows import (
     AnyRow,
     Resumed,
     Row,
-    State,
     Unsent,
     body_of,
     kind_of,
@@ -49,7 +47,9 @@ from watchbill_collector.runbooks.run.rows import (
 from watchbill_collector.runbooks.run.words import ENDED, HOLDS_LOCK, AttemptState, RunState
 from watchbill_collector.runbooks.run.world import Cancel, Effect, Send, Tell, World
 from watchbill_collector.services.run_book import RunBook
+from watchbill_collector.services.run_open import Event, Live, OpenRuns
 from watchbill_collector.services.run_orders import OrderDesk
+from watchbill_collector.services.run_summaries import new_run_id, past, past_of, summary_of
 from watchbill_collector.store import Store, audit, commands, runs
 from watchbill_collector.store.audit import Entry
 from watchbill_collector.store.runs import JournalHead, NewRow, RunSummary
@@ -73,32 +73,12 @@ RETRY_S: Final = 1.0
 """After the store could not be written."""
 SYSTEM: Final = "system"
 
-Event = Accepted | Finished | HostRefused | States
-
 
 class Telling(Protocol):
     """Who hands messages of runs over to people."""
 
     def __call__(self, run: Run, channel: str, text: str) -> None:
         """Must not raise; whether it arrives changes nothing."""
-
-
-@dataclass(slots=True)
-class Live:
-    """A run in memory, and what its journal ends with."""
-
-    run: Run
-    flow: Flow
-    head: JournalHead
-    wake_ms: int | None = None
-    told: list[tuple[str, Event]] = field(default_factory=list)
-    unsent: list[str] = field(default_factory=list)
-    resumed: bool = False
-    asked_ms: int = 0
-    agents: frozenset[str] = frozenset()
-    """Hosts that it waits for, as the driver has noted it."""
-    noted_ms: int | None = None
-    """The moment at which the driver would look at it."""
 
 
 @dataclass(slots=True)
@@ -152,16 +132,8 @@ class Runs:
         self._world = world
         self._tell = tell
         self._publish = publish
-        self._live: dict[str, Live] = {}
-        self._due: dict[str, None] = {}
+        self._open = OpenRuns()
         self._inbox: deque[tuple[str, Event]] = deque()
-        self._locks: dict[str, dict[str, None]] = {}
-        self._by_agent: dict[str, dict[str, None]] = {}
-        """Runs by the hosts that they wait for: with ten thousand open ones nobody goes through all."""
-        self._busy: dict[str, None] = {}
-        """Runs with commands that are not over."""
-        self._wakes: list[tuple[int, str]] = []
-        """A heap of moments; one that is not its run's any more is passed over."""
         self._looks: dict[str, asyncio.Future[Finished | HostRefused]] = {}
         self._broken: dict[str, None] = {}
         self._behind = True
@@ -174,16 +146,16 @@ class Runs:
 
     def get(self, run_id: str) -> Live | None:
         """An open run."""
-        return self._live.get(run_id)
+        return self._open.live.get(run_id)
 
     def open(self) -> Iterable[Live]:
         """All open runs."""
-        return list(self._live.values())
+        return list(self._open.live.values())
 
     @property
     def count(self) -> int:
         """Open runs."""
-        return len(self._live)
+        return len(self._open.live)
 
     async def past(self, since_ms: int = 0) -> list[restraint.Past]:
         """Runs as others are bound by them: all that are open, and those that ended since."""
@@ -191,8 +163,8 @@ class Runs:
         stored = await asyncio.to_thread(
             self._store.read, lambda connection: runs.outlines(connection, site, since_ms)
         )
-        found = [_past_of(one) for one in stored if one.run_id not in self._live]
-        return found + [_past(live.run) for live in self._live.values()]
+        found = [past_of(one) for one in stored if one.run_id not in self._open.live]
+        return found + [past(live.run) for live in self._open.live.values()]
 
     # ------------------------------------------------------------ what happens
 
@@ -208,72 +180,17 @@ class Runs:
 
     def connected(self, agent_id: str) -> None:
         """A host is there again: what waits for it goes on, and it is asked about what it has."""
-        for run_id in self._by_agent.get(agent_id, {}):
-            live = self._live[run_id]
+        for run_id in self._open.by_agent.get(agent_id, {}):
+            live = self._open.live[run_id]
             live.asked_ms = 0
-            self._mark(live)
+            self._open.mark(live)
             self._news.set()
 
     def changed(self) -> None:
         """Something that all runs depend on is another now: a pause, a roster."""
-        for live in self._live.values():
-            self._mark(live)
+        for live in self._open.live.values():
+            self._open.mark(live)
         self._news.set()
-
-    def _mark(self, live: Live) -> None:
-        self._due[live.run.run_id] = None
-
-    def _put(self, live: Live) -> None:
-        """A run is open: it is found by its lock and by what it waits for, and looked at soon."""
-        self._live[live.run.run_id] = live
-        if live.run.created.lock:
-            self._locks.setdefault(live.run.created.lock, {})[live.run.run_id] = None
-        self._note(live)
-        self._mark(live)
-
-    def _note(self, live: Live) -> None:
-        """What it waits for may be something else now."""
-        run = live.run
-        waits = (*run.open_attempts(), *run.unknown_attempts())
-        self._found_by(live, frozenset(one.agent for one in waits))
-        if run.open_keys:
-            self._busy[run.run_id] = None
-        else:
-            self._busy.pop(run.run_id, None)
-        if live.wake_ms is not None and live.wake_ms != live.noted_ms:
-            heapq.heappush(self._wakes, (live.wake_ms, run.run_id))
-        live.noted_ms = live.wake_ms
-
-    def _found_by(self, live: Live, agents: frozenset[str]) -> None:
-        for agent in live.agents - agents:
-            known = self._by_agent[agent]
-            del known[live.run.run_id]
-            if not known:
-                del self._by_agent[agent]
-        for agent in agents - live.agents:
-            self._by_agent.setdefault(agent, {})[live.run.run_id] = None
-        live.agents = agents
-
-    def _drop(self, live: Live) -> None:
-        """It is over, or not to be gone on with."""
-        run_id = live.run.run_id
-        self._live.pop(run_id, None)
-        self._busy.pop(run_id, None)
-        self._found_by(live, frozenset())
-        held = self._locks.get(live.run.created.lock)
-        if held is not None:
-            held.pop(run_id, None)
-            if not held:
-                del self._locks[live.run.created.lock]
-
-    def _wake_due(self, now_ms: int) -> None:
-        """Those whose moment has come."""
-        while self._wakes and self._wakes[0][0] <= now_ms:
-            at_ms, run_id = heapq.heappop(self._wakes)
-            live = self._live.get(run_id)
-            if live is not None and live.wake_ms == at_ms:
-                live.noted_ms = None
-                self._mark(live)
 
     # ------------------------------------------------------------ beginning and people
 
@@ -296,7 +213,7 @@ class Runs:
         async with self._turning:
             made = Written(live, [(now_ms, one) for one in rows], [], [entry])
             await self._write([made], extra, new=True)
-            self._put(live)
+            self._open.put(live)
         self._publish(summary_of(run))
         self._news.set()
         return live
@@ -324,7 +241,7 @@ class Runs:
                 self._throw_away([live])
                 raise
             self._after(live, before)
-            self._mark(live)
+            self._open.mark(live)
         self._news.set()
 
     # ------------------------------------------------------------ looks that belong to no run
@@ -353,12 +270,12 @@ class Runs:
             await self._fold(part)
         self.ready.set()
         self._news.set()
-        return len(self._live)
+        return len(self._open.live)
 
     async def _fold(self, run_ids: Sequence[str]) -> None:
         folded = await asyncio.to_thread(self._read_back, run_ids)
         for live in folded:
-            self._put(live)
+            self._open.put(live)
 
     def _read_back(self, run_ids: Sequence[str]) -> list[Live]:
         """Runs from their rows. One whose text or rows cannot be read any more is left alone, and said."""
@@ -390,7 +307,7 @@ class Runs:
 
     async def resume(self) -> None:
         """After `load`: each run that was under way notes that somebody goes on with it."""
-        for live in self._live.values():
+        for live in self._open.live.values():
             if live.run.state in HOLDS_LOCK and live.run.state is not RunState.HELD:
                 live.resumed = True
 
@@ -412,10 +329,10 @@ class Runs:
 
     def _wake_s(self) -> float:
         now_ms = self._clock.wall_ms()
-        if self._due or self._inbox:
+        if self._open.due or self._inbox:
             return 0.0
-        moments = [self._wakes[0][0]] if self._wakes else []
-        if self._busy:
+        moments = [self._open.wakes[0][0]] if self._open.wakes else []
+        if self._open.busy:
             moments.append(now_ms + ASK_AFTER_MS)
         wake_s = (min(moments) - now_ms) / 1000 if moments else IDLE_S
         return min(max(0.0, wake_s), IDLE_S)
@@ -427,7 +344,7 @@ class Runs:
             async with self._turning:
                 made = await self._turn()
             total += made
-            if not made and not self._due and not self._inbox:
+            if not made and not self._open.due and not self._inbox:
                 return total
 
     async def _turn(self) -> int:
@@ -439,12 +356,12 @@ class Runs:
         await self._catch_up()
         self._sort_inbox()
         now_ms = self._clock.wall_ms()
-        self._wake_due(now_ms)
+        self._open.wake_due(now_ms)
         world = self._world()
         written: list[Written] = []
-        for run_id in list(self._due)[:RUNS_PER_TURN_MAX]:
-            self._due.pop(run_id, None)
-            due = self._live.get(run_id)
+        for run_id in list(self._open.due)[:RUNS_PER_TURN_MAX]:
+            self._open.due.pop(run_id, None)
+            due = self._open.live.get(run_id)
             if due is not None:
                 self._try_to_decide(due, world, now_ms, written)
         await self._commit(written)
@@ -458,7 +375,7 @@ class Runs:
             # One run that this code cannot go on with must not keep all others from being recovered.
             log.exception("a run cannot go on: it is set aside until the next start")
             self._unreadable(live.run.run_id, exc)
-            self._drop(live)
+            self._open.drop(live)
 
     def _decide(self, live: Live, world: World, now_ms: int) -> Written:
         run = live.run
@@ -514,8 +431,8 @@ class Runs:
         lock = run.created.lock
         if not lock:
             return ""
-        others = (self._live[one] for one in self._locks.get(lock, {}) if one in self._live)
-        return restraint.why_queued(_past(run), (_past(live.run) for live in others))
+        others = (self._open.live[one] for one in self._open.locks.get(lock, {}) if one in self._open.live)
+        return restraint.why_queued(past(run), (past(live.run) for live in others))
 
     # ------------------------------------------------------------ writing and doing
 
@@ -575,7 +492,7 @@ class Runs:
         self._behind = True
         for live in lives:
             self.counters.thrown_away += 1
-            self._drop(live)
+            self._open.drop(live)
             self._broken[live.run.run_id] = None
 
     async def _mend(self) -> None:
@@ -587,7 +504,7 @@ class Runs:
                 self._broken.update(dict.fromkeys(broken))
                 raise
             for run_id in broken:
-                live = self._live.get(run_id)
+                live = self._open.live.get(run_id)
                 if live is not None:
                     live.resumed = live.run.state in HOLDS_LOCK and live.run.state is not RunState.HELD
 
@@ -597,7 +514,7 @@ class Runs:
             return
         waiting = [
             attempt.at_ms
-            for live in self._live.values()
+            for live in self._open.live.values()
             for attempt in (*live.run.open_attempts(), *live.run.unknown_attempts())
         ]
         if waiting:
@@ -606,10 +523,10 @@ class Runs:
                 self._store.read, lambda connection: list(commands.since(connection, site, since_ms))
             )
             for agent, event in found:
-                live = self._live.get(event.run)
+                live = self._open.live.get(event.run)
                 if live is not None:
                     live.told.append((agent, event))
-                    self._mark(live)
+                    self._open.mark(live)
         self._behind = False
 
     def _do(self, one: Written) -> None:
@@ -629,7 +546,7 @@ class Runs:
         command = command_of(live.run, live.flow, attempt)
         if not self.orders.send(attempt.agent, command, attempt.not_after_ms):
             live.unsent.append(attempt.key)
-            self._mark(live)
+            self._open.mark(live)
 
     def _after(self, live: Live, before: RunState | None) -> None:
         run = live.run
@@ -637,16 +554,16 @@ class Runs:
             self._publish(summary_of(run))
             self._release(live, before)
         if run.state in ENDED:
-            self._drop(live)
+            self._open.drop(live)
         else:
-            self._note(live)
+            self._open.note(live)
 
     def _release(self, live: Live, before: RunState | None) -> None:
         """Others may have waited for what this run holds no more."""
         if before not in {None, RunState.PROPOSED}:
-            for run_id in self._locks.get(live.run.created.lock, {}):
+            for run_id in self._open.locks.get(live.run.created.lock, {}):
                 if run_id != live.run.run_id:
-                    self._due[run_id] = None
+                    self._open.due[run_id] = None
 
     def _sort_inbox(self) -> None:
         while self._inbox:
@@ -654,19 +571,19 @@ class Runs:
             if isinstance(event, States):
                 for asked in self._asked_by(agent, event):
                     asked.told.append((agent, event))
-                    self._mark(asked)
+                    self._open.mark(asked)
                 continue
-            live = self._live.get(event.run)
+            live = self._open.live.get(event.run)
             if live is not None:
                 live.told.append((agent, event))
-                self._mark(live)
+                self._open.mark(live)
             elif not isinstance(event, Accepted) and event.key in self._looks:
                 future = self._looks.pop(event.key)
                 if not future.done():
                     future.set_result(event)
 
     def _asked_by(self, agent: str, event: States) -> list[Live]:
-        waiting = (self._live[run_id] for run_id in self._by_agent.get(agent, {}))
+        waiting = (self._open.live[run_id] for run_id in self._open.by_agent.get(agent, {}))
         return [live for live in waiting if any(key in live.run.open_keys for key in event.states)]
 
     # ------------------------------------------------------------ asking hosts
@@ -674,8 +591,8 @@ class Runs:
     def _ask(self, now_ms: int) -> None:
         """Ask hosts about commands that were sent and are not over."""
         wanted: dict[str, list[str]] = {}
-        for run_id in self._busy:
-            live = self._live[run_id]
+        for run_id in self._open.busy:
+            live = self._open.live[run_id]
             if now_ms < live.asked_ms + ASK_EVERY_MS:
                 continue
             asked = False
@@ -692,71 +609,5 @@ class Runs:
                 self.orders.send(agent, Ask(uuid.uuid4().hex, tuple(keys[start : start + ASKED_KEYS_MAX])))
 
 
-def new_run_id() -> str:
-    """A run's name: nobody can guess the next one."""
-    return uuid.uuid4().hex[:16]
-
-
 def _any(row: Row) -> AnyRow:
     return row  # type: ignore[return-value] # Every kind of row is one of them.
-
-
-def _past(run: Run) -> restraint.Past:
-    return restraint.Past(
-        run_id=run.run_id,
-        runbook=run.created.runbook,
-        lock=run.created.lock,
-        state=run.state,
-        drill=run.created.drill,
-        created_ms=run.created_ms,
-        queued_ms=run.queued_ms,
-        started_ms=run.started_ms,
-        ended_ms=run.ended_ms,
-    )
-
-
-def _past_of(row: Any) -> restraint.Past:
-    return restraint.Past(
-        run_id=row.run_id,
-        runbook=row.runbook,
-        lock=row.lock_name,
-        state=RunState(row.state),
-        drill=bool(row.drill),
-        created_ms=row.created_ms,
-        started_ms=row.started_ms,
-        ended_ms=row.ended_ms,
-    )
-
-
-def summary_of(run: Run) -> RunSummary:
-    """What lists show of a run."""
-    touched = {target.agent for step in run.steps.values() for target in step.targets}
-    created = run.created
-    return RunSummary(
-        run_id=run.run_id,
-        runbook=created.runbook,
-        digest=created.digest,
-        state=run.state.value,
-        state_detail=run.detail,
-        drill=created.drill,
-        requester=run.requester,
-        reason=created.reason,
-        trigger=created.trigger,
-        parameters=created.parameters,
-        lock_name=created.lock,
-        hosts=tuple(sorted(touched | set(created.hosts))),
-        created_ms=run.created_ms,
-        started_ms=run.started_ms,
-        ended_ms=run.ended_ms,
-        recovered_ms=run.recovered_ms,
-        changed_ms=run.changed_ms,
-        rows_written=run.n,
-    )
-
-
-def labels_by_agent(world: World) -> Mapping[str, Mapping[str, str]]:
-    """The labels of hosts by their ids."""
-    return {host.agent: host.labels for host in world.fleet.hosts.values()}
-
-
-__all__ = ["Counters", "Live", "Runs", "State", "labels_by_agent", "new_run_id", "summary_of"]
