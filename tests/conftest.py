@@ -21,10 +21,32 @@ IN_CI = os.environ.get("CI") == "true"
 TESTS = Path(__file__).parent
 LONGEST_FIRST = ("chaos", "acceptance", "integration", "web", "cli", "links", "model")
 """Folders whose files take longest. Workers begin with them, so that none is what all others have to wait for."""
-PLACES = Path("/tmp")
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 6 << 30
+"""With less to spare everything is on disk."""
 PREFIX = "wb-tests-"
 BIRTH_S = 60.0
 """A place younger than this may not have its lock yet."""
+
+
+def _places() -> Path:
+    """Where all that is temporary is: in memory where there is plenty of it, because tests kill processes and never the
+    machine, and otherwise wait for disks most of the time. WATCHBILL_TESTS_PLACE=/tmp puts it elsewhere.
+    """
+    if chosen := os.environ.get("WATCHBILL_TESTS_PLACE"):
+        return Path(chosen)
+    try:
+        facts = os.statvfs(MEMORY)
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return Path("/tmp")
+    spare = min(facts.f_bavail * facts.f_frsize, int(lines["MemAvailable"].split()[0]) * 1024)
+    fit = os.access(MEMORY, os.W_OK | os.X_OK) and not facts.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+    return MEMORY if fit and spare >= MEMORY_BYTES_MIN else Path("/tmp")
+
+
+PLACES = _places()
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(PLACES))  # Of pytest's own directories.
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,9 +14,10 @@ from alembic.migration import MigrationContext
 import watchbill_collector.store
 from watchbill.clock import ManualClock
 from watchbill.errors import Refused, StorageError
-from watchbill_collector.store import Store, audit
+from watchbill_collector.store import Store, audit, new
 from watchbill_collector.store.audit import Entry
-from watchbill_collector.store.database import writer_engine
+from watchbill_collector.store.database import locate, writer_engine
+from watchbill_collector.store.migrate import migrate_by_steps
 from watchbill_collector.store.schema import AUDIT, FACTS, HOSTS, METADATA, REVISION
 
 HOST = {
@@ -162,6 +163,23 @@ def test_the_migrations_make_exactly_the_tables_the_code_uses(store: Store) -> N
     )
 
 
+def test_a_new_sqlite_store_is_what_all_migrations_together_make(tmp_path: Path) -> None:
+    """When this fails, a migration is new: run scripts/new_store.py."""
+    stepped = locate(tmp_path / "stepped")
+    (tmp_path / "stepped").mkdir()
+    migrate_by_steps(stepped)
+    assert stepped.file is not None
+    assert new.written(stepped.file) == new.FILE.read_text()
+    with writer_engine(stepped).connect() as connection:
+        rows = {
+            name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
+            for name, table in METADATA.tables.items()
+        }
+    assert not any(rows.values()), "what a migration writes into an empty store would be missing"
+    Store.open(tmp_path / "made", "main").close()
+    assert new.written(tmp_path / "made" / "control.db") == new.FILE.read_text()
+
+
 def test_every_row_of_every_table_says_its_site() -> None:
     assert [table.name for table in METADATA.sorted_tables if "site" not in table.c] == []
 
@@ -192,6 +210,7 @@ def test_a_migration_that_breaks_off_leaves_nothing_and_the_next_one_succeeds(em
     with engine.connect() as connection:
         assert sa.inspect(connection).get_table_names() == []
     engine.dispose()
+    migrate_by_steps(empty_place.database)
     assert empty_place.open().read(_count) == 0
 
 

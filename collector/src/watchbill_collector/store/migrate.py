@@ -14,6 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from watchbill.errors import StorageError
+from watchbill_collector.store import new
 from watchbill_collector.store.database import Database, mapped_errors, writer_engine
 from watchbill_collector.store.schema import METADATA, REVISION
 
@@ -37,11 +38,18 @@ def found_revision(connection: sa.Connection) -> str | None:
 
 
 def migrate(database: Database) -> None:
-    """Upgrade in a child process, and refuse a schema that a newer version made. Raises StorageError."""
+    """Upgrade in a child process, and refuse a schema that a newer version made; what is new is made as it is. Raises
+    StorageError.
+    """
     engine = writer_engine(database, exclusive=False)
     try:
         with mapped_errors(database, "read the schema version"), engine.connect() as connection:
             found = found_revision(connection)
+            fresh = found is None and database.file is not None and new.is_empty(connection)
+        if fresh:
+            with mapped_errors(database, "make it"), engine.begin() as connection:
+                new.make(connection)
+            return
     finally:
         engine.dispose()
     if found == REVISION:
@@ -51,10 +59,11 @@ def migrate(database: Database) -> None:
             f"{database.shown} has schema {found}, this version knows up to {REVISION}: "
             "a newer Watchbill wrote it; install that version, or restore a backup from before"
         )
-    _run_child(database)
+    migrate_by_steps(database)
 
 
-def _run_child(database: Database) -> None:
+def migrate_by_steps(database: Database) -> None:
+    """Every migration that is missing, one after the other, in a child process. Raises StorageError."""
     request = {
         "url": database.url.render_as_string(hide_password=False),
         "file": str(database.file) if database.file else None,
