@@ -1,11 +1,13 @@
-"""A dispatcher as a process that can be killed: `dispatching_child.py STATE ALERTS URL`.
+"""Dispatchers as processes that can be killed: for each line `["STATE", "ALERTS", "URL"]` on standard input a child
+that says "ready PID" when it works, and "ended" when it was. Importing takes longer than most of them live.
 
-It keeps its outbox in the directory STATE, sends by the webhook at URL, and takes for alerts what the file ALERTS says,
-which stands for the rules: they remember across a kill what fires and what has ended.
+A dispatcher keeps its outbox in the directory STATE, sends by the webhook at URL, and takes for alerts what the file
+ALERTS says, which stands for the rules: they remember across a kill what fires and what has ended.
 """
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,9 +69,18 @@ async def work(state: Path, alerts: Path, url: str) -> None:
         setup = Setup(Routing((route,)), frozenset({"ops"}), Planner(given.describe))
         await dispatcher.configure(setup)
         dispatcher.begin(given)
-        print("ready", flush=True)
+        print("ready", os.getpid(), flush=True)
         await dispatcher.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(work(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    for line in sys.stdin:
+        state, alerts, url = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            try:
+                asyncio.run(work(Path(state), Path(alerts), url))
+            finally:
+                os._exit(1)
+        os.waitpid(child, 0)
+        print("ended", flush=True)

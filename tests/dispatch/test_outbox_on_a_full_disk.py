@@ -13,6 +13,7 @@ from watchbill_collector.dispatch.given import labelled
 from watchbill_collector.store import Store, reserve
 
 SIZE = "size=48m"
+NOTICES = 20
 
 
 @pytest.fixture
@@ -51,17 +52,17 @@ async def test_notices_are_queued_sent_and_written_down_on_a_full_disk(
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "more").write_bytes(b"x" * 8192)
     alerts = []
-    for number in range(60):
+    for number in range(NOTICES):
         alerts.append(one.alerts.fire(one.clock.wall_ms(), **labelled(f"DiskFull{number}")))
         await one.turn(1)
-    assert one.told() == ["firing"] * 60
+    assert one.told() == ["firing"] * NOTICES
     outbox = one.dispatcher.outbox
     assert (outbox.undurable, outbox.counters.write_failures) == ("", 0)
     await one.restart()
     for alert in alerts:
         one.alerts.resolve(alert, one.clock.wall_ms())
     await one.turn(1)
-    assert one.told() == ["firing"] * 60 + ["resolved"] * 60
+    assert one.told() == ["firing"] * NOTICES + ["resolved"] * NOTICES
 
 
 async def test_without_the_reserve_it_goes_out_all_the_same_and_is_counted(

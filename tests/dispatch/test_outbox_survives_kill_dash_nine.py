@@ -7,9 +7,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,25 +109,38 @@ class World:
         self.write()
 
 
-@asynccontextmanager
-async def dispatching(state: Path, world: World, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+Dispatching = Callable[[Path, World, int], AbstractAsyncContextManager[None]]
+
+
+@pytest.fixture
+async def dispatching() -> AsyncIterator[Dispatching]:
     """A child that works; killed at the end without a word."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(CHILD),
-        str(state),
-        str(world.path),
-        f"http://127.0.0.1:{port}/",
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert child.stdout is not None
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(sys.executable, str(CHILD), stdin=pipe, stdout=pipe)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+
+    async def heard() -> list[str]:
+        assert parent.stdout is not None
         async with asyncio.timeout(DEADLINE_S):
-            assert await child.stdout.readline() == b"ready\n"
-        yield child
-    finally:
-        child.kill()
-        await child.wait()
+            return (await parent.stdout.readline()).decode().split()
+
+    @asynccontextmanager
+    async def start(state: Path, world: World, port: int) -> AsyncIterator[None]:
+        assert parent.stdin is not None
+        order = json.dumps([str(state), str(world.path), f"http://127.0.0.1:{port}/"])
+        parent.stdin.write(order.encode() + b"\n")
+        word, pid = await heard()
+        assert word == "ready"
+        try:
+            yield
+        finally:
+            os.kill(int(pid), signal.SIGKILL)
+            assert await heard() == ["ended"]
+
+    yield start
+    parent.stdin.close()
+    await parent.wait()
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> None:
@@ -138,7 +152,9 @@ async def wait_for(event: asyncio.Event, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("life", range(2))
-async def test_a_process_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, life: int) -> None:
+async def test_a_process_that_is_killed_again_and_again_loses_nothing(
+    tmp_path: Path, life: int, dispatching: Dispatching
+) -> None:
     seed = int(os.environ.get("WATCHBILL_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"WATCHBILL_TEST_SEED={seed}")
     rng = random.Random(seed + life)

@@ -2,6 +2,7 @@
 any grid."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from watchbill_collector.promql.windows import Ints, Mask, Windows
 from watchbill_collector.rules.head_storage import HeadStorage
 from watchbill_collector.series import STALE, Matcher, MatchOp, SeriesIds, SeriesTable, Ticks
 
+EXAMPLES = int(os.environ.get("WATCHBILL_HEAD_EXAMPLES", "15"))
+"""Histories of up to an hour, others in each run."""
 START_MS = 1_700_000_000_000
 LOOKBACK_MS = 300_000
 RANGES_MS = (30_000, 120_000, 300_000)
@@ -218,6 +221,6 @@ def _same_lines(mine: Windows, other: Windows, us: Ints, them: Ints, now: int, s
 
 
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(5, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_the_head_answers_as_plain_samples_do(seed: int, hosts: int, steps: int) -> None:
     _run(seed, hosts, steps)

@@ -204,6 +204,8 @@ WORSE = {
 FILLING = {"NodeFilesystemSpaceFillingUp", "NodeFilesystemFilesFillingUp"}
 HEALTHY, FAULTY, AFTER = 10, 80, 20
 """Minutes: before, long enough for an hour's wait, and until windows of five minutes forget."""
+SELDOM = 5
+"""Minutes between two judgements while hours of health go by."""
 HEALTHY_LONG, FAULTY_LONG = 370, 170
 """The same where a rule looks back over six hours: until then it is warming, and a trend takes its time to show."""
 
@@ -231,7 +233,8 @@ def _season(house: Any, faults: Mapping[str, Fault], healthy: int, faulty: int) 
     it.faults, it.healthy, it.faulty = faults, healthy, faulty
     it.hosts = {host: {} for host in faults}
     for number in range(healthy + faulty + AFTER):
-        it.run(1, partial(_move, number=number))
+        often = number >= healthy - HEALTHY
+        it.run(1, partial(_move, number=number), judge=often or number % SELDOM == 0)
     return it
 
 
