@@ -7,6 +7,7 @@ process from outside. `House` starts and ends everything; whatever it started is
 import contextlib
 import ctypes
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -34,6 +36,8 @@ COMMAND_S: Final = 60.0
 BURN: Final = "import time; end = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
 LOAD_EVERY_S: Final = 0.2
 LOG_LINES_SHOWN: Final = 40
+USUAL: Final = frozenset({"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "LANG"})
+"""The environment of a house that nobody has changed."""
 OURS: Final = "/api/watchbill/v1"
 STALL_S_MAX: Final = 10.0
 """A process of a machine that does other things too may stand still for so long; no date is set by so little."""
@@ -44,6 +48,17 @@ _LIBC = ctypes.CDLL(None)
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([^ ]+)(?: \d+)?")
 _STOOD_STILL = re.compile(r"this process stood still and missed readings seconds=([0-9.]+)")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+
+def _beside(name: str) -> ModuleType:
+    """A module beside this one: test folders are no packages."""
+    full = f"watchbill_acceptance_{name}"
+    spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[full] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_S) -> T:
@@ -106,23 +121,33 @@ class Done:
         return json.loads(self.out)
 
 
+def _started(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            # A group of its own: what it forks (`unshare --fork`) has to end with it.
+            start_new_session=True,
+            # A test run that is killed must not leave daemons behind.
+            preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+        )
+
+
+FORKS: Final = _beside("forked").Forks()
+"""What collectors are forked from; see forked.py."""
+
+
 class Process:
     """One running program with its log."""
 
-    def __init__(self, argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, argv: Sequence[str], log: Path, environment: Mapping[str, str], *, forked: bool = False
+    ) -> None:
         self.log = log
-        with open(log, "ab") as output:
-            self.popen = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=dict(environment),
-                # A group of its own: what it forks (`unshare --fork`) has to end with it.
-                start_new_session=True,
-                # A test run that is killed must not leave daemons behind.
-                preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
-            )
+        self.popen = (FORKS if forked else _started)(argv, log, environment)
         self.pid = self.popen.pid
 
     @property
@@ -540,7 +565,9 @@ class House:
 
     def start(self, daemon: Daemon, argv: Sequence[str]) -> None:
         """Start a daemon by another command than its own."""
-        daemon.process = Process(argv, daemon.log, self.environment)
+        usual = list(argv) == [str(PROGRAMS / "watchbill-collector"), "run", "--home", str(daemon.home)]
+        forked = usual and self.environment.keys() <= USUAL and not os.environ.get("WATCHBILL_TESTS_EXEC")
+        daemon.process = Process(argv, daemon.log, self.environment, forked=forked)
         self.processes.append(daemon.process)
 
     def until_up(self, collector: Collector, name: str) -> None:
