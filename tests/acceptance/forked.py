@@ -1,8 +1,9 @@
 """Collectors that are forked, not started: `forked.py` is a process that has imported the collector and done nothing.
 
-Importing it takes most of a start, and the tests start hundreds. For each line `{"argv": [...], "env": {...}, "log":
-PATH}` on standard input it forks a child that becomes the daemon, as the console script would be, and answers with its
-`{"pid": N}`; when a child has ended it says `{"ended": N, "code": C}`. It has one thread, as whoever forks should.
+Importing it takes most of a start, and the tests start hundreds. For each line of standard input, `{"argv": [...],
+"env": {...}, "files": [IN, OUT, ERR]}`, it forks a child that becomes the command, as the console script would be, and
+answers with its `{"pid": N}`; when a child has ended it says `{"ended": N, "code": C}`. It has one thread, as whoever
+forks should.
 
 `Forks` is the side of the tests, and `Forked` has what they use of a `subprocess.Popen`. WATCHBILL_TESTS_EXEC=1 starts
 every collector anew; those of a demo, of systemd, and in another environment always are.
@@ -69,13 +70,21 @@ class Forks:
         self._begun = threading.Semaphore(0)
         self._newest: Forked | None = None
 
-    def __call__(self, argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> Forked:
-        """A new daemon."""
+    def __call__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        out: Path,
+        err: Path,
+        given: str = os.devnull,
+    ) -> Forked:
+        """A new child, with these files."""
         if self._process is None:
             self._start()
         assert self._process is not None
         assert self._process.stdin is not None
-        order = {"argv": list(argv), "env": dict(environment), "log": str(log)}
+        files = [given, str(out), str(err)]
+        order = {"argv": list(argv), "env": dict(environment), "files": files}
         print(json.dumps(order), file=self._process.stdin, flush=True)
         assert self._begun.acquire(timeout=60), "nothing was forked"
         assert self._newest is not None
@@ -129,9 +138,10 @@ def _become(order: dict[str, Any]) -> int:
     """The daemon, in the child."""
     os.setsid()
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-        os.dup2(descriptor, number)
+    given, out, err = order["files"]
+    os.dup2(os.open(given, os.O_RDONLY), 0)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)
     os.closerange(3, 1024)
     kept = {name: value for name, value in os.environ.items() if name.startswith("GRPC_")}
     os.environ.clear()

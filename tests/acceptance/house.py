@@ -147,7 +147,7 @@ class Process:
         self, argv: Sequence[str], log: Path, environment: Mapping[str, str], *, forked: bool = False
     ) -> None:
         self.log = log
-        self.popen = (FORKS if forked else _started)(argv, log, environment)
+        self.popen = FORKS(argv, environment, log, log) if forked else _started(argv, log, environment)
         self.pid = self.popen.pid
 
     @property
@@ -502,8 +502,25 @@ class House:
             print(f"--- {log.parent.name}", *lines[-LOG_LINES_SHOWN:], sep="\n")
         shutil.rmtree(self.root)
 
+    def _may_be_forked(self, argv: Sequence[str]) -> bool:
+        usual = argv[0] == str(PROGRAMS / "watchbill-collector") and self.environment.keys() <= USUAL
+        return usual and not os.environ.get("WATCHBILL_TESTS_EXEC")
+
+    def _run_forked(self, argv: Sequence[str], given: str) -> Done:
+        with tempfile.TemporaryDirectory() as place:
+            source, out, err = (Path(place) / name for name in ("in", "out", "err"))
+            source.write_text(given)
+            child = FORKS(argv, self.environment, out, err, str(source))
+            try:
+                code = child.wait(COMMAND_S)
+            finally:
+                child.send_signal(signal.SIGKILL)
+            return Done(code, *(path.read_text("utf-8", "replace") for path in (out, err)))
+
     def run(self, argv: Sequence[str], *, given: str = "", extra: Mapping[str, str] | None = None) -> Done:
         """Run a command to its end."""
+        if not extra and self._may_be_forked(argv):
+            return self._run_forked(argv, given)
         done = subprocess.run(
             list(argv),
             input=given,
@@ -565,8 +582,7 @@ class House:
 
     def start(self, daemon: Daemon, argv: Sequence[str]) -> None:
         """Start a daemon by another command than its own."""
-        usual = list(argv) == [str(PROGRAMS / "watchbill-collector"), "run", "--home", str(daemon.home)]
-        forked = usual and self.environment.keys() <= USUAL and not os.environ.get("WATCHBILL_TESTS_EXEC")
+        forked = self._may_be_forked(argv)
         daemon.process = Process(argv, daemon.log, self.environment, forked=forked)
         self.processes.append(daemon.process)
 

@@ -20,7 +20,7 @@ _HEAD: Final = "-- Written by scripts/new_store.py: not to be edited.\n"
 
 def is_empty(connection: sa.Connection) -> bool:
     """Whether nobody has made anything in this SQLite file."""
-    return connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() == 0
+    return bool(connection.exec_driver_sql("SELECT count(*) = 0 FROM sqlite_master").scalar_one())
 
 
 def make(connection: sa.Connection) -> None:
