@@ -14,7 +14,7 @@ def listed(collector: Any, name: str = "web01") -> str:
 
 
 def test_every_way_to_go_is_shown_as_what_it_is(house: Any, until: Any) -> None:
-    collector = house.collector()
+    collector = house.collector("[rules]\nstock = false\n")
     agent = house.agent(collector, "web01")
 
     # A plain stop: `up` ends, nobody misses it.
@@ -58,7 +58,7 @@ def test_every_way_to_go_is_shown_as_what_it_is(house: Any, until: Any) -> None:
 
 
 def test_before_a_sleep_the_agent_says_so_and_goes_on_running(house: Any, until: Any) -> None:
-    collector = house.collector()
+    collector = house.collector("[rules]\nstock = false\n")
     agent = house.agent(collector, "web01")
     done = agent.command("leaving", "--reason", "suspend")
     assert (done.code, done.out) == (0, "suspend: the collector was told\n")
@@ -69,7 +69,7 @@ def test_before_a_sleep_the_agent_says_so_and_goes_on_running(house: Any, until:
 
 
 def test_a_decommissioned_ephemeral_host_retires_itself_and_its_history_stays(house: Any, until: Any) -> None:
-    collector = house.collector()
+    collector = house.collector("[rules]\nstock = false\n")
     agent = house.home("job-7")
     token = collector.issue("job-7", ephemeral=True)["token"]
     assert agent.command("enroll", "--token-file", "-", given=token).code == 0

@@ -21,6 +21,8 @@ PROGRAM = """#!/bin/sh
 cat >"{directory}/$(date +%s%N).new" && mv "{directory}"/*.new "{directory}/kept/$(date +%s%N)"
 """
 CONFIG = """
+[rules]
+interval = "3s"
 [[channel]]
 name = "hook"
 kind = "exec"
@@ -28,6 +30,8 @@ argv = ["{program}"]
 [[route]]
 match = 'alertname="CollectorTakesNothing"'
 channel = "hook"
+wait = "0s"
+interval = "1s"
 """
 
 

@@ -20,7 +20,7 @@ groups:
     interval: 1s
     rules:
       - alert: NiceCpuIsBusy
-        expr: sum by (instance) (rate(node_cpu_seconds_total{mode="nice"}[10s])) > 0.02
+        expr: sum by (instance) (rate(node_cpu_seconds_total{mode="nice"}[6s])) > 0.02
         labels: {severity: critical}
         annotations: {summary: "nice work on {{ $labels.instance }}"}
 """

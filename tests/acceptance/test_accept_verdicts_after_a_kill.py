@@ -15,13 +15,13 @@ groups:
     interval: 1s
     rules:
       - alert: LoadIsHigh
-        expr: avg by (instance) (max_over_time(node_load1[10s])) > 500
+        expr: avg by (instance) (max_over_time(node_load1[6s])) > 500
         labels: {severity: critical}
       - alert: SomeLoadIsHigh
         expr: max(node_load1) > 500
 """
 BACK_S = 90.0
-"""The agent's way back to a collector that was away for a moment, and ten seconds of the window."""
+"""The agent's way back to a collector that was away for a moment, and six seconds of the window."""
 
 
 class Load:

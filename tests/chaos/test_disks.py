@@ -57,11 +57,11 @@ def test_a_full_disk_under_the_spool_costs_what_is_counted_and_stops_nothing(
     collector.kill()
     time.sleep(2)
     junk = _fill(small_disk)
-    time.sleep(6)
+    time.sleep(3)
     assert agent.running.running, agent.said
     assert agent.status(), "it still answers"
     junk.unlink()
-    time.sleep(3)
+    time.sleep(2)
     collector.launch()
     now_s = time.time()
     until(

@@ -32,18 +32,24 @@ def until() -> Any:
     return _house().until
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an initialised collector is kept, to be copied."""
+    return tmp_path_factory.mktemp("template")
+
+
 @pytest.fixture
-def house() -> Iterator[Any]:
+def house(template: Path) -> Iterator[Any]:
     """An empty house for one test."""
-    made = _house().House()
+    made = _house().House(template)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def shared_house() -> Iterator[Any]:
+def shared_house(template: Path) -> Iterator[Any]:
     """An empty house for the tests of one file."""
-    made = _house().House()
+    made = _house().House(template)
     yield made
     made.close()
 

@@ -64,6 +64,7 @@ hosts = 'instance="nobody"'
 MORE = """
 [rules]
 stock = false
+interval = "1s"
 [[channel]]
 name = "good"
 kind = "exec"

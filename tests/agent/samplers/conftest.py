@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,14 +142,16 @@ def mounts_of_nobody_else() -> Iterator[None]:
 
 
 @pytest.fixture
-def fuse_mount(tmp_path: Path, mounts_of_nobody_else: None) -> Iterator[FuseMount]:
+def fuse_mount(mounts_of_nobody_else: None) -> Iterator[FuseMount]:
     if not Path("/dev/fuse").exists():
         pytest.skip("needs /dev/fuse, which this machine does not have")
-    point = tmp_path / "never answers"
-    point.mkdir()
+    # Not where tests have what is temporary: that may be below /dev, and mounts there are left out.
+    point = Path(tempfile.mkdtemp(prefix="never answers", dir="/tmp"))
     try:
         mount = FuseMount(point)
     except PermissionError as exc:
+        point.rmdir()
         pytest.skip(f"needs to mount a FUSE filesystem, which needs root: {exc}")
     yield mount
     mount.unmount()
+    point.rmdir()
