@@ -177,6 +177,7 @@ def test_queries_of_ones_own_become_series_and_numbers(server: Server, password:
         "WITH RECURSIVE n AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM n WHERE n < 900) SELECT 'k', n FROM n"
     )
     queries = [
+        Query(name="made", sql="SELECT max(made), now(), unix_timestamp() AS unix FROM orders"),
         Query(name="shop", sql=sql),
         Query(name="orders", sql="SELECT count(*) FROM orders"),
         Query(name="many", sql=many),
@@ -184,6 +185,9 @@ def test_queries_of_ones_own_become_series_and_numbers(server: Server, password:
     outcome = check(server, password, database="shop", query=queries, fail=["orders > 2"]).look(10)
     assert (outcome.verdict, outcome.detail) == (Verdict.CRITICAL, "orders: got 3, wanted not orders > 2")
     found = numbers(outcome)
+    assert found["made_now__",] == pytest.approx(found["made_unix",], abs=2), (
+        "whatever the zone of the server"
+    )
     assert found["shop_waiting", "a"] == 2
     assert found["shop_oldest", "b"] == 120
     assert found["shop_sum", "a"] == 3.5

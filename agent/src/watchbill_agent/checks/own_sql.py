@@ -11,7 +11,7 @@ labels. With one number only, the series is called as the query is. It runs wher
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from math import isfinite
 from typing import Final
@@ -92,18 +92,20 @@ def put_rows(
 
 
 def number(value: object) -> float | None:
-    """A cell as a number: times since 1970, and durations, in seconds. None for what is none."""
-    if isinstance(value, datetime):
-        return value.timestamp()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, int | float | Decimal):
-        try:
+    """A cell as a number: times since 1970 (in UTC, where no zone is said) and durations in seconds. None for what is
+    none."""
+    try:
+        if isinstance(value, datetime):
+            read = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        elif isinstance(value, timedelta):
+            read = value.total_seconds()
+        elif isinstance(value, int | float | Decimal):
             read = float(value)
-        except OverflowError:
+        else:
             return None
-        return read if isfinite(read) else None
-    return None
+    except (OverflowError, ValueError):
+        return None
+    return read if isfinite(read) else None
 
 
 def text_of(value: str | bytes) -> str:

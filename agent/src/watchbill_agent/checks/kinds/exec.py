@@ -150,7 +150,7 @@ class Exec(Probe):
         """Run it once."""
         options: Options = self.options
         if options.observe:
-            return self._judged(await self._observed(options.observe, within_s), ())
+            return self._judged(await self._observed(options.observe, within_s), (), within_s)
         secrets = {name: read_secret(where) for name, where in options.secrets.items()}
         env = {**options.env, **secrets, "WATCHBILL_CHECK": self.about.name}
         try:
@@ -195,7 +195,7 @@ class Exec(Probe):
             cpu_s=0.0,
         )
 
-    def _judged(self, ran: Ran, secrets: tuple[str, ...], within_s: float = 0.0) -> Outcome:
+    def _judged(self, ran: Ran, secrets: tuple[str, ...], within_s: float) -> Outcome:
         out, err = (_text(said, secrets) for said in (ran.stdout, ran.stderr))
         found = Samples()
         if ran.timed_out:
@@ -211,6 +211,8 @@ class Exec(Probe):
         verdict, reason = _verdict(ran)
         if self.options.format == "json":
             verdict, reason, said, malformed = _read_json(out, verdict, reason, found)
+            if reason == "not-json" and ran.dropped_bytes:
+                said = f"its output was cut at output_max, {self.options.output_max.to_config()}: {said}"
         else:
             answer = read_answer(out)
             put_perfdata(found, answer.perfs)

@@ -211,7 +211,7 @@ class Mysql(Task):
             if maria
             else f"max_execution_time = {round(within_s * 1000)}"
         )
-        _rows(connection, f"SET SESSION {limit}, sql_select_limit = {ROWS_MAX + 1}")
+        _rows(connection, f"SET SESSION {limit}, sql_select_limit = {ROWS_MAX + 1}, time_zone = '+00:00'")
         # Of the session, not of one transaction: a DROP TABLE ends that, and what comes after could write again.
         _rows(connection, "SET SESSION TRANSACTION READ ONLY")
         for query in self.options.query:
