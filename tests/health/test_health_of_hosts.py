@@ -18,7 +18,7 @@ from watchbill_collector.ingest.ports import CritEvent, Mark
 from watchbill_collector.ingest.session import RecordRefused
 from watchbill_collector.series import STALE, SeriesTable, Ticks
 from watchbill_collector.services import check_intake
-from watchbill_collector.services.health import WATCHES, HealthService
+from watchbill_collector.services.health import WATCHES, HealthMetrics, HealthService
 from watchbill_collector.services.registry import StoreCritSink
 from watchbill_collector.store import Store, checks
 from watchbill_collector.store import hosts as host_rows
@@ -161,6 +161,21 @@ async def test_a_silent_hosts_applications_are_known_after_a_restart_and_unknown
     assert it.store.write_blocking(lambda c: checks.all_of(c, "main")) == {}
 
 
+async def test_of_more_checks_than_are_kept_the_one_told_of_longest_ago_goes_and_is_counted(
+    it: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "CHECKS_PER_HOST_MAX", 2)
+    for name in ("a", "b", "c"):
+        it.clock.advance(1)
+        it.tell("check.changed", check=name, to="ok")
+    it.up = None
+    assert [one.name for one in await it.health.checks(AGENT)] == ["b", "c"]
+    (counted,) = HealthMetrics(it.health).collect()
+    assert counted.samples[0].value == 1
+    it.begin()
+    assert [one.name for one in await it.health.checks(AGENT)] == ["b", "c"]
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -186,6 +201,7 @@ async def test_a_timeline_is_read_on_where_it_ended_and_leaves_out_what_is_long(
     assert [(one.kind, one.detail.get("number")) for one in page.events] == [
         ("statsd.event", None), ("security.login", 2), ("security.login", 1),
     ]  # fmt: skip
+    assert page.events[0].detail == {"left_out_bytes": 5_012}
     rest = await it.health.timeline(AGENT, 1_000, page.more)
     assert (rest.events[0].detail["number"], len(rest.events), rest.more) == (0, first + 1, "")
     with pytest.raises(UsageError, match="before"):

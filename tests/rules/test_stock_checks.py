@@ -12,6 +12,8 @@ from watchbill_collector.series import Ticks
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 STEP_S = 30
+SOON_S = 1_700_000_010.0 + 2 * 86_400
+"""Two days after the house's beginning."""
 FIRES = 5
 """Steps after which what began with the first fires: two minutes."""
 
@@ -62,6 +64,12 @@ def raised(it: Any) -> set[str]:
         for alert in it.book.alerts()
         if alert.state.value == "firing" and alert.rule in ("CheckFailing", "HostSilent", "HeartbeatMissed")
     }
+
+
+def ending(name: str, status: int) -> dict[Key, float]:
+    """A server whose certificate ends within two days, and what it answers."""
+    ends = {key("probe_ssl_earliest_cert_expiry", check=name): SOON_S}
+    return ends | {key("probe_http_status_code", check=name): float(status)}
 
 
 DB = check("db", 0)
@@ -137,6 +145,19 @@ CASES: dict[str, tuple[dict[str, dict[Key, float]], set[str]]] = {
     "further behind than is followed": (
         {"a": host(DB, *(check(f"c{n}", 0, f"c{n - 1}" if n else "db") for n in range(6)))},
         {"a/db", "a/c4", "a/c5"},
+    ),
+    # A certificate that ends soon has a rule of its own, which is worse.
+    "only the certificate is at fault": (
+        {"a": host(check("web", 0), ending("web", 200)), "b": host(check("web", 0, "a/db"), ending("web", 200))},
+        set(),
+    ),
+    "the certificate of what fails otherwise ends soon": (
+        {"a": host(check("web", 0), ending("web", 500))},
+        {"a/web"},
+    ),
+    "the certificate of a check of TLS alone": (
+        {"a": host(check("web", 0, kind="tls"), {key("probe_ssl_earliest_cert_expiry", check="web"): SOON_S})},
+        set(),
     ),
     "a heartbeat is told in its own words, once": (
         {"a": host(check("nightly", 0, kind="heartbeat"), DB, check("hourly", 0, "db", kind="heartbeat"))},

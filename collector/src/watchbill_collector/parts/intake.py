@@ -15,7 +15,7 @@ from watchbill_collector.parts.state import State
 from watchbill_collector.services import check_intake
 from watchbill_collector.services.completeness import recall
 from watchbill_collector.services.departures import retire_decommissioned
-from watchbill_collector.services.health import HealthService
+from watchbill_collector.services.health import HealthMetrics, HealthService
 from watchbill_collector.services.registry import RegistryAdmission, StoreCritSink
 from watchbill_collector.services.witnessing import COMPARED_EVERY_S, Witnessing
 
@@ -57,6 +57,7 @@ class Intake(Part):
         changes.follow(self._host_changed)
         changes.follow(self.health.host_changed)
         ground.metrics.register(self.ingest.counters)
+        ground.metrics.register(HealthMetrics(self.health))
 
     def begin(self) -> None:
         """Read back how complete the last hour was, and compare what witnesses show."""

@@ -9,9 +9,11 @@ ask for many hosts at once.
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, Metric
 
 from watchbill.clock import Clock
 from watchbill.errors import UsageError
@@ -35,7 +37,7 @@ STATUS: Final = (Matcher(METRIC_NAME, MatchOp.EQUAL, "watchbill_check_status"),)
 INFO: Final = (Matcher(METRIC_NAME, MatchOp.EQUAL, "watchbill_check_info"),)
 WATCHES: Final = (Watch(STATUS, 0), Watch(INFO, 0))
 DETAIL_BYTES_MAX: Final = 4_096
-"""Of an event's payload in the timeline; a longer one is left out there."""
+"""Of an event's payload in the timeline; of a longer one its length is shown."""
 MACHINES: Final = BACKUP_KINDS | COMMAND_KINDS
 """Events that are shown where backups and runs are, and not in a host's timeline."""
 
@@ -81,6 +83,8 @@ class HealthService:
         self._reading = _Reading()
         self._known: dict[str, list[SeenCheck]] = {}
         """What each host had when it was heard last."""
+        self.forgotten = 0
+        """Checks whose last word made room for another's, since the start."""
         self._told = store.read(lambda connection: checks.all_of(connection, store.site))
 
     # What comes.
@@ -92,6 +96,7 @@ class HealthService:
                 mine = self._told.setdefault(agent_id, {})
                 mine[change.check_name] = change
                 if len(mine) > checks.CHECKS_PER_HOST_MAX:
+                    self.forgotten += 1
                     del mine[min(mine, key=lambda name: mine[name].at_ms)]
 
     def host_changed(self, change: HostChange) -> None:
@@ -191,6 +196,25 @@ class HealthService:
         return by_host
 
 
+class HealthMetrics:
+    """What it says of itself; registered once."""
+
+    def __init__(self, health: HealthService) -> None:
+        self._health = health
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are given when they are collected."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """For a prometheus_client registry."""
+        yield CounterMetricFamily(
+            "watchbill_collector_checks_forgotten",
+            f"Checks beyond {checks.CHECKS_PER_HOST_MAX} of a host whose last word made room for another's.",
+            self._health.forgotten,
+        )
+
+
 def _learn(labels: _Labels, ids: SeriesIds, dicts: Callable[[], Sequence[Mapping[str, str]]]) -> None:
     if labels.ids is not ids:
         labels.ids, labels.rows = ids, tuple(dicts())
@@ -230,7 +254,7 @@ def _place(text: str) -> tuple[int, int]:
 
 
 def _event(received_ms: int, record: crit.CritRecord) -> HostEvent:
-    payload: object = None
+    payload: object = {"left_out_bytes": len(record.payload)}
     if len(record.payload) <= DETAIL_BYTES_MAX:
         try:
             payload = json.loads(record.payload)
