@@ -287,8 +287,8 @@ HEALTHY = 30
 """Steps of 30 s before the faults begin."""
 REST = 90
 """Steps by which all faults are over."""
-AFTER = 130
-"""Steps in which even windows of an hour forget them."""
+AFTER = 65
+"""Steps of a minute in which even windows of an hour forget them."""
 
 
 def days_count(number: int) -> bool:
@@ -338,6 +338,8 @@ def season(house: Any) -> Any:
     it.hosts = {host: {} for host in [*FAULTS, *sorted(BY_TIME), "healthy"]}
     it.booted = it.now_ms / 1000 + HEALTHY * 30
     for number in range(HEALTHY + REST + AFTER):
+        if number == HEALTHY + REST:
+            it.step_ms = 60_000
         it.run(1, partial(_move, number=number))
     return it
 
