@@ -164,6 +164,27 @@ def test_json_lines_with_strangers_among_them():
     assert plain(found)["method"] == [b"PUT", b"PUT"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "statuses"),
+    [
+        (
+            [b'{"status":200,"request_time":0.5}', b'{"status": "404", "request_time": "1.25"}'],
+            [b"200", b"404"],
+        ),
+        ([b'{"a":"\\"status\\":500,","status":200,"request_time":0.5}'], [b"200"]),
+        ([b'{"status":200,"request_time":0.5,"a":{"status":500}}', b'{"request_time":1}'], [b"200"]),
+        ([b'{"status":200,"request_time":null}', b'{"status":202,"request_time":1e-3}'], [b"200", b"202"]),
+        ([b'{"status":2000,"request_time":1}', b'{"status":200,"request_time":1'], []),
+    ],
+)
+def test_json_lines_are_read_the_same_when_only_numbers_are_wanted(lines, statuses):
+    chunk = b"\n".join(lines) + b"\n"
+    few, all_ = read("json", chunk, "status", "duration"), read("json", chunk)
+    assert plain(few)["status"] == statuses
+    assert plain(few) == {name: plain(all_)[name] for name in ("status", "duration")}
+    assert (few.lines, few.unparsed) == (all_.lines, all_.unparsed)
+
+
 def test_json_keys_may_lie_within_objects():
     line = b'{"request": {"method": "GET", "uri": "/x"}, "status": 200, "duration": 0.25, "a.b": "client"}\n'
     names = {

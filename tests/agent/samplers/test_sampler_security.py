@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from watchbill.clock import ManualClock, SystemClock
 from watchbill.errors import UsageError
@@ -24,8 +26,26 @@ from watchbill_agent.samplers.listening import Port, address_of
 from watchbill_agent.samplers.listening import parse as parse_ports
 from watchbill_agent.samplers.logins import BURST
 from watchbill_agent.samplers.updates import ORIGINS_MAX, parse_apt, parse_dnf
+from watchbill_agent.samplers.users import parse as parse_users
+from watchbill_agent.samplers.watched_files import parse as parse_file
 
 WAIT_S = 20.0
+FUZZ = [
+    *(
+        b":",
+        b"\n",
+        b" ",
+        b"\0",
+        b"0A",
+        b"00000000:0016",
+        b"error 2",
+        b"ok 1 2 3 4 5 ",
+        b"[amd64])",
+        b" ; COMMAND=",
+    ),
+    *(b"Failed password for ", b" from ", b" port 22", b"root:x:0:0::/:/bin/sh\n", b"pam_unix(su:auth): "),
+    *(b"Inst a [1] (2 ", b"a.x86_64 1 r\n"),
+]
 
 
 @pytest.fixture
@@ -53,6 +73,22 @@ def until(sampler: Sampler, holds: Callable[[Reading], bool]) -> Reading:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
     return reading
+
+
+@given(st.lists(st.sampled_from(FUZZ) | st.binary(max_size=12), max_size=30))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_there_parsers_end_and_raise_nothing_but_failures(pieces):
+    text = b"".join(pieces)
+    for parse in (
+        lambda: list(parse_users(text)),
+        lambda: parse_ports("tcp", text) + parse_ports("udp", text),
+        lambda: [list(parse_login(name, text)) for name in (b"sshd", b"sudo", b"login")],
+        lambda: parse_apt(text),
+        lambda: parse_dnf(text),
+        lambda: parse_file(text),
+    ):
+        with contextlib.suppress(SamplerFailed):
+            parse()
 
 
 # ------------------------------------------------------------ users

@@ -1,5 +1,6 @@
 """Access logs that a real nginx writes and rotates, and a journal that a real journald keeps."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,9 +18,11 @@ from typing import Any
 import pytest
 
 from watchbill_agent import journal
+from watchbill_agent.checks import wire
 from watchbill_agent.checks.check import About, Failed, Outcome, Verdict
 from watchbill_agent.checks.kinds.log import Log, Options, PathOptions
 from watchbill_agent.checks.log_patterns import PatternOptions
+from watchbill_agent.checks.workers import Workers
 
 WAIT_S = 20.0
 JOURNALD = "/lib/systemd/systemd-journald"
@@ -202,6 +205,42 @@ def test_hostile_lines_are_counted_and_cost_the_good_ones_nothing(tmp_path: Path
     with log.open("ab") as file:
         file.write(good[30:])
     assert requests(looks.look()) == {("200", "GET"): 4}
+
+
+async def test_a_look_that_is_killed_for_real_is_made_again_from_the_same_place(tmp_path: Path) -> None:
+    """The process that looks is killed while it reads; what the next one says is as if nothing had been."""
+    log = tmp_path / "log"
+    log.write_bytes(b"200 12\n" * 300_000)
+    values_ = {"files": [str(log)], "format": "$status $bytes_sent"}
+    trees = (str(tmp_path), "/proc", "/sys", "/")
+    workers = Workers()
+
+    def question(memory: dict[str, Any] | None) -> wire.Question:
+        return wire.Question("log", "log", {**values_, "from_start": True}, 30.0, 20.0, trees, 20.0, memory)
+
+    def counted(answer: wire.Answer) -> list[float]:
+        table = answer.result.table
+        numbers = memoryview(table.values).cast("d")
+        return [
+            n for (name, _), n in zip(table.series, numbers, strict=True) if name == "http_requests_total"
+        ]
+
+    try:
+        first = await workers.look(question(None))
+        assert counted(first) == [300_000]
+        with log.open("ab") as file:
+            file.write(b"500 12\n" * 300_000)
+        looking = asyncio.create_task(workers.look(question(first.memory)))
+        await asyncio.sleep(0.03)
+        (process,) = workers._busy
+        process.kill()
+        killed = await looking
+        assert killed.result.reason == "check-failed"
+        again = await workers.look(question(killed.memory))
+        assert counted(again) == [300_000, 300_000]
+        assert counted(await workers.look(question(again.memory))) == [300_000, 300_000]
+    finally:
+        await workers.close()
 
 
 def test_a_look_reads_so_much_and_the_next_one_the_rest(tmp_path: Path) -> None:
