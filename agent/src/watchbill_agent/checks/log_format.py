@@ -303,8 +303,8 @@ class JsonReader:
 
     def read(self, chunk: bytes) -> Columns:
         """All lines of a chunk. A line without a status is none of the format."""
-        if self._quick and (found := self._few(chunk)) is not None:
-            return found
+        if self._quick and (few := self._few(chunk)) is not None:
+            return few
         texts = [line for line in chunk.decode("utf-8", "replace").split("\n") if line]
         found = _objects(texts)
         good = [one for one in found if isinstance(one, dict)]
