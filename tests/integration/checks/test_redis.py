@@ -1,6 +1,7 @@
 """A real Redis and a replica of it, over TCP, TLS and a socket."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
@@ -230,6 +231,45 @@ async def test_a_server_that_says_nothing_is_not_waited_for() -> None:
             writer.close()
             await writer.wait_closed()
     assert raised.value.reason == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "detail"),
+    [
+        (
+            b"HTTP/1.1 400 Bad Request\r\n",
+            "not-redis",
+            "PING: got 'HTTP/1.1 400 Bad Request', wanted an answer",
+        ),
+        (
+            b"$99999999999\r\n",
+            "not-redis",
+            "PING: got an answer of 99999999999 bytes, wanted at most 1048576",
+        ),
+        (b"$" + b"9" * 9_000 + b"\r\n", "not-redis", "PING: got '$9999"),
+        (b"x" * 100_000, "not-redis", "PING: got a line of more than 16384 bytes"),
+        (b"$5\r\nab", "connect-failed", "PING: it hung up in the middle of an answer"),
+        (b"", "connect-failed", "PING: it hung up"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "loading", "PING: LOADING Redis is loading"),
+        (b"+PONG\r\n$20\r\n\xff\r\nmaxclients:nan\r\n\r\n\r\n", "", "0 clients, 0 bytes"),
+    ],
+)
+async def test_whatever_answers_there_is_told_and_bounded(said: bytes, reason: str, detail: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(said)
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        looking = Redis(Options(port=server.sockets[0].getsockname()[1]), About("x", 30, 5))
+        try:
+            outcome = await looking.look(5)
+        except Failed as exc:
+            outcome = exc.outcome()
+    assert (outcome.reason, outcome.detail[: len(detail)]) == (reason, detail)
 
 
 @pytest.mark.parametrize(
