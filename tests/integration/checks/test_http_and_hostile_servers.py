@@ -386,6 +386,37 @@ async def refuses_version(reader: asyncio.StreamReader, writer: asyncio.StreamWr
     await reader.read(65536)
 
 
+async def test_a_redirect_shows_no_certificate_and_asks_for_the_name_of_whom_it_leads_to(
+    authority: Authority,
+) -> None:
+    client, seen = authority.issue("client"), []
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("peercert"))
+        await WELL(reader, writer)
+
+    def asking(name: str) -> ssl.SSLContext:
+        context = authority.issue(name).context()
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(authority.file)
+        return context
+
+    async with serving(elsewhere, asking("localhost")) as other:
+        location = b"Location: https://localhost:%d/\r\nContent-Length: 0\r\n\r\n" % other
+        async with serving(saying(b"HTTP/1.1 302 Found\r\n" + location), asking("shop.example")) as port:
+            outcome = await ask(
+                "http",
+                url=f"https://127.0.0.1:{port}/",
+                ca_file=str(authority.file),
+                cert_file=str(client.chain),
+                key_file=str(client.key),
+                server_name="shop.example",
+            )
+    assert outcome.verdict is Verdict.OK, outcome.detail
+    assert len(seen) == 1
+    assert not seen[0]
+
+
 async def test_an_old_tls_is_refused_unless_it_is_wanted(authority: Authority) -> None:
     pair = authority.issue()
     # asyncio's server sends no alert when it cannot agree, so the refusal is one as OpenSSL's servers send it.

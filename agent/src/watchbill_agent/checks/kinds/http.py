@@ -13,7 +13,8 @@ Names of options and series are blackbox_exporter's where it has them. Each look
 handshake is part of what is checked. Numbers:
 
 1. Phases are summed over redirects; the bytes of all answers of one look share `body_size_limit`.
-2. Only the place that was configured is told secrets: headers from files, passwords, tokens, client bodies from files.
+2. Only the place that was configured is told secrets (headers, passwords, tokens and bodies from files) and is shown a
+   client certificate.
    A redirect elsewhere goes on without them, and one from https to http is refused unless `redirect_to_http` is set.
 3. A body is kept only where something asks for it, and what comes compressed counts as what it becomes.
 
@@ -31,7 +32,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
@@ -299,7 +300,7 @@ class _Look:
         try:
             version = "1.1"
             if target.scheme == "https":
-                version = await self._secure(connection)
+                version = await self._secure(connection, at_home=at_home)
             elif self.options.http == "2":
                 version = "2"  # Without TLS by agreement alone.
             path = target.url if self.proxy is not None and target.scheme == "http" else target.path
@@ -331,12 +332,13 @@ class _Look:
                 raise
         return connection
 
-    async def _secure(self, connection: Connection) -> str:
+    async def _secure(self, connection: Connection, *, at_home: bool) -> str:
         """TLS, and the HTTP that was agreed upon."""
-        alpn = _ALPN[self.options.http]
-        self.presented, failed = await trust.secure(
-            connection, self.options, self.target.host, self.phases, alpn
-        )
+        alpn, options = _ALPN[self.options.http], self.options
+        if not at_home:
+            # Who answers elsewhere is told no certificate of ours, and has a name of his own.
+            options = replace(options, cert_file=None, key_file="", server_name="")
+        self.presented, failed = await trust.secure(connection, options, self.target.host, self.phases, alpn)
         if failed is not None:
             raise failed
         agreed = connection.secured.selected_alpn_protocol() if connection.secured is not None else None
