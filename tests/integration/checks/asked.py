@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime
-import gc
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -62,12 +61,10 @@ def labels_of(outcome: Outcome, name: str) -> dict[str, str]:
 
 async def nothing_left(before: int) -> None:
     """As many descriptors as before, as soon as this process's own server has closed its ends."""
-    gc.collect()
     for _ in range(200):
         if descriptors() <= before:
             return
         await asyncio.sleep(0.01)
-    gc.collect()
     assert descriptors() <= before
 
 

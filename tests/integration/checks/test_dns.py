@@ -219,7 +219,7 @@ async def test_a_server_that(name: str) -> None:
     answering, reason = DATAGRAMS[name]
     before = descriptors()
     async with datagrams(answering) as port:
-        outcome = await ask("dns", 0.3 if reason == "timeout" else 30, servers=[f"127.0.0.1:{port}"], **WWW)
+        outcome = await ask("dns", 0.15 if reason == "timeout" else 30, servers=[f"127.0.0.1:{port}"], **WWW)
     assert (outcome.verdict, outcome.reason) == (Verdict.CRITICAL, reason), outcome.detail
     assert series(outcome)["probe_dns_query_succeeded"] == 0
     await nothing_left(before)

@@ -18,7 +18,7 @@ from watchbill_agent.checks.httpwire import Answer
 
 from .asked import Authority, Handler, Pair, ask, descriptors, labels_of, nothing_left, series, serving
 
-SHORT_S = 0.3
+SHORT_S = 0.15
 """For a look that has to be ended."""
 MEMORY_KIB_MAX = 48 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"

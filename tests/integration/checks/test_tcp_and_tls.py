@@ -13,7 +13,7 @@ from watchbill_agent.checks.check import Verdict
 
 from .asked import Authority, Handler, ask, descriptors, labels_of, nothing_left, series, serving
 
-SHORT_S = 0.3
+SHORT_S = 0.15
 BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
 
 
