@@ -134,7 +134,7 @@ def test_ports_of_a_frozen_host_are_counted_without_those_that_clients_use(make,
 
 
 def test_a_new_port_is_told_once_with_its_process(make, values_of):
-    listening = make("listening", HostPaths(), loopback=True)
+    listening = make("listening", HostPaths(clock=ManualClock()), loopback=True)
     listening.sample()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -157,11 +157,32 @@ def test_a_new_port_is_told_once_with_its_process(make, values_of):
 
 
 def test_a_port_that_only_this_host_reaches_is_told_when_asked_for_alone(make):
-    listening = make("listening", HostPaths())
+    listening = make("listening", HostPaths(clock=ManualClock()))
     listening.sample()
     with socket.create_server(("127.0.0.1", 0)) as server:
         listening.sample()
         assert [one for one in told(listening) if one["port"] == server.getsockname()[1]] == []
+
+
+def test_what_comes_up_while_the_host_starts_is_no_news(make, tree, values_of):
+    clock = ManualClock(boottime_ms=20_000)
+    listening = make("listening", HostPaths(tree / "proc", clock=clock))
+    table = tree / "proc/net/tcp"
+    line = table.read_text().splitlines(True)[1]
+
+    def opened(port: str) -> float:
+        with table.open("a") as file:
+            file.write(line.replace(":0016", port))
+        lines = table.read_text().splitlines(True)
+        table.write_text("".join([lines[0], *sorted(lines[1:], key=lambda one: " 0A " not in one)]))
+        return values_of(listening.sample(), "watchbill_security_ports_opened_total", proto="tcp")
+
+    assert opened(":0050") == 0
+    clock.advance(60)
+    assert opened(":01BB") == 0
+    clock.advance(600)
+    assert opened(":1F90") == 1
+    assert [one["port"] for one in told(listening)] == [8080]
 
 
 def test_reading_ends_with_the_sockets_that_listen(make, tree):

@@ -1,8 +1,8 @@
 """Ports that this host listens on: how many, and which ones are new.
 
-The first reading is what there is; every port after it is new once, however often its service is started anew. Ports
-of loopback addresses alone are counted and told only with `loopback`, and UDP ports that the kernel chose for somebody
-who asks (clients of DNS and the like) never.
+What listens at the first reading, and within ten minutes of the host's start, is what there is; every port after that
+is new once, however often its service is started anew. Ports of loopback addresses alone are counted and told only
+with `loopback`, and UDP ports that the kernel chose for somebody who asks (clients of DNS and the like) never.
 """
 
 import os
@@ -33,6 +33,8 @@ TABLE_BYTES_MAX = 4 * 1024 * 1024
 KNOWN_MAX = 4_096
 """Ports remembered; when they are more, new ones are not known as such any more, which the sampler notices."""
 EVENTS_MAX = 20
+STARTING_MS = 600_000
+"""How long a host is starting, counted from its boot: services that come up then are no news."""
 PROCESSES_MAX = 5_000
 """Looked through for whose a new port is."""
 READ_BYTES = 64 * 1024
@@ -88,14 +90,15 @@ class Listening(Sampler):
     def __init__(self, options: Options, host: HostPaths) -> None:
         self._loopback = options.loopback
         self._proc = host.proc
+        self._boottime_ms = host.clock.boottime_ms
         self._known: set[tuple[str, str, int]] | None = None
         self._opened = {"tcp": 0, "udp": 0}
 
     def sample(self) -> Reading:
         """How many listen, and how many were new so far."""
         ports = self._ports()
-        if self._known is None:
-            self._known = {port.key for port in ports}
+        if self._known is None or self._boottime_ms() < STARTING_MS:
+            self._known = {port.key for port in ports} | (self._known or set())
         else:
             self._meet([port for port in ports if port.key not in self._known])
         counts = [sum(1 for port in ports if port.proto == proto) for proto in ("tcp", "udp")]
