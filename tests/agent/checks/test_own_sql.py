@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchbill_agent.checks.check import Samples
@@ -55,6 +55,7 @@ def test_what_is_there_twice_or_too_much_is_counted() -> None:
     assert found["watchbill_check_query_dropped", ("query", "q")] == ROWS_MAX - 1 + 3
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=4), max_size=4), st.lists(st.tuples(CELL, CELL, CELL), max_size=4))
 def test_no_answer_stumbles(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     found, _ = put(columns, *rows)

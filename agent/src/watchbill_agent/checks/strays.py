@@ -19,6 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Container
+from pathlib import Path
 from typing import Final
 
 from watchbill_agent.runner.tree import become_subreaper
@@ -94,7 +95,8 @@ def end_abandoned() -> int:
             continue
         _, found, rest = environment.partition(f"{MARK}=".encode())
         starter = rest.partition(b"-")[0]
-        if found and starter.isdigit() and int(starter) not in pids:
+        # Asked again, since a starter may have begun while the others were listed.
+        if found and starter.isdigit() and not Path(f"/proc/{int(starter)}").exists():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
