@@ -12,6 +12,8 @@ from watchbill_collector.runbooks.run.commands import command_of
 from watchbill_collector.runbooks.run.words import Phase
 from watchbill_collector.services.run_twin import HostTwin, Ran
 from watchbill_collector.services.run_views import run_view
+from watchbill_collector.store import audit
+from watchbill_collector.store.audit import Filter
 
 NEEDS = Needs(2, "dba")
 HOSTS = ("db1", "db2", "db3")
@@ -236,6 +238,27 @@ def stolen(
     )
     assert (forged.purpose, public_key(SEED)) == (Purpose.STEP, host._command_key)
     return host, sign_order(SEED, address, forged)
+
+
+async def test_what_somebody_else_had_begun_within_what_was_agreed_to_is_told_loudly(house: House) -> None:
+    """Before the run's own command left: the host cannot know whose it is, the collector does."""
+    db1, *_ = hosts_of(house, "once", {})
+    run_id = await asked(house, "fence")
+    db1.connected = False
+    await house.agree(run_id, "consent", "anna", "boris")
+    host, order = stolen(house, run_id, 90, epoch=1, counter=1)
+    host.take(order)
+    db1.connected = True
+    house.runs.connected(db1.agent)
+    await house.settle()
+    live = house.runs.get(run_id)
+    assert live is None, "its own command was the second of two that people agreed to"
+    assert db1.ran["fence"] == 2
+    (row,) = [one.document() for one in house.journal(run_id) if one.kind == "unasked"]
+    assert (row["reason"], row["agent"]) == ("accepted", db1.agent)
+    rows = house.store.read(lambda c: audit.rows_newest(c, SITE, Filter(), 100))
+    told = [one for one in rows if one.action == "command.unasked"]
+    assert [(one.actor, one.target) for one in told] == [("host", db1.agent)]
 
 
 @pytest.mark.parametrize("how", ["somebody else used it up", "its ledger is lost"])

@@ -20,6 +20,7 @@ from watchbill_collector.runbooks.model import Gate
 from watchbill_collector.runbooks.planning import kind_of
 from watchbill_collector.runbooks.run.flow import FlatStep, Flow
 from watchbill_collector.runbooks.run.gates import tally
+from watchbill_collector.runbooks.run.heard import TAKEN_UP
 from watchbill_collector.runbooks.run.progress import Attempt, GateProgress, Run, StepProgress
 from watchbill_collector.runbooks.run.words import REFUSED, AttemptState, Phase, StepState, Verdict
 from watchbill_collector.runbooks.run.world import World
@@ -204,7 +205,7 @@ def _attempt(one: Attempt, fleet: Fleet) -> AttemptView:
 
 
 def _unasked(run: Run, step: str, fleet: Fleet) -> list[AttemptView]:
-    """What a host refused in this run's name that this collector never ordered."""
+    """What a host refused or took up in this run's name that this collector never ordered."""
     names = {host.agent: host.name for host in fleet.hosts.values()}
     return [
         AttemptView(
@@ -212,8 +213,8 @@ def _unasked(run: Run, step: str, fleet: Fleet) -> list[AttemptView]:
             attempt=0,
             key=one.key,
             purpose=UNASKED,
-            state=AttemptState.FINISHED.value,
-            outcome=REFUSED,
+            state=(AttemptState.UNKNOWN if one.reason == TAKEN_UP else AttemptState.FINISHED).value,
+            outcome="" if one.reason == TAKEN_UP else REFUSED,
             exit_code=None,
             started=None,
             ended=_moment(at_ms),

@@ -33,12 +33,13 @@ from watchbill_collector.runbooks.run import restraint
 from watchbill_collector.runbooks.run.commands import command_of
 from watchbill_collector.runbooks.run.decide import settle
 from watchbill_collector.runbooks.run.flow import Flow
-from watchbill_collector.runbooks.run.heard import answered, heard
+from watchbill_collector.runbooks.run.heard import TAKEN_UP, answered, heard
 from watchbill_collector.runbooks.run.progress import Attempt, Run
 from watchbill_collector.runbooks.run.rows import (
     AnyRow,
     Resumed,
     Row,
+    Unasked,
     Unsent,
     body_of,
     kind_of,
@@ -72,6 +73,7 @@ IDLE_S: Final = 30.0
 RETRY_S: Final = 1.0
 """After the store could not be written."""
 SYSTEM: Final = "system"
+HOST: Final = "host"
 
 
 class Telling(Protocol):
@@ -384,6 +386,8 @@ class Runs:
             for row in one:
                 folding.apply(run, now_ms, _any(row))
                 made.rows.append((now_ms, row))
+                if isinstance(row, Unasked) and row.reason == TAKEN_UP:
+                    made.entries.append(_unasked(row))
             made.effects += effects
         mine = replace(
             world,
@@ -607,6 +611,16 @@ class Runs:
             for start in range(0, len(keys), ASKED_KEYS_MAX):
                 self.counters.asked += 1
                 self.orders.send(agent, Ask(uuid.uuid4().hex, tuple(keys[start : start + ASKED_KEYS_MAX])))
+
+
+def _unasked(row: Unasked) -> Entry:
+    """What a host refuses is in the audit as it comes; what it begins and nobody here ordered has to be as well."""
+    log.critical(
+        "a host has begun what this collector did not order",
+        extra=fields(agent=row.agent, step=row.step, key=row.key),
+    )
+    detail: dict[str, object] = {"step": row.step, "key": row.key, "told": row.detail, "at_ms": row.host_ms}
+    return Entry(actor=HOST, action="command.unasked", target=row.agent, detail=detail)
 
 
 def _any(row: Row) -> AnyRow:

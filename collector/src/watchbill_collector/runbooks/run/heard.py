@@ -17,15 +17,19 @@ from watchbill_collector.runbooks.run.world import MARGIN_MS, Move, Send
 
 Event = Accepted | Finished | HostRefused
 UNASKED_MAX: Final = 50
-"""Of a run; the audit has every one of them."""
+"""Of a run; the audit has every one that was refused."""
+TAKEN_UP: Final = "accepted"
+"""In the place of a refusal's word."""
 
 
 def heard(run: Run, agent: str, event: Event) -> list[row.Row]:
     """Rows for an event of a host. One for a key that is not this run's, or not this host's, is none of ours; that it
-    was refused is noted all the same, for then somebody else orders in the run's name."""
+    was taken up or refused is noted all the same, for then somebody else orders in the run's name."""
     attempt = run.keys.get(event.key)
-    if attempt is None or attempt.agent != agent:
-        return _unasked(run, agent, event) if attempt is None and isinstance(event, HostRefused) else []
+    if attempt is None:
+        return _unasked(run, agent, event)
+    if attempt.agent != agent:
+        return []
     match event:
         case Accepted():
             return _accepted(attempt, event)
@@ -87,17 +91,20 @@ def _refused(attempt: Attempt, event: HostRefused) -> list[row.Row]:
     return [row.Refused(key=event.key, reason=event.reason.value, detail=event.detail)]
 
 
-def _unasked(run: Run, agent: str, event: HostRefused) -> list[row.Row]:
+def _unasked(run: Run, agent: str, event: Event) -> list[row.Row]:
     if not event.key or event.key in run.unasked or len(run.unasked) >= UNASKED_MAX:
         return []
+    match event:
+        case Accepted():
+            people = ", ".join(event.approvers)
+            reason, detail = TAKEN_UP, f"{people} had agreed" if people else "it began"
+        case HostRefused():
+            reason, detail = event.reason.value, event.detail
+        case _:
+            return []
     return [
         row.Unasked(
-            key=event.key,
-            step=event.step,
-            agent=agent,
-            reason=event.reason.value,
-            detail=event.detail,
-            host_ms=event.at_ms,
+            key=event.key, step=event.step, agent=agent, reason=reason, detail=detail, host_ms=event.at_ms
         )
     ]
 

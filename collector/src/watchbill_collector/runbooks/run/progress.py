@@ -231,7 +231,7 @@ class Run:
     open_keys: dict[str, None] = field(default_factory=dict)
     unknown_keys: dict[str, None] = field(default_factory=dict)
     unasked: dict[str, tuple[int, Unasked]] = field(default_factory=dict)
-    """What hosts refused in its name that it never ordered, by key, each with its time."""
+    """What hosts refused or took up in its name that it never ordered, by key, each with its time."""
     counts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """Attempts so far, by purpose, step and host."""
     called: dict[str, Called] = field(default_factory=dict)

@@ -175,7 +175,8 @@ class Refused(Row, frozen=True, kw_only=True, tag="refused"):
 
 
 class Unasked(Row, frozen=True, kw_only=True, tag="unasked"):
-    """A host refused a command of this run that the journal does not have: somebody else has ordered it."""
+    """A host refused a command of this run that the journal does not have, or took it up (`reason` is `accepted`):
+    somebody else has ordered it, or root of the host has done it by a bundle."""
 
     key: str
     step: str
