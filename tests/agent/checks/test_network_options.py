@@ -26,6 +26,7 @@ CASES = [
     ),
     (HTTP.replace("example/", "example/a b"), 3, "url", '"http://a.example/a b"', "without spaces"),
     (HTTP + 'valid_status_codes = ["2xx", "20"]', 4, "valid_status_codes[1]", '"20"', '"200-204"'),
+    (HTTP + "valid_status_codes = [200, 99]", 4, "valid_status_codes[1]", "99", '"200-204"'),
     (HTTP + 'valid_status_codes = ["204-200"]', 4, "valid_status_codes[0]", '"204-200"', '"200-204"'),
     (HTTP + 'fail_if_body_matches_regexp = ["("]', 4, "fail_if_body_matches_regexp[0]", '"(", which', "RE2"),
     (HTTP + "fail_if_body_matches_regexp = ['(a)\\1']", 4, "fail_if_body_matches_regexp[0]", "escape", "RE2"),

@@ -4,13 +4,13 @@ A rule that decides against an answer says what was got and what is wanted, and 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from watchbill.config import Wrong, option
+from watchbill.config import NotWanted, option
 from watchbill.config.convert import show_value
 from watchbill_agent.checks import regex
 from watchbill_agent.checks.httpwire import Answer
@@ -25,11 +25,36 @@ RULES_MAX: Final = 64
 _STATUSES = re.compile(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", re.ASCII)
 
 
-def statuses_wanted(values: list[str]) -> Iterator[Wrong]:
-    """For `option(check=...)`."""
-    for number, value in enumerate(values):
-        if not (match := _STATUSES.fullmatch(value)) or (match[3] and match[3] < match[2]):
-            yield Wrong((number,), show_value(value), '"2xx", "200" or "200-204"')
+@dataclass(frozen=True, slots=True)
+class Statuses:
+    """One status or some in a row, written 200, "200", "200-204" or "2xx"."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def from_config(cls, value: object) -> "Statuses":
+        """Read it from a file."""
+        text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+        match = _STATUSES.fullmatch(text)
+        if match is None or (match[3] and match[3] < match[2]):
+            raise NotWanted('"2xx", 200 or "200-204"')
+        if match[1]:
+            return cls(int(match[1]) * 100, int(match[1]) * 100 + 99)
+        return cls(int(match[2]), int(match[3] or match[2]))
+
+    def to_config(self) -> str:
+        """The shortest spelling."""
+        if self.first == self.last:
+            return str(self.first)
+        whole = self.first % 100 == 0 and self.last == self.first + 99
+        return f"{self.first // 100}xx" if whole else f"{self.first}-{self.last}"
+
+    def __contains__(self, status: int) -> bool:
+        return self.first <= status <= self.last
+
+
+SUCCESS: Final = Statuses(200, 299)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +70,7 @@ class HeaderRule:
 class Rules:
     """The rules of a check, compiled; None for a pattern while RE2 is not installed."""
 
-    statuses: frozenset[int]
+    statuses: tuple[Statuses, ...]
     bodies_not: tuple[Regex | None, ...]
     bodies: tuple[Regex | None, ...]
     headers_not: tuple[tuple[HeaderRule, Regex | None], ...]
@@ -65,6 +90,9 @@ class Rules:
 
     def judge(self, answer: Answer, body: bytes, findings: Findings) -> bool:
         """What is not as it is wanted; whether a pattern decided."""
+        if not any(answer.status in statuses for statuses in self.statuses):
+            wanted = ", ".join(statuses.to_config() for statuses in self.statuses)
+            findings.fail("status-unexpected", f"got {answer.status}, wanted {wanted or 'none at all'}")
         before = len(findings.all)
         self._judge_headers(answer, findings)
         self._judge_body(body, findings)
@@ -128,16 +156,3 @@ def conditions(texts: Sequence[str], check: str, key: str) -> tuple[Condition, .
         except NoCondition as exc:
             raise WrongOption(check, f"{key}[{number}]", f"{show_value(text)} ({exc})", WANTED) from exc
     return tuple(found)
-
-
-def statuses(texts: Sequence[str]) -> frozenset[int]:
-    """The numbers that are meant, after `statuses_wanted`."""
-    return frozenset(number for text in texts for number in _numbers(text))
-
-
-def _numbers(text: str) -> range:
-    match = _STATUSES.fullmatch(text)
-    assert match, "judged when it was read"
-    if match[1]:
-        return range(int(match[1]) * 100, int(match[1]) * 100 + 100)
-    return range(int(match[2]), int(match[3] or match[2]) + 1)

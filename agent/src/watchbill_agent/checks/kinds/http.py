@@ -48,12 +48,12 @@ from watchbill_agent.checks.compression import decompressed
 from watchbill_agent.checks.connection import Connection
 from watchbill_agent.checks.httprules import (
     RULES_MAX,
+    SUCCESS,
     HeaderRule,
     Rules,
+    Statuses,
     conditions,
     header_rules,
-    statuses,
-    statuses_wanted,
 )
 from watchbill_agent.checks.httpwire import Answer, Headers, Request
 from watchbill_agent.checks.probing import Findings, Form, Phases, bounded, missing, shown, with_samples
@@ -140,12 +140,8 @@ class Options(trust.TlsOptions):
         "1.1", help="The HTTP to speak; auto lets the server choose, where there is TLS."
     )
     compression: Literal["", "gzip", "deflate"] = option("", help="The compression to ask for.")
-    valid_status_codes: list[str] = option(
-        ["2xx"],
-        length_max=RULES_MAX,
-        check=statuses_wanted,
-        help="Statuses that are well.",
-        example='["2xx", "301-303"]',
+    valid_status_codes: list[Statuses] = option(
+        [SUCCESS], length_max=RULES_MAX, help="Statuses that are well.", example='["2xx", 301, "401-403"]'
     )
     valid_http_versions: list[Literal["1.0", "1.1", "2"]] = option(
         [], help="Versions that are well; none: all."
@@ -210,7 +206,7 @@ class Http(Probe):
             raise WrongOption(about.name, "proxy_url", show_value(options.proxy_url), "http://HOST:PORT")
         self._kept = httpwire.Kept()
         self._rules = Rules(
-            statuses(options.valid_status_codes),
+            tuple(options.valid_status_codes),
             regex.all_compiled(
                 options.fail_if_body_matches_regexp, about.name, "fail_if_body_matches_regexp"
             ),
@@ -413,9 +409,7 @@ class _Look:
         assert self.answer is not None, "there is one when nothing failed"
         answer, options, findings = self.answer, self.options, Findings()
         took_s = self.phases.end()
-        if answer.status not in self.rules.statuses:
-            wanted = ", ".join(options.valid_status_codes)
-            findings.fail("status-unexpected", f"got {answer.status}, wanted {wanted}")
+        self.regex_failed = self.rules.judge(answer, self.body, findings)
         if options.valid_http_versions and answer.version not in options.valid_http_versions:
             wanted = ", ".join(options.valid_http_versions)
             findings.fail("version-unexpected", f"got HTTP/{answer.version}, wanted {wanted}")
@@ -424,7 +418,6 @@ class _Look:
             findings.fail("tls-unwanted", "got https at the end, wanted none")
         if options.fail_if_not_ssl and not secured:
             findings.fail("tls-missing", "got http at the end, wanted https")
-        self.regex_failed = self.rules.judge(answer, self.body, findings)
         if self.presented is not None:
             trust.judge_expiry(options, self.presented, time.time(), findings)
         findings.judge_duration(options, took_s)
