@@ -15,7 +15,10 @@ def add_commands(checks: Parser) -> None:
     add_command(
         group, "list", "list the checks of this host and how the running agent found them", _list, json=True
     )
-    add_command(group, "kinds", "list what sorts of checks there are", _kinds, json=True)
+    sorts = add_command(
+        group, "kinds", "list what sorts of checks there are, or all keys of one", _kinds, json=True
+    )
+    sorts.add_argument("kind", metavar="KIND", nargs="?", help="one of them, such as http")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -7,12 +7,13 @@ import sys
 import time
 
 from watchbill.commandline import FAILED, OK, USAGE
+from watchbill.config.printer import sample_file
 from watchbill.errors import UsageError
 from watchbill.homes import Homes
 from watchbill_agent import exposition
 from watchbill_agent.checks import kinds, wire
 from watchbill_agent.checks.check import Listener, Outcome, Samples, Verdict
-from watchbill_agent.checks.config import Spec, read_checks
+from watchbill_agent.checks.config import CheckTable, Spec, read_checks
 from watchbill_agent.checks.looking import look
 from watchbill_agent.checks.present import DIRECTORY
 from watchbill_agent.checks.publishing import published
@@ -119,7 +120,9 @@ def _asked(homes: Homes) -> dict[str, dict[str, object]]:
 
 
 def list_kinds(arguments: argparse.Namespace) -> int:
-    """What sorts of checks there are."""
+    """What sorts of checks there are, or what a file may say of one."""
+    if arguments.kind:
+        return _show_kind(arguments.kind, as_json=arguments.json)
     every = {name: kind.help() for name, kind in kinds.discover().items()}
     if arguments.json:
         print(
@@ -128,6 +131,18 @@ def list_kinds(arguments: argparse.Namespace) -> int:
         return OK
     for name, help_ in every.items():
         print(f"{name:<10} {help_}")
+    return OK
+
+
+def _show_kind(name: str, *, as_json: bool) -> int:
+    kind = kinds.find(name)
+    if kind is None:
+        raise UsageError(f"no kind is called {name[:80]!r}; there are: {', '.join(kinds.names())}")
+    own, common = sample_file(kind.options_type), sample_file(CheckTable)
+    if as_json:
+        print(json.dumps({"kind": name, "help": kind.help(), "keys": own, "common_keys": common}, indent=2))
+        return OK
+    print(f"# {name}: {kind.help()}\n\n{own}\n{common}", end="")
     return OK
 
 
