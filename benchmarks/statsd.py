@@ -52,7 +52,7 @@ def run(*, quick: bool) -> Report:
             theirs = _measure(place, _collectd_argv(place), rate, seconds) if peer else None
             _rows(report, rate, ours, theirs)
     report.notes.append(
-        f"names: {NAMES} of each type; {seconds:g} s at each pace; the sender has a core of its own"
+        f"names: {NAMES} of each type; {seconds:g} s at each pace; what the sender is late with comes in a burst"
     )
     report.notes.append(f"wanted: {WANTED:,.0f} datagrams a CPU second without loss, or the loss counted")
     return report
@@ -67,7 +67,8 @@ class _Figures:
 
 
 def _rows(report: Report, rate: int, ours: _Figures, theirs: _Figures | None) -> None:
-    pace = f"{rate:,}/s" if rate else f"flat out ({ours.rate:,.0f}/s sent)"
+    pace = f"{rate:,}/s" if rate else "flat out"
+    report.add(f"{pace}: sent", ours.rate, "1/s", theirs and theirs.rate, PEER)
     report.add(
         f"{pace}: taken a CPU second",
         ours.taken_per_cpu_s,

@@ -108,6 +108,17 @@ def test_a_place_that_cannot_be_had_is_unknown_and_says_why(tmp_path, monkeypatc
             check.open()
 
 
+def test_the_socket_of_another_that_lives_is_left_alone(tmp_path):
+    path = tmp_path / "statsd.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        check = Statsd(Options(socket=path), About("apps", 10, 10))
+        with pytest.raises(OSError, match="somebody else listens there"):
+            check.open()
+        check.shut()
+        assert path.exists()
+
+
 def test_the_socket_of_a_process_that_was_killed_is_taken_over(opened, tmp_path):
     path = tmp_path / "statsd.sock"
     left = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

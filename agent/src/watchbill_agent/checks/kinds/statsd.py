@@ -275,6 +275,8 @@ class Statsd(Listener):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise FileExistsError(errno.EEXIST, "there is a file, and it is no socket", str(path))
+            if _answers(path):
+                raise OSError(errno.EADDRINUSE, "somebody else listens there", str(path))
             path.unlink()  # Of a process that was killed.
         made = self._bound(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), str(path))
         path.chmod(int(self._options.socket_mode, 8))
@@ -356,6 +358,16 @@ class Statsd(Listener):
         intake.events.clear()
         intake.service_checks.clear()
         return tuple(told)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody has this socket open."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        return True
 
 
 def _event(said: Event) -> dict[str, object]:
