@@ -1,7 +1,7 @@
 """What a heartbeat's silence means: late, missed, failed, too long, and nobody knows."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchbill.backups.schedule import Schedule
@@ -98,6 +98,7 @@ def test_a_run_says_how_long_it_took():
     assert (made.duration_ms, made.code, made.started_ms) == (90_000, 0, 0)
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["look", *WORDS]), st.integers(0, 3 * H)), max_size=30

@@ -250,7 +250,7 @@ def test_more_series_than_are_wanted_end_the_reading():
 
 NAMES = st.from_regex(r"[a-z_:][a-z0-9_:]{0,5}", fullmatch=True)
 LABELS = st.dictionaries(
-    st.from_regex(r"[a-z_][a-z0-9_]{0,3}", fullmatch=True), st.text('ab\\"\n é{},=#', max_size=6), max_size=3
+    st.from_regex(r"[a-z][a-z0-9_]{0,3}", fullmatch=True), st.text('ab\\"\n é{},=#', max_size=6), max_size=3
 )
 VALUES = st.floats() | st.integers(-(10**6), 10**6)
 
@@ -278,7 +278,7 @@ def test_pages_that_are_right_are_read_as_the_client_library_reads_them(samples)
     assert [one.type for one in reader.shape.series] == [one.type for one in read(fewer).shape.series]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text('ab_1{}",=\\ \t\n#.+-eNIinfTYPHELUOF', max_size=60) | st.binary(max_size=40), st.booleans())
 def test_whatever_a_page_is_it_is_read_or_refused(text, openmetrics):
     try:

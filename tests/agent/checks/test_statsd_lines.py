@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from watchbill_agent.checks import statsd_series
 from watchbill_agent.checks.check import Samples
-from watchbill_agent.checks.statsd_series import DROPPED, SET_VALUES_MAX, Intake, Rules
+from watchbill_agent.checks.statsd_series import DROPPED, Intake, Rules
 from watchbill_agent.checks.statsd_text import Garbage, event, service_check, tags_of
 
 WALL_S = 1_700_000_000
@@ -176,15 +177,17 @@ def test_counters_are_kept_until_others_need_their_room():
     assert world.series() == {"b_total": 1}
 
 
-def test_a_set_counts_an_interval_and_is_bounded():
+def test_a_set_counts_an_interval_and_is_bounded(monkeypatch):
+    monkeypatch.setattr(statsd_series, "SET_VALUES_MAX", 3_000)
     world = World()
     world.say(*(f"u:{number}|s" for number in range(1_000)))
     assert world.series() == {"u": 1_000}
     assert world.series() == {"u": 0}
-    for start in range(0, SET_VALUES_MAX + 1_000, 10_000):
-        world.say(*(f"u:{number}|s" for number in range(start, start + 10_000)))
-    assert world.series() == {"u": SET_VALUES_MAX}
-    assert world.dropped()["set-values-max"] == 10_000
+    for start in range(0, 4_000, 500):
+        world.say(*(f"u:{number}|s" for number in range(start, start + 500)))
+        world.intake.fold()
+    assert world.series() == {"u": 3_000}
+    assert world.dropped()["set-values-max"] == 1_000
 
 
 def test_events_are_read_and_bounded_by_the_minute():
