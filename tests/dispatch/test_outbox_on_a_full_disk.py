@@ -16,6 +16,12 @@ SIZE = "size=48m"
 NOTICES = 20
 
 
+@pytest.fixture(autouse=True)
+def whole_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As daemons have it; see tests/conftest.py."""
+    monkeypatch.setattr("watchbill_collector.store.set_aside", reserve.set_aside)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
