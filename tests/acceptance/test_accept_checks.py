@@ -105,7 +105,7 @@ def test_a_server_that_is_stopped_is_one_alert_and_an_application_that_is_down(
         }
 
     until(lambda: state() == "healthy", "the application is healthy")
-    assert collector.value('probe_success{check="front"}') == 1
+    until(lambda: collector.value('probe_success{check="front"}') == 1, "its readings are there, too")
     assert collector.value('probe_http_status_code{check="front",app="shop",instance="web1"}') == 200
     nginx.stop()
     until(lambda: collector.value('probe_success{check="front"}') == 0, "its host sees it")
