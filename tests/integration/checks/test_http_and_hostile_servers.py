@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import random
 import resource
 import ssl
 import struct
@@ -221,6 +222,26 @@ async def test_a_server_that_keeps_us_busy_leaves_others_their_turns(monkeypatch
     beside.cancel()
     assert taken.total() > 25_000
     assert max(taken.values()) <= 500
+
+
+async def test_a_long_body_is_searched_beside_the_others() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.001)
+
+    chosen = random.Random(1).randbytes(200_000).translate(bytes(b"ab"[number & 1] for number in range(256)))
+    async with serving(saying(body(chosen))) as port:
+        url = f"http://127.0.0.1:{port}/"
+        assert (await ask("http", url=url)).verdict is Verdict.OK
+        beside = asyncio.create_task(others())
+        outcome = await ask("http", url=url, fail_if_body_matches_regexp=["a.{100}z"])
+        beside.cancel()
+    assert outcome.verdict is Verdict.OK, outcome.detail
+    assert turns > 20
 
 
 async def test_a_look_that_is_cancelled_holds_nothing() -> None:

@@ -12,6 +12,8 @@ from watchbill_agent.checks.probing import shown
 from watchbill_agent.checks.regex import Regex
 
 LINE_BYTES_MAX: Final = 8 * 1024
+PROMPT_BYTES_MAX: Final = 1024
+"""Of a line without its end that may match: it is looked at again with each byte that comes."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 
 
@@ -52,7 +54,7 @@ class Talk:
             while b"\n" in self._heard:
                 if wanted.found_in(await self.line()):
                     return
-            end = wanted.end_in(self._heard) if self._heard else -1
+            end = wanted.end_in(self._heard) if 0 < len(self._heard) <= PROMPT_BYTES_MAX else -1
             if end >= 0:
                 self._heard = self._heard[end:]
                 return

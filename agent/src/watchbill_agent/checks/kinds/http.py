@@ -232,7 +232,7 @@ class Http(Probe):
         except Failed as exc:
             look.phases.end()
             return with_samples(exc, look.samples())
-        return look.judge()
+        return await look.judge()
 
 
 # ---------------------------------------------------------------- one look
@@ -404,12 +404,14 @@ class _Look:
 
     # ------------------------------------------------------------ what was found
 
-    def judge(self) -> Outcome:
+    async def judge(self) -> Outcome:
         """The verdict on the answer."""
         assert self.answer is not None, "there is one when nothing failed"
         answer, options, findings = self.answer, self.options, Findings()
         took_s = self.phases.end()
-        self.regex_failed = self.rules.judge(answer, self.body, findings)
+        self.regex_failed = await regex.judged(
+            self.body, lambda: self.rules.judge(answer, self.body, findings)
+        )
         if options.valid_http_versions and answer.version not in options.valid_http_versions:
             wanted = ", ".join(options.valid_http_versions)
             findings.fail("version-unexpected", f"got HTTP/{answer.version}, wanted {wanted}")
