@@ -1,5 +1,6 @@
 """What the head keeps, refuses, gives up and gets back."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -344,3 +345,18 @@ def test_a_history_that_cannot_be_read_is_said() -> None:
     head.append([sender.ticks([0], [1])])
     head.fold(T0)
     assert _latest(head, 0) == [1]
+
+
+def test_two_threads_that_fold_at_a_time_refuse_nothing_as_late() -> None:
+    _, head, sender = _head()
+    head.append([sender.ticks([1], [1.0])])
+    other = threading.Thread(target=head.fold, args=(T0 + 2_000,))
+    with head.lock:
+        other.start()
+        # Time enough to come as far as it can: what it has taken by now it would write after what follows.
+        other.join(0.1)
+        head.append([sender.ticks([2], [2.0])])
+        head.fold(T0 + 2_000)
+    other.join()
+    assert _window(head, 2) == [(1, 1.0), (2, 2.0)]
+    assert head.stats.refused_late == 0

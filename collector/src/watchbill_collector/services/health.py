@@ -146,8 +146,8 @@ class HealthService:
 
     async def checks(self, agent_id: str) -> Sequence[CheckStanding]:
         """A host's checks."""
-        found = await asyncio.to_thread(self.of, agent_id)
-        return [_standing(one) for one in found.checks]
+        await asyncio.to_thread(self.read)
+        return [_standing(one) for one in self.of(agent_id).checks]
 
     async def timeline(self, agent_id: str, limit: int, before: str) -> HostEvents:
         """A host's newest events. Raises UsageError for a `before` that is none of ours."""
