@@ -1,6 +1,7 @@
 """Applications and checks of a host on the page: what is not well first, with why and since when."""
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from watchbill_collector.api.health import AppStanding, CheckStanding
 from watchbill_collector.api.page import load_page
 from watchbill_collector.api.ports import GapSummary, Host, HostState, at
 from watchbill_collector.api.server import HttpServer
-from watchbill_collector.api.twins import Twins
+from watchbill_collector.api.twins import BindingsTwin, Twins
+from watchbill_collector.servicebook import Belonging, Service, ServiceBook
+from watchbill_collector.services.served import ServedService
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.real("chromium")]
 
@@ -72,8 +75,14 @@ def served() -> Iterator[Served]:
         hosts = [host("web1", "id-1", (SHOP, MAIL)), host("bare", "id-2")]
         twins = Twins.make(SystemClock(), {}, hosts)
         twins.health.of_hosts["id-1"] = CHECKS
+        book = ServiceBook.of_services([Service(name="mailing", checks=["smtp", "shop-stock"])])
+        services = ServedService(
+            Belonging(lambda: book, BindingsTwin(twins.hosts)), twins.hosts, twins.rules, lambda *_: None
+        )
         options = HttpOptions("0.1.0", anonymous_read=True, page=load_page())
-        house = build(twins.services(), options, CollectorRegistry(), "run1")
+        house = build(
+            dataclasses.replace(twins.services(), services=services), options, CollectorRegistry(), "run1"
+        )
         server = HttpServer(create_application(house), house, "127.0.0.1", 0)
         await server.start()
         started.append(Served(f"http://127.0.0.1:{server.port}"))
@@ -124,4 +133,16 @@ def test_the_fleet_names_the_applications_that_are_not_healthy(served: Served, v
     cell.get_by_text("shop").wait_for()
     assert "mail" not in cell.inner_text()
     assert page.locator("tbody tr td.first").all_inner_texts() == ["web1", "bare"]
+    assert real(one.complaints) == []
+
+
+def test_a_service_shows_the_applications_that_belong_to_it_the_worst_first(
+    served: Served, visit: Any
+) -> None:
+    one = visit(served)
+    page = one.open("/#/services/mailing")
+    chips = page.locator("section", has=page.get_by_role("heading", name="Applications")).locator(".chips li")
+    chips.first.wait_for()
+    assert chips.all_inner_texts() == ["shop on web1 down", "mail on web1 healthy"]
+    page.locator(".title .standing.major").wait_for()
     assert real(one.complaints) == []

@@ -278,6 +278,7 @@ export interface Service {
   runbooks: string[];
   objectives: { availability: number | null; rto_s: number | null; rpo_s: number | null };
   channel: string;
+  apps: { host: string; name: string; state: App["state"]; since: string | null }[];
 }
 
 /** One run of a backup, or one look at its repository. */

@@ -8,7 +8,7 @@ const ROWS_MAX = 60;
 const VERDICTS: Check["verdict"][] = ["critical", "warning", "unknown", "ok"];
 const STATES: App["state"][] = ["down", "degraded", "unknown", "healthy"];
 
-export const worstApps = (apps: App[]): App[] =>
+export const worstApps = <T extends Pick<App, "name" | "state">>(apps: T[]): T[] =>
   [...apps].sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || a.name.localeCompare(b.name));
 
 const For = ({ since: from }: { since: string | null }) =>

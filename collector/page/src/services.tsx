@@ -3,6 +3,7 @@ import { AskedAlerts, hostHash, serviceHash } from "./alerts";
 import { fetchServices, type Service } from "./api";
 import { BackupsOf } from "./backups";
 import { span } from "./format";
+import { worstApps } from "./health";
 import { useAsked } from "./state";
 import { Text } from "./text";
 
@@ -87,6 +88,20 @@ function One({ service }: { service: Service }) {
         <h2>Alerts</h2>
         <AskedAlerts ask={{ service: service.name }} none="Nothing is pending or firing." />
       </section>
+      {service.apps.length > 0 && (
+        <section>
+          <h2>Applications</h2>
+          <ul class="chips">
+            {worstApps(service.apps).slice(0, HOSTS_SHOWN_MAX).map((app) => (
+              <li key={`${app.host} ${app.name}`}>
+                <strong><Text of={app.name} max={64} /></strong> on <a href={hostHash(app.host)}><Text of={app.host} max={60} /></a>{" "}
+                <span class={`standing ${app.state}`}>{app.state}</span>
+              </li>
+            ))}
+          </ul>
+          {service.apps.length > HOSTS_SHOWN_MAX && <p class="facts">and {service.apps.length - HOSTS_SHOWN_MAX} more</p>}
+        </section>
+      )}
       <BackupsOf service={service.name} />
       <section>
         <h2>Hosts</h2>
