@@ -71,3 +71,11 @@ def test_a_heartbeat_needs_a_door_and_a_name_that_no_backup_job_has(tmp_path, ca
     (etc / "agent.toml").write_text('[heartbeat]\nlisten = "127.0.0.1:7481"\n')
     (etc / "backups.d/n.toml").unlink()
     assert main(asked) == 0
+
+
+@pytest.mark.parametrize(("kind", "line"), [("statsd", ""), ("heartbeat", 'every = "1h"')])
+def test_what_listens_is_not_asked_by_a_command_that_heard_nothing(tmp_path, capsys, kind, line):
+    (tmp_path / "etc/checks.d").mkdir(parents=True)
+    (tmp_path / "etc/checks.d/a.toml").write_text(f'[[check]]\nname = "apps"\nkind = "{kind}"\n{line}\n')
+    assert main(["--home", str(tmp_path), "checks", "run", "apps"]) == 2
+    assert "watchbill-agent checks list says how it stands" in capsys.readouterr().err

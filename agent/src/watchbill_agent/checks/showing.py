@@ -12,7 +12,7 @@ from watchbill.errors import UsageError
 from watchbill.homes import Homes
 from watchbill_agent import exposition
 from watchbill_agent.checks import kinds, wire
-from watchbill_agent.checks.check import Listener, Outcome, Samples, Verdict
+from watchbill_agent.checks.check import Listener, Outcome, Pinged, Samples, Verdict
 from watchbill_agent.checks.config import CheckTable, Spec, read_checks
 from watchbill_agent.checks.looking import look
 from watchbill_agent.checks.present import DIRECTORY
@@ -27,7 +27,7 @@ from watchbill_agent.reading import Layout, Reading
 def run(arguments: argparse.Namespace) -> int:
     """Look once; the exit code."""
     spec = _named(_read(_homes(arguments)), arguments.name)
-    if isinstance(spec.check, Listener):
+    if isinstance(spec.check, (Listener, Pinged)):  # What it heard, the running agent alone knows.
         print(
             f"{spec.name} listens all the time: watchbill-agent checks list says how it stands",
             file=sys.stderr,
