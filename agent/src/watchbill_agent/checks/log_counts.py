@@ -64,10 +64,13 @@ class Clients:
 
 
 class Counts:
-    """Everything since the first look. `group` says which group a path belongs to; None: there are no groups."""
+    """Everything since the first look. `group` says which groups paths belong to; None: there are no groups."""
 
     def __init__(
-        self, bounds: Sequence[float], unit_s: float, group: Callable[[bytes], str] | None = None
+        self,
+        bounds: Sequence[float],
+        unit_s: float,
+        group: Callable[[Sequence[bytes]], list[str]] | None = None,
     ) -> None:
         self._bounds = tuple(bounds)
         self._unit_s = unit_s
@@ -123,8 +126,9 @@ class Counts:
         known = self._groups
         if len(known) > PATHS_KEPT_MAX:
             known.clear()
-        for path in set(paths).difference(known):
-            known[path] = self._group(path)
+        fresh = list(set(paths).difference(known))
+        if fresh:
+            known.update(zip(fresh, self._group(fresh), strict=True))
         return [known[path] for path in paths]
 
     def _request(self, group: str, code: bytes, method: bytes, count: int) -> None:

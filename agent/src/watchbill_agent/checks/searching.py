@@ -131,27 +131,37 @@ class Searching:
                 found.append(match)
         return found, abandoned
 
-    def first(self, several: Sequence["re.Pattern[bytes]"], text: bytes) -> int | None:
-        """Which of several finds something first; one that takes too long finds nothing."""
+    def first_of(
+        self, several: Sequence[tuple[bytes, "re.Pattern[bytes]"]], texts: Sequence[bytes]
+    ) -> list[int | None]:
+        """For each text, which of several finds something in it first; one that takes too long finds nothing. Each
+        comes with what `literal_of` says of it."""
         if self._timed and not self._abandoned:
             try:
-                signal.setitimer(signal.ITIMER_VIRTUAL, SEARCH_CPU_S_MAX)
-                number = next(
-                    (n for n, one in enumerate(several) if one.search(text, 0, TEXT_BYTES_MAX) is not None),
-                    None,
-                )
+                signal.setitimer(signal.ITIMER_VIRTUAL, TOGETHER_CPU_S_MAX)
+                firsts = [_first(several, text) for text in texts]
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             except TooLong:
-                pass
+                pass  # One by one, then.
             else:
-                return number
-        for number, compiled in enumerate(several):
+                return firsts
+        return [self._careful_first(several, text) for text in texts]
+
+    def _careful_first(self, several: Sequence[tuple[bytes, "re.Pattern[bytes]"]], text: bytes) -> int | None:
+        for number, (_, compiled) in enumerate(several):
             try:
                 if self.search(compiled, text) is not None:
                     return number
             except TooLong:
                 continue
         return None
+
+
+def _first(several: Sequence[tuple[bytes, "re.Pattern[bytes]"]], text: bytes) -> int | None:
+    for number, (literal, compiled) in enumerate(several):
+        if literal in text and compiled.search(text, 0, TEXT_BYTES_MAX) is not None:
+            return number
+    return None
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -44,7 +44,7 @@ from watchbill_agent.checks.log_patterns import (
     Patterns,
     bounds_wanted,
 )
-from watchbill_agent.checks.searching import Searching, expression
+from watchbill_agent.checks.searching import Searching, expression, literal_of
 from watchbill_agent.journal import JournalUnreadable, end_of_journal, entries_after, message_of
 from watchbill_agent.names import WrongOption
 from watchbill_agent.tail import FILES_MAX, Tail
@@ -181,7 +181,7 @@ class Log(Task):
         super().__init__(options, about)
         self._tail = Tail(options.files, from_start=options.from_start)
         self._patterns = Patterns(options.patterns)
-        self._paths = [expression(one.regex) for one in options.paths]
+        self._paths = [(literal_of(one.regex), expression(one.regex)) for one in options.paths]
         self._reader = self._reader_of(options)
         self._counts = self._new_counts()
         self._cursor: str | None = None
@@ -207,13 +207,14 @@ class Log(Task):
     def _new_counts(self) -> Counts | None:
         if self._reader is None:
             return None
-        group: Callable[[bytes], str] | None = self._group if self._paths else None
+        group: Callable[[Sequence[bytes]], list[str]] | None = self._group if self._paths else None
         return Counts(self.options.bounds, self._reader.duration_unit_s, group)
 
-    def _group(self, path: bytes) -> str:
+    def _group(self, paths: Sequence[bytes]) -> list[str]:
         assert self._searching is not None, "paths are looked at while a look reads"
-        number = self._searching.first(self._paths, path)
-        return OTHER if number is None else self.options.paths[number].name
+        options = self.options.paths
+        numbers = self._searching.first_of(self._paths, paths)
+        return [OTHER if number is None else options[number].name for number in numbers]
 
     # ------------------------------------------------------------ memory
 
