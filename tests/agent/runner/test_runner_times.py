@@ -82,7 +82,7 @@ DEATHS = st.tuples(
 
 
 @settings(
-    max_examples=16,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
