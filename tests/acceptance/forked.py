@@ -10,6 +10,7 @@ every collector anew; those of a demo, of systemd, and in another environment al
 """
 
 import atexit
+import contextlib
 import ctypes
 import json
 import os
@@ -53,8 +54,9 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """As `Popen` does it: nothing happens to what has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # It may have ended, and nobody has said so yet.
+            if self.returncode is None:
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Ask it to end."""
