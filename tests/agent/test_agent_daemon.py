@@ -233,7 +233,7 @@ async def test_the_status_socket_is_private_and_survives_nonsense(tmp_path, coll
                 writer.write(question)
                 writer.write_eof()
                 answer = await reader.read()
-                assert not answer or b"wanted one of: backup-record, backups, gaps" in answer
+                assert not answer or b"wanted one of: backup-record, backups, checks, gaps" in answer
             writer.close()
     finally:
         os.close(directory)
