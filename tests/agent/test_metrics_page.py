@@ -18,7 +18,7 @@ from watchbill_agent.metrics_page import MetricsPage, wants_gzip, wants_openmetr
 from watchbill_agent.reading import Family, Layout, MetricType, Reading
 from watchbill_agent.samplers import HostPaths, build, run_all
 
-ELSEWHERE = ("node_timex_", "node_nf_conntrack_", "node_md_", "node_bonding_", "node_systemd_")
+ELSEWHERE = ("node_md_", "node_bonding_", "node_systemd_")
 """Families that the agent does not sample yet."""
 HARDWARE = {"node_disk_io_time_seconds_total", "node_disk_io_time_weighted_seconds_total"}
 """What a machine without disks lacks."""

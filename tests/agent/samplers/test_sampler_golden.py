@@ -12,8 +12,8 @@ from watchbill_agent.exposition import render
 from watchbill_agent.samplers import HostPaths, Round, build, discover
 from watchbill_agent.samplers.stat import Options as StatOptions
 
-# The others follow logs or send children on errands: test_sampler_security.
-READERS = [name for name in discover() if name not in ("logins", "updates", "watched_files")]
+# The others follow logs or send children on errands (test_sampler_security), or ask the kernel itself.
+READERS = [name for name in discover() if name not in ("logins", "updates", "watched_files", "timex")]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden.prom"
 
 # What the disk under the test's temporary directory says, and how long it took, differs from run to run.
