@@ -12,10 +12,11 @@ from watchbill.config import Homes
 from watchbill.errors import Refused, UsageError
 from watchbill.protocol.frames import GapReason, Stream
 from watchbill.v1 import link_pb2 as pb
-from watchbill_agent.app import Agent, boot_id, phase_of
+from watchbill_agent.app import Agent, phase_of
 from watchbill_agent.config import load_config
 from watchbill_agent.events import Events
 from watchbill_agent.report import gaps_lines, status_lines
+from watchbill_agent.runner.boot import boot_id
 from watchbill_agent.spool import DiskSpool, MemoryKeeper
 
 

@@ -17,7 +17,6 @@ import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchbill import __version__
@@ -59,6 +58,7 @@ from watchbill_agent.question import SOCKET_NAME
 from watchbill_agent.reading import Happening
 from watchbill_agent.renew import Renewer
 from watchbill_agent.report import gaps_document, status_document
+from watchbill_agent.runner.boot import boot_id
 from watchbill_agent.runner.frames import SOCKET_NAME as RUNNER_SOCKET
 from watchbill_agent.sampling import Sampling, prepare
 from watchbill_agent.scheduler import Slept
@@ -591,11 +591,3 @@ def phase_of(identity: AgentIdentity | None) -> float:
     """The host's own share of the interval, the same after a restart: agents must not all sample at once."""
     name = identity.agent_id if identity is not None else socket.gethostname()
     return zlib.crc32(name.encode("utf-8", "replace")) / 2**32
-
-
-def boot_id(path: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
-    """The kernel's name for this boot; one made up, where it does not say."""
-    try:
-        return path.read_text("ascii").strip()[:64]
-    except (OSError, UnicodeDecodeError):
-        return os.urandom(16).hex()
