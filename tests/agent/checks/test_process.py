@@ -19,6 +19,8 @@ from watchbill_agent.checks.kinds.process import Options, Processes
 from watchbill_agent.checks.process_table import ProcessTable, parse
 from watchbill_agent.checks.thresholds import Limit, read_limit
 
+FIFO = "a FIFO"
+
 
 def check(procfs: Path = Path("/proc"), rootfs: Path = Path("/"), **said: Any) -> Processes:
     return Processes(Options(**said), About("x", 60, 5, procfs=procfs, rootfs=rootfs))
@@ -156,6 +158,7 @@ async def test_too_many_are_told_by_name_and_number(proc: Proc) -> None:
     ("content", "late_s", "said"),
     [
         (None, 0, "cannot be read, or is empty"),
+        (FIFO, 0, "cannot be read, or is empty"),
         ("x", 0, "got b'x' in it"),
         ("9", 0, "there is no process 9"),
         ("7", 0, ""),
@@ -168,7 +171,9 @@ async def test_a_pidfile_names_a_process_that_is_as_old_as_itself(
     root = tmp_path / "root"
     root.mkdir()
     proc.put(7, start=0)
-    if content is not None:
+    if content == FIFO:
+        os.mkfifo(root / "app.pid")
+    elif content is not None:
         (root / "app.pid").write_text(content)
         os.utime(root / "app.pid", (0, 1700000000 - late_s))
     looking = check(proc.place, root, pidfile=Path("/app.pid"))

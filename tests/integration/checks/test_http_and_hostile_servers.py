@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import os
 import random
 import resource
 import ssl
@@ -467,8 +468,11 @@ async def test_a_client_certificate_is_shown(authority: Authority, tmp_path: Pat
 async def test_authorities_that_cannot_be_read_are_our_fault(authority: Authority, tmp_path: Path) -> None:
     nothing = tmp_path / "none.pem"
     nothing.write_text("nothing")
-    outcome = await _presented(authority.issue(), ca_file=str(nothing))
-    assert (outcome.verdict, outcome.reason) == (Verdict.UNKNOWN, "tls-files"), outcome.detail
+    fifo = tmp_path / "fifo.pem"
+    os.mkfifo(fifo)
+    for path in (nothing, fifo, Path("/dev/zero")):
+        outcome = await _presented(authority.issue(), ca_file=str(path))
+        assert (outcome.verdict, outcome.reason) == (Verdict.UNKNOWN, "tls-files"), outcome.detail
 
 
 async def after_hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -128,9 +128,9 @@ def parse(pid: str, data: bytes) -> Process | None:
 
 
 def read_file(path: str, size: int) -> bytes | None:
-    """None when it is gone, or not for us."""
+    """None when it is gone, or not for us. Of a FIFO nothing: waiting for its writer would be for ever."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     try:

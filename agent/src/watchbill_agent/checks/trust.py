@@ -10,6 +10,7 @@ OpenSSL names one fault of several: first what the chain ends in, then the host,
 
 import hashlib
 import ssl
+import stat
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from watchbill_agent.reading import Family, MetricType, Series, labels
 
 CONTEXTS_MAX: Final = 256
 """Kept; beyond, all are made again."""
+FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of a file of authorities or of a chain; those of all the world are 220 KiB. Larger ones are `tls-files`."""
 CERTIFICATES_KNOWN_MAX: Final = 512
 """Read ones kept, so that a chain that stays costs nothing; beyond, all are read again."""
 CHAIN_MAX: Final = 16
@@ -149,18 +152,29 @@ def _made(options: TlsOptions, key_file: Path | None, alpn: tuple[str, ...]) -> 
     doing = f"ca_file {options.ca_file}"
     try:
         if options.ca_file:
+            _judge_file(options.ca_file)
             made.load_verify_locations(cafile=options.ca_file)
         else:
             # Not load_default_certs of a bundle: Debian's directory is looked up by name, one file for one handshake.
             made.set_default_verify_paths()
         if options.cert_file:
             doing = f"cert_file {options.cert_file} and its key"
+            _judge_file(options.cert_file)
             read_secret(options.key_file)  # For its judgement: nobody else may read it.
             made.load_cert_chain(options.cert_file, key_file, password=_no_password)
     except (OSError, ValueError) as exc:
         why = reason_of(exc) if isinstance(exc, ssl.SSLError) else (getattr(exc, "strerror", "") or str(exc))
         raise Failed("tls-files", f"{doing}: {why.lower()}", verdict=Verdict.UNKNOWN) from exc
     return made
+
+
+def _judge_file(path: Path) -> None:
+    """OpenSSL opens what it is told to: a FIFO would hold up every check for ever. Raises OSError, ValueError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > FILE_BYTES_MAX:
+        raise ValueError(f"got {found.st_size} bytes, wanted at most {FILE_BYTES_MAX}")
 
 
 def _no_password() -> str:
