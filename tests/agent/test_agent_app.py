@@ -9,6 +9,7 @@ import pytest
 
 from watchbill.clock import ManualClock
 from watchbill.config import Homes
+from watchbill.daemon import Progress
 from watchbill.errors import Refused, UsageError
 from watchbill.protocol.frames import GapReason, Stream
 from watchbill.v1 import link_pb2 as pb
@@ -191,6 +192,8 @@ async def test_a_run_that_ended_in_order_is_continued_with_a_notice(agent, kind)
 class House:
     """What the app needs of its daemon to sample: tasks, and a stamp."""
 
+    progress: Progress
+
     def __init__(self) -> None:
         self.tasks: list[asyncio.Task[object]] = []
         self.turned = asyncio.Event()
@@ -201,6 +204,20 @@ class House:
 
     def made(self) -> None:
         self.turned.set()
+
+
+async def test_after_a_reload_the_sampling_loop_still_counts_as_alive(agent):
+    one = agent('[spool]\nkind = "memory"\n')
+    one._house = house = House()
+    house.progress = Progress(one.clock)
+    one._turns = house.progress.watch("sampling", 60.0)
+    one.events = Events(MemoryKeeper(one.spool), one.clock)
+    await one.backups.start(house, one.events, lambda: 0)
+    await one.reload()
+    one.clock.advance(61)
+    assert house.progress.wedged() == ["sampling"]
+    one._turns.made()  # As its loop does.
+    assert house.progress.wedged() == []
 
 
 async def test_what_a_sampler_saw_happen_is_kept_in_the_hosts_timeline(agent, tmp_path):

@@ -231,8 +231,8 @@ class Agent:
             self._start_link(house)
             # Should this process be killed, the next one must not take the end of an earlier run for its end.
             lastrun.save(self.homes.var, lastrun.LastRun(self.boot_id, UNKNOWN_MS, self.spool.retired))
-            stamp = house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
-            loop = house.spawn("sampling", self._sample_for_ever(house, stamp))
+            self._turns = house.progress.watch("sampling", self._turn_silent_s_max())
+            loop = house.spawn("sampling", self._sample_for_ever(house, self._turns))
             house.spawn("link watch", self._watch_link(house))
             house.on_reload(self.reload)
             house.ready(self._summary())
@@ -265,6 +265,9 @@ class Agent:
             # A task of its own: a disk that hangs must not hold up the start.
             said = {"version": __version__, "run": self._run_id.hex(), "boot": self.boot_id}
             house.spawn("start event", self.events.tell(AGENT_STARTED, {**said, "after": self._after}))
+
+    def _turn_silent_s_max(self) -> float:
+        return max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max)
 
     async def _sample_for_ever(self, house: Daemon, stamp: Stamp) -> None:
         while True:
@@ -502,7 +505,7 @@ class Agent:
         self.backups.adopt(self._house, jobs)
         self.checks.adopt(judged)
         self.sampling.checks = self.checks.running
-        self._house.progress.watch("sampling", max(TURN_SILENT_S_MIN, 3 * self.sampling.wait_s_max))
+        self._turns.stale_after_s = self._turn_silent_s_max()
         if _link_key(before) != _link_key(config):
             self._restart_link(self._house)
 
