@@ -4,6 +4,7 @@ A file that cannot be written costs nothing now: it is counted, and the next cha
 read is as none.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -60,10 +61,11 @@ class Memories:
         self._kept[name] = content
 
     def forget_others(self, names: frozenset[str]) -> None:
-        """Remove the files of checks that are no more."""
+        """Remove the files of checks that are no more; from a disk that takes nothing at the next reload."""
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
             if path.name.removesuffix(SUFFIX) not in names and not path.name.startswith("."):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}{SUFFIX}"
