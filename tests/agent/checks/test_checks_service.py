@@ -12,7 +12,7 @@ import pytest
 
 from watchbill.clock import SystemClock
 from watchbill.errors import ConfigError
-from watchbill_agent.checks import service
+from watchbill_agent.checks import processes, service
 from watchbill_agent.checks.check import Verdict
 from watchbill_agent.checks.service import SELF_GROUP, Checks, judge
 from watchbill_agent.checks.trees import Trees
@@ -186,6 +186,26 @@ def test_a_child_that_hangs_is_killed_and_its_checks_say_nothing_until_another_l
             await until(lambda: host.verdict() is Verdict.OK, "another one looks")
         with pytest.raises(ProcessLookupError):
             os.kill(stopped, 0)
+
+    asyncio.run(scene())
+
+
+def test_a_daemon_that_was_stopped_itself_does_not_call_its_child_hung(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "SILENT_S_MAX", 0.5)
+
+    async def scene():
+        trees = Trees(tmp_path, tmp_path, tmp_path, tmp_path)
+        checks = Checks(trees, tmp_path, "h", SystemClock(), lambda: 1_000)
+        process = await processes.start(["sleep", "1007"])
+        silence = asyncio.create_task(checks._end_when_silent(process))
+        await asyncio.sleep(0)
+        time.sleep(0.7)  # noqa: ASYNC251 - The whole daemon stands still.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not silence.done()
+        assert process.returncode is None
+        await silence
+        assert process.returncode == -signal.SIGKILL
 
     asyncio.run(scene())
 

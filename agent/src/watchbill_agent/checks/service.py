@@ -35,6 +35,7 @@ JUDGE_S_MAX: Final = 30.0
 """Reading the files takes a third of a second."""
 SILENT_S_MAX: Final = 20.0
 """The child says that it is alive every two seconds: one that does not hangs, and another takes its place."""
+SILENT_STEPS: Final = 10
 AGAIN_S_MIN: Final = 1.0
 AGAIN_S_MAX: Final = 60.0
 STEADY_S: Final = 60.0
@@ -162,6 +163,7 @@ class Checks:
         self._restarts = 0
         self._ready = False
         self._said_ms = 0
+        self._silent = 0
         self.pinged = pinged
         """The checks that take pings."""
         self._waiting: deque[wire.Ping] = deque(maxlen=PINGS_WAITING_MAX)
@@ -197,16 +199,16 @@ class Checks:
         assert process.stderr is not None
         self._process = process
         said = asyncio.create_task(_log_lines(process.stderr))
+        silence = asyncio.create_task(self._end_when_silent(process))
         try:
             process.stdin.write(msgspec.json.encode(self._order) + b"\n")
             while True:
-                async with asyncio.timeout(SILENT_S_MAX):
-                    self._take(await wire.receive(process.stdout, wire.TO_DAEMON))
-        except TimeoutError:
-            log.error("the process of checks hangs", extra=fields(silent_s=SILENT_S_MAX))
+                self._take(await wire.receive(process.stdout, wire.TO_DAEMON))
+                self._silent = 0
         except (EOFError, ConnectionError):
             return
         finally:
+            silence.cancel()
             self._process, self._ready = None, False
             self._layouts.clear()  # The next child begins with all names.
             process.stdin.close()
@@ -215,6 +217,16 @@ class Checks:
                     await process.wait()
             await processes.end(process)
             said.cancel()
+
+    async def _end_when_silent(self, process: asyncio.subprocess.Process) -> None:
+        """Counted in steps of this very task: a daemon that was stopped or suspended did not listen, and what was said
+        meanwhile waits in the pipe."""
+        self._silent = 0
+        while self._silent < SILENT_STEPS:
+            await asyncio.sleep(SILENT_S_MAX / SILENT_STEPS)
+            self._silent += 1
+        log.error("the process of checks hangs", extra=fields(silent_s=SILENT_S_MAX))
+        await processes.end(process)
 
     def reload(self) -> None:
         """The files changed, and were judged right."""
