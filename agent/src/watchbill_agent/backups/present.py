@@ -1,9 +1,10 @@
 """Whether this host has backups at all: most have none, and a daemon without them imports nothing more than this."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from watchbill_agent.present import any_files
 
 if TYPE_CHECKING:
     from watchbill_agent.backups.config import JobConfig
@@ -33,7 +34,7 @@ class Counts:
 
 def load_jobs(etc: Path) -> "tuple[JobConfig, ...]":
     """Every job of this host. Raises ConfigError with every problem, StorageError when nobody could read them."""
-    if not _any_files(etc):
+    if not any_files(etc, FILE, DIRECTORY):
         return ()
     from watchbill_agent.backups.asked import read_jobs_apart
 
@@ -43,15 +44,3 @@ def load_jobs(etc: Path) -> "tuple[JobConfig, ...]":
 def was_told(var: Path) -> bool:
     """Whether the collector was ever told of jobs of this host: it has to hear when they are gone."""
     return (var / VAR_DIRECTORY / MEMORY).exists()
-
-
-def _any_files(etc: Path) -> bool:
-    if (etc / FILE).exists():
-        return True
-    try:
-        with os.scandir(etc / DIRECTORY) as entries:
-            return any(entry.name.endswith(".toml") and not entry.name.startswith(".") for entry in entries)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # Whoever reads it says what is wrong with it.

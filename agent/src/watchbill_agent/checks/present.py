@@ -1,9 +1,10 @@
 """Whether this host has checks at all: a daemon without them imports nothing more than this."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from watchbill_agent.present import any_files
 
 DIRECTORY: Final = "checks.d"
 FILE: Final = "checks.toml"
@@ -37,12 +38,4 @@ class Counts:
 
 def any_checks(etc: Path) -> bool:
     """Whether any file may define a check."""
-    if (etc / FILE).exists():
-        return True
-    try:
-        with os.scandir(etc / DIRECTORY) as entries:
-            return any(entry.name.endswith(".toml") and not entry.name.startswith(".") for entry in entries)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # Whoever reads it says what is wrong with it.
+    return any_files(etc, FILE, DIRECTORY)
