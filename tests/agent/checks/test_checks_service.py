@@ -317,6 +317,7 @@ def test_what_is_wrong_in_the_files_is_told_with_its_place_before_anything_runs(
         '[[check]]\nname = "a b"\nkind = "exec"\n[[check]]\nname = "x"\nkind = "exce"\n'
         '[[check]]\nname = "y"\nkind = "exec"\nargv = ["relative"]\nbehind = ["z", "y"]\ntimeout = "2m"\n'
         '[[check]]\nname = "y"\nkind = "statsd"\nprot = 1\n'
+        '[[check]]\nname = "c d"\nkind = "exce"\n'
     )
     with pytest.raises(ConfigError) as caught:
         judge(host.trees)
@@ -328,6 +329,7 @@ def test_what_is_wrong_in_the_files_is_told_with_its_place_before_anything_runs(
     assert (12, "check[2].timeout") in told
     assert (14, "check[3].name") in told
     assert (16, "check[3].prot") in told
+    assert {(18, "check[4].name"), (19, "check[4].kind")} <= set(told)
 
 
 def test_a_dependency_that_there_is_not_or_that_is_the_check_itself_is_told(host):

@@ -195,7 +195,7 @@ def read_checks(trees: Trees, door: Door | None = None) -> tuple[Spec, ...]:
 def _spec(table: Table, said: CheckTable, trees: Trees) -> Spec | Sequence[Problem]:
     kind = kinds.find(said.kind)
     if kind is None:
-        return [table.problem("kind", show_value(said.kind), f"one of: {', '.join(kinds.names())}")]
+        return [_no_kind(table, said.kind)]
     interval_s = kind.interval_s if said.interval is None else float(said.interval)
     timeout_s = min(kind.timeout_s, interval_s) if said.timeout is None else float(said.timeout)
     problems: list[Problem] = []
@@ -224,11 +224,18 @@ def _spec(table: Table, said: CheckTable, trees: Trees) -> Spec | Sequence[Probl
     )
 
 
+def _no_kind(table: Table, named: str) -> Problem:
+    return table.problem("kind", show_value(named), f"one of: {', '.join(kinds.names())}")
+
+
 def _problems_of_kind(table: Table, trees: Trees) -> Sequence[Problem]:
     """What is wrong with the kind's own keys, where those of every check are wrong: all is told at once."""
-    kind = kinds.find(str(table.values.get("kind")))
-    if kind is None:
+    named = table.values.get("kind")
+    if not isinstance(named, str):
         return []
+    kind = kinds.find(named)
+    if kind is None:
+        return [_no_kind(table, named)]
     about = About("", kind.interval_s, kind.timeout_s, trees.procfs, trees.sysfs, trees.rootfs, trees.etc)
     made = make(kind, table, about)
     return [] if isinstance(made, Check) else made

@@ -128,8 +128,9 @@ class Reader:
             known = known[:-1]
         origin = self._origins.get(known, Origin("", 0, ""))
         key = show_path(path)
-        if known == path and origin.key:
-            key = origin.key
+        if origin.key:  # Of several files each counts its own tables.
+            inside = show_path(path[len(known) :])
+            key = origin.key + ("." if inside and not inside.startswith("[") else "") + inside
         return Problem(origin.file, origin.line, key, got, wanted)
 
     def table(self, spec: type, values: Mapping[str, object], path: KeyPath) -> object:

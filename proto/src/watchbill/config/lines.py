@@ -4,6 +4,7 @@ Works on text that `tomllib` has already accepted, so it need not judge, only fo
 and, inside arrays, of indices: `("threshold", 1, "above")`.
 """
 
+import json
 import re
 import tomllib
 
@@ -31,7 +32,7 @@ def show_path(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            name = part if _BARE_KEY.fullmatch(part) else '"' + part.replace('"', '\\"') + '"'
+            name = part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=False)
             text += f".{name}" if text else name
     return text
 
