@@ -96,7 +96,8 @@ def test_a_reading_of_this_machine_parses_and_is_whole(sample):
     accepted(done)
     names = {line.split("{")[0].split()[0] for line in done.out.splitlines() if not line.startswith("#")}
     assert [name for name in FAMILIES if name not in names] == []
-    assert all(success(done).values()), success(done)
+    failed = {name for name, good in success(done).items() if not good}
+    assert failed <= {"bonding", "conntrack", "mdadm"}, "what a machine may have none of"
     everything = sample("--all")
     accepted(everything)
     assert len(everything.out) > len(done.out)

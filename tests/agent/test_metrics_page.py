@@ -18,10 +18,17 @@ from watchbill_agent.metrics_page import MetricsPage, wants_gzip, wants_openmetr
 from watchbill_agent.reading import Family, Layout, MetricType, Reading
 from watchbill_agent.samplers import HostPaths, build, run_all
 
-ELSEWHERE = ("node_md_", "node_bonding_", "node_systemd_")
+ELSEWHERE = ("node_systemd_",)
 """Families that the agent does not sample yet."""
-HARDWARE = {"node_disk_io_time_seconds_total", "node_disk_io_time_weighted_seconds_total"}
-"""What a machine without disks lacks."""
+HARDWARE = {
+    "node_bonding_active",
+    "node_bonding_slaves",
+    "node_disk_io_time_seconds_total",
+    "node_disk_io_time_weighted_seconds_total",
+    "node_md_disks",
+    "node_md_disks_required",
+}
+"""What a machine without disks, arrays or bonds lacks."""
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"

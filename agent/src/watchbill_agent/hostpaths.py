@@ -29,15 +29,16 @@ class HotFile:
 
     `whole` is for files that the kernel hands out in one piece (seq_file's single_open, sysctl, sysfs): the
     read that looks for more is saved. The others come a page at a time, and there only an empty read is the
-    end.
+    end. `may_be_empty` is for lists that can hold nothing.
     """
 
-    __slots__ = ("_chunk", "_fd", "_whole", "path")
+    __slots__ = ("_chunk", "_fd", "_may_be_empty", "_whole", "path")
 
-    def __init__(self, path: Path, *, whole: bool = False) -> None:
+    def __init__(self, path: Path, *, whole: bool = False, may_be_empty: bool = False) -> None:
         self.path = path
         self._fd = -1
         self._whole = whole
+        self._may_be_empty = may_be_empty
         self._chunk = CHUNK_BYTES_MIN
 
     def read(self) -> bytes:
@@ -53,7 +54,7 @@ class HotFile:
         except OSError:
             self.close()  # The descriptor has gone stale; a new one says what is wrong.
             data = self._read_anew()
-        if data[-1:] != b"\n":
+        if data[-1:] != b"\n" and (data or not self._may_be_empty):
             self.close()
             why = "is truncated: its last line has no end" if data else "is empty"
             raise SamplerFailed(str(self.path), why)
@@ -156,9 +157,9 @@ class HostPaths:
         """An attribute under /sys that is read at every tick."""
         return self.hot(self.sys / name, whole=True)
 
-    def hot(self, path: Path, *, whole: bool = False) -> HotFile:
+    def hot(self, path: Path, *, whole: bool = False, may_be_empty: bool = False) -> HotFile:
         """Any file that is read at every tick."""
-        file = HotFile(path, whole=whole)
+        file = HotFile(path, whole=whole, may_be_empty=may_be_empty)
         self._hot.append(file)
         return file
 

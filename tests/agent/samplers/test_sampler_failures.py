@@ -25,11 +25,13 @@ from watchbill_agent.samplers import (
 READERS = [name for name in discover() if name not in ("logins", "updates", "watched_files")]
 # Each sampler with the files without which it is nothing.
 NEEDED = {
+    "bonding": "sys/class/net/eth1/bonding_slave/mii_status",
     "cpu": "proc/stat",
     "diskstats": "proc/diskstats",
     "filefd": "proc/sys/fs/file-nr",
     "filesystem": "proc/1/mountinfo",
     "loadavg": "proc/loadavg",
+    "mdadm": "proc/mdstat",
     "meminfo": "proc/meminfo",
     "netdev": "proc/net/dev",
     "netstat": "proc/net/snmp",
@@ -77,7 +79,7 @@ def test_a_spoilt_file_fails_its_sampler_with_a_reason_and_no_series(tree, host,
     assert outcome(sampling, name) == 0.0
 
 
-@pytest.mark.parametrize("name", sorted(NEEDED.keys() - {"pressure", "sockstat", "processes"}))
+@pytest.mark.parametrize("name", sorted(NEEDED.keys() - {"mdadm", "pressure", "sockstat", "processes"}))
 def test_a_missing_file_is_a_counted_failure(tree, host, name):
     (tree / NEEDED[name]).unlink()
     _, sampling = sampled(host, name)
