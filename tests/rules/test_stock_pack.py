@@ -63,6 +63,7 @@ GAUGES: dict[Key, float] = {
     key("node_timex_sync_status"): 1,
     key("node_timex_maxerror_seconds"): 0.05,
     key("node_scrape_collector_success", collector="cpu"): 1,
+    **{key("node_scrape_collector_success", collector=one): 0 for one in ("bonding", "conntrack", "mdadm")},
     key("node_md_disks_required", device="md0"): 2,
     key("node_md_disks", device="md0", state="active"): 2,
     key("node_md_disks", device="md0", state="failed"): 0,
