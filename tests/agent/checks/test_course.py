@@ -48,6 +48,12 @@ def test_a_look_that_began_on_time_is_followed_by_the_next_point_of_the_grid():
     assert course.due_s == pytest.approx(45.0)
 
 
+def test_a_look_that_came_to_nothing_is_followed_by_the_next_of_the_grid():
+    course = Course(10, 0.0, 0.0)
+    course.skip(10.1)
+    assert course.due_s == pytest.approx(20.0)
+
+
 @pytest.mark.parametrize("bad", [CRITICAL, UNKNOWN])
 def test_what_was_well_is_looked_at_again_before_it_is_called_failed(bad):
     course = Course(60, 0.0, 0.0, retries=2, retry_every_s=1.0)

@@ -236,7 +236,11 @@ class _Running:
                 await Listening(self.spec, question(self.spec, self._memory), self._reported).run()
             while True:
                 await self._until_due()
-                await self._turn()
+                try:
+                    await self._turn()
+                except Exception:  # What is no kind's mistake is ours: this check must not fall silent by it.
+                    log.exception("a look came to nothing", extra=fields(check=self.spec.name))
+                    self._course.skip(self._child.monotonic_s())
         finally:
             with contextlib.suppress(Exception):
                 await check.close()

@@ -68,6 +68,10 @@ class Course:
         self.due_s = self._after(now_s)
         return True
 
+    def skip(self, now_s: float) -> None:
+        """The look that was due came to nothing: the next is at the next point of the grid."""
+        self.due_s = self._after(now_s)
+
     def _after(self, now_s: float) -> float:
         """The next point of the grid; never the one that this look was for, should it have come a little early."""
         earliest_s = now_s + self._interval_s * 0.1
