@@ -142,7 +142,7 @@ def test_sample_needs_no_configuration_and_no_home(cli):
     assert "node_memory" not in one.stdout
     wrong = cli(None, "sample", "--collector", "nothing")
     assert wrong.returncode == 2
-    assert "no sampler nothing; there are: conntrack, cpu, " in wrong.stderr
+    assert "no sampler nothing; there are: bonding, conntrack, cpu, " in wrong.stderr
 
 
 def test_sample_reads_the_trees_it_is_given(cli, tmp_path):
