@@ -19,6 +19,10 @@ from watchbill_agent.checks.kinds.process import Options, Processes
 from watchbill_agent.checks.process_table import ProcessTable, parse
 from watchbill_agent.checks.thresholds import Limit, read_limit
 
+from ..samplers import conftest as samplers
+from ..samplers.conftest import FuseMount
+
+fuse_mount, mounts_of_nobody_else = samplers.fuse_mount, samplers.mounts_of_nobody_else
 FIFO = "a FIFO"
 
 
@@ -191,19 +195,18 @@ async def test_checks_at_one_moment_share_one_walk(proc: Proc) -> None:
     assert await table.ask(lambda walk: walk, 5) is first
 
 
-async def test_a_process_that_cannot_be_read_holds_nobody_up(proc: Proc) -> None:
-    """A pipe that nobody writes to stands for memory on a mount that is gone."""
+async def test_a_process_that_cannot_be_read_holds_nobody_up(proc: Proc, fuse_mount: FuseMount) -> None:
+    """A link onto a mount that never answers stands for memory that lies there."""
     proc.put(7, cmdline="app --one")
     proc.put(8, comm="hung")
     (proc.place / "8" / "cmdline").unlink()
-    os.mkfifo(proc.place / "8" / "cmdline")
+    (proc.place / "8" / "cmdline").symlink_to(fuse_mount.point / "memory")
     looking = check(proc.place, cmdline="--one")
     with pytest.raises(Failed, match=f"reading {proc.place}/8 does not end") as raised:
         await looking.look(0.2)
     assert (raised.value.verdict, raised.value.reason) == (Verdict.UNKNOWN, "stuck")
     assert (await looking.look(5)).verdict is Verdict.OK, "it is not asked again"
-    with (proc.place / "8" / "cmdline").open("wb") as pipe:
-        pipe.write(b"app --one\0")
+    fuse_mount.unmount()
 
 
 @given(st.binary(max_size=300) | st.just(b"7 (a) R) S " + b"1 " * 30))
