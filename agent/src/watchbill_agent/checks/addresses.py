@@ -15,16 +15,15 @@ Measured: an address 1 us of CPU, a name of /etc/hosts 14 us, another name 250 u
 
 import asyncio
 import contextlib
-import queue
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from watchbill.files import UnreadableFile, read_bounded
+from watchbill_agent.checks.apart import Threads
 from watchbill_agent.checks.check import Failed, Verdict
 from watchbill_agent.checks.probing import NetOptions
 
@@ -32,8 +31,6 @@ THREADS_MAX: Final = 8
 """That resolve at the same time. The unit has 64 tasks in all."""
 WAITING_MAX: Final = 1_000
 """Names in line; who comes then is told `resolver-busy`."""
-IDLE_S: Final = 60.0
-"""After which a thread that has nothing to do ends."""
 ADDRESSES_MAX: Final = 4
 """Of one name that are tried."""
 HOSTS_BYTES_MAX: Final = 1024 * 1024
@@ -103,12 +100,8 @@ class Resolver:
     def __init__(self, lookup: Lookup = system_lookup, hosts: "Hosts | None" = None) -> None:
         self._lookup = lookup
         self._hosts = hosts or Hosts()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._threads = Threads("resolver", THREADS_MAX)
         self._running: dict[tuple[asyncio.AbstractEventLoop, str], _Job] = {}
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._unfinished = 0
-        """Jobs in line or in a thread: as many threads as that are wanted."""
         self.counts = Counts()
 
     async def places(self, host: str, options: NetOptions) -> list[Place]:
@@ -124,7 +117,8 @@ class Resolver:
                 detail = f"{len(self._running)} names wait for the resolver"
                 raise Failed("resolver-busy", detail, verdict=Verdict.UNKNOWN)
             job = self._running[loop, host] = _Job(host, loop)
-            self._begin(job)
+            self.counts.looked_up += 1
+            self._threads.begin(partial(self._work, job))
         job.waiters += 1
         try:
             answer = await asyncio.shield(job.answer)
@@ -138,30 +132,11 @@ class Resolver:
             raise _failed(host, answer)
         return answer
 
-    def _begin(self, job: _Job) -> None:
-        self.counts.looked_up += 1
-        with self._lock:
-            self._jobs.put(job)
-            self._unfinished += 1
-            if self._threads < min(self._unfinished, THREADS_MAX):
-                self._threads += 1
-                threading.Thread(target=self._work, name="resolver", daemon=True).start()
-
-    def _work(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=IDLE_S)
-            except queue.Empty:
-                with self._lock:
-                    if self._jobs.empty():
-                        self._threads -= 1
-                        return
-                continue
-            answer = self._answer(job)
-            with self._lock:
-                self._unfinished -= 1
-            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
-                job.loop.call_soon_threadsafe(self._done, job, answer)
+    def _work(self, job: _Job) -> None:
+        """In a thread."""
+        answer = self._answer(job)
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
+            job.loop.call_soon_threadsafe(self._done, job, answer)
 
     def _answer(self, job: _Job) -> list[Place] | OSError:
         if job.abandoned:

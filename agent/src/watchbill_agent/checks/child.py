@@ -25,6 +25,7 @@ from watchbill.clock import SystemClock
 from watchbill.errors import ConfigError
 from watchbill.logs import fields
 from watchbill_agent.checks import processes, wire
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import Happening, Listener, Outcome, Pinged, Probe, Task, Verdict
 from watchbill_agent.checks.config import Spec, read_checks
 from watchbill_agent.checks.course import LATE_S, Course, Telling, phase_of
@@ -145,6 +146,7 @@ class Child:
         while True:
             workers = self.workers.counts
             self.counts.killed = workers.killed
+            self.counts.files_unanswered = READER.unanswered
             self.send(wire.Alive(dataclasses.asdict(self.counts)))
             self.counts.late_s_max = 0.0
             await asyncio.sleep(ALIVE_EVERY_S)

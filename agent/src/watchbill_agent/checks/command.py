@@ -27,9 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from watchbill_agent.checks import strays
-from watchbill_agent.hostpaths import HostPaths
-from watchbill_agent.mounts import LOCAL_TYPES, MountTable
-from watchbill_agent.reading import SamplerFailed
+from watchbill_agent.checks.mounted import far_mount
 
 STDERR_BYTES_MAX: Final = 4 * 1024
 """The beginning of it."""
@@ -47,8 +45,6 @@ POLLED_S_MAX: Final = 1.0
 HURRIED_LOOKS: Final = 20
 """How often it is looked, when this process itself ends, whether what was killed is gone."""
 EARLY_S: Final = 0.1
-NEAR: Final = LOCAL_TYPES | {"overlay", "zfs"}
-"""Filesystems of this machine. Others may wait for a network, or for a process."""
 """So much before its deadline a run is given up, to say itself what came out of it."""
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FIXED: Final = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
@@ -114,7 +110,7 @@ class Command:
         if self._starting is None:
             mark = strays.new_mark()
             env = {**FIXED, **env, strays.MARK: mark}
-            if all(_is_near(place) for place in (self._argv[0], self._cwd)):
+            if not any(far_mount(place) for place in (self._argv[0], self._cwd)):
                 return _start(self._argv, env, self._cwd), mark
             self._starting = _in_thread(self._argv, env, self._cwd, mark)
         loop = asyncio.get_running_loop()
@@ -187,27 +183,6 @@ def _in_thread(
 
     threading.Thread(target=work, name=f"start of {argv[0]}", daemon=True).start()
     return started
-
-
-_table: MountTable | None = None
-
-
-def _is_near(path: str) -> bool:
-    """Whether this is on a filesystem that answers by itself. Links are not followed: that would ask it."""
-    global _table  # One for the process.
-    if _table is None:
-        _table = MountTable(HostPaths())
-    try:
-        mounts = _table.mounts()
-    except SamplerFailed:
-        return True
-    within = os.fsencode(path) + b"/"
-    above = [
-        (len(point), at, mount.type)
-        for at, mount in enumerate(mounts)
-        if within.startswith((point := mount.point.rstrip(b"/")) + b"/")
-    ]
-    return not above or max(above)[2] in NEAR
 
 
 class _Stream:

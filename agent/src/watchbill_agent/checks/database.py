@@ -48,11 +48,16 @@ class Phases:
             )
 
 
-async def in_time(work: Coroutine[Any, Any, None], within_s: float) -> bool:
-    """Do it; whether it was done in time. Otherwise it is called off, and what it needs for that nobody waits for."""
+def own_end(within_s: float) -> float:
+    """When a look that begins now ends itself, by the loop's clock."""
+    return asyncio.get_running_loop().time() + within_s - min(EARLY_S, within_s / 10)
+
+
+async def in_time(work: Coroutine[Any, Any, None], until_s: float) -> bool:
+    """Do it; whether it was done by then. Otherwise it is called off, and what it needs for that nobody waits for."""
     task = asyncio.ensure_future(work)
     try:
-        done, _ = await asyncio.wait((task,), timeout=within_s - min(EARLY_S, within_s / 10))
+        done, _ = await asyncio.wait((task,), timeout=until_s - asyncio.get_running_loop().time())
     except asyncio.CancelledError:
         _call_off(task)
         raise

@@ -28,6 +28,12 @@ _ROWS: Final[tuple[tuple[str, MetricType, str, Callable[[Counts], float]], ...]]
         lambda c: c.killed,
     ),
     (
+        "check_files_unanswered_total",
+        _COUNTER,
+        "Files that checks need and that did not answer in time.",
+        lambda c: c.files_unanswered,
+    ),
+    (
         "check_restarts_total",
         _COUNTER,
         "Times the process of checks began again.",

@@ -27,6 +27,8 @@ class Counts:
     """The worst since the last report."""
     killed: int = 0
     """Processes of checks that were killed at their deadline."""
+    files_unanswered: int = 0
+    """Readings of secrets, certificates and the like that did not end in time, or were not begun since one had not."""
     child_restarts: int = 0
     samples_dropped: int = 0
     happenings_dropped: int = 0

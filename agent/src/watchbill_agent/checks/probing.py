@@ -7,6 +7,7 @@ found yet, since that says nothing of whom was to be asked.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -53,12 +54,14 @@ class NetOptions:
 class Phases:
     """How long each phase took, summed over all times it was entered; all are told always, in one order."""
 
-    __slots__ = ("_since_s", "began_s", "now", "seconds")
+    __slots__ = ("_since_s", "began_s", "now", "seconds", "until_s")
 
     def __init__(self, *names: str) -> None:
         self.seconds = dict.fromkeys(names, 0.0)
         self.now = ""
         self.began_s = self._since_s = time.monotonic()
+        self.until_s = math.inf
+        """When the look ends itself, by the loop's clock."""
 
     def begin(self, name: str) -> None:
         """The one before ends, and `name` begins; "" is none."""
@@ -100,8 +103,9 @@ class Form:
 async def bounded(looking: Coroutine[Any, Any, T], within_s: float, phases: Phases) -> T:
     """What `looking` gives, a little before `within_s` have passed. Raises Failed."""
     own_s = max(within_s * OWN_SHARE, within_s - OWN_MARGIN_S_MAX)
+    phases.until_s = asyncio.get_running_loop().time() + own_s
     try:
-        async with asyncio.timeout(own_s):
+        async with asyncio.timeout_at(phases.until_s):
             return await looking
     except TimeoutError:
         if phases.now == "resolve":

@@ -9,10 +9,12 @@ They are read anew for each look, so that a change needs no reload, and are in n
 import os
 import re
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from watchbill.files import FileMissing, UnreadableFile, read_bounded
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import Failed, Verdict
 
 PREFIX: Final = "credential:"
@@ -32,9 +34,15 @@ def secret_wanted(value: str) -> str | None:
     return None if Path(value).is_absolute() else WANTED
 
 
+async def secret_of(where: str, until_s: float) -> str:
+    """The secret, for probes: a file that does not answer until this time of the loop's clock is left. Raises Failed
+    (UNKNOWN, `credential`)."""
+    return await READER.read((secret_path(where),), partial(read_secret, where), "credential", until_s)
+
+
 def read_secret(where: str) -> str:
-    """The secret without the newline at its end. Raises Failed (UNKNOWN, `credential`) with the file's name and no
-    more."""
+    """The secret without the newline at its end; blocks. Raises Failed (UNKNOWN, `credential`) with the file's
+    name and no more."""
     path = secret_path(where)
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o007:

@@ -15,12 +15,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from watchbill.config import Duration, Wrong, option
 from watchbill.config.convert import show_value
 from watchbill_agent.checks.addresses import stamp
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import Failed, Samples, Verdict
 from watchbill_agent.checks.connection import Connection, reason_of
 from watchbill_agent.checks.probing import Findings, NetOptions, Phases, label_text
@@ -123,21 +125,35 @@ _DEFAULT: Final = ssl.get_default_verify_paths()
 _SYSTEM: Final = (Path(_DEFAULT.openssl_capath), Path(_DEFAULT.openssl_cafile))
 
 
-def context(options: TlsOptions, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
-    """The context of these options; made again when a file has changed. Raises Failed (UNKNOWN, `tls-files`)."""
-    trusted = (options.ca_file,) if options.ca_file else _SYSTEM
+async def context(options: TlsOptions, until_s: float, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+    """The context of these options; made again when a file has changed. Files of theirs that do not answer until this
+    time of the loop's clock are left. Raises Failed (UNKNOWN, `tls-files`)."""
     key_file = secret_path(options.key_file) if options.key_file else None
-    files = tuple((path, stamp(path)) for path in (*trusted, options.cert_file, key_file) if path)
-    key = (files, options.insecure_skip_verify, options.min_version, alpn)
-    found = _CONTEXTS.get(key)
+    own = tuple(path for path in (options.ca_file, options.cert_file, key_file) if path)
+    stamps = await READER.read(own, partial(_stamps, own), "tls-files", until_s) if own else ()
+    if not options.ca_file:
+        stamps += _stamps(_SYSTEM)
+    what = (own, stamps, options.insecure_skip_verify, options.min_version, alpn)
+    found = _CONTEXTS.get(what)
     if found is None:
+        found = _bare(options, alpn)
+        filling = partial(_fill, found, options, key_file)
+        if own:
+            await READER.read(own, filling, "tls-files", until_s)
+        else:
+            filling()
         if len(_CONTEXTS) >= CONTEXTS_MAX:
             _CONTEXTS.clear()
-        found = _CONTEXTS[key] = _made(options, key_file, alpn)
+        _CONTEXTS[what] = found
     return found
 
 
-def _made(options: TlsOptions, key_file: Path | None, alpn: tuple[str, ...]) -> ssl.SSLContext:
+def _stamps(files: tuple[Path, ...]) -> tuple[object, ...]:
+    return tuple(stamp(path) for path in files)
+
+
+def _bare(options: TlsOptions, alpn: tuple[str, ...]) -> ssl.SSLContext:
+    """All that needs no file."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Old, and asked for.
@@ -149,6 +165,11 @@ def _made(options: TlsOptions, key_file: Path | None, alpn: tuple[str, ...]) -> 
     if options.insecure_skip_verify:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+def _fill(made: ssl.SSLContext, options: TlsOptions, key_file: Path | None) -> None:
+    """What files say: authorities, and a certificate of ours."""
     doing = f"ca_file {options.ca_file}"
     try:
         if options.ca_file:
@@ -165,7 +186,6 @@ def _made(options: TlsOptions, key_file: Path | None, alpn: tuple[str, ...]) -> 
     except (OSError, ValueError) as exc:
         why = reason_of(exc) if isinstance(exc, ssl.SSLError) else (getattr(exc, "strerror", "") or str(exc))
         raise Failed("tls-files", f"{doing}: {why.lower()}", verdict=Verdict.UNKNOWN) from exc
-    return made
 
 
 def _judge_file(path: Path) -> None:
@@ -302,7 +322,7 @@ async def secure(
     what is no matter of TLS."""
     wanted = options.server_name or host
     phases.begin("")  # Making a context is our own affair: the first one takes some milliseconds.
-    made = context(options, alpn)
+    made = await context(options, phases.until_s, alpn)
     phases.begin(phase)
     try:
         secured = await connection.start_tls(made, wanted)

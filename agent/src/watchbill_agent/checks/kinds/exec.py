@@ -33,7 +33,7 @@ from watchbill_agent.checks.check import (
 from watchbill_agent.checks.command import CannotStart, Command, Ran, StillThere
 from watchbill_agent.checks.perfdata import put_perfdata, read_answer
 from watchbill_agent.checks.plugin_json import NotAnAnswer, read_document
-from watchbill_agent.checks.secret import read_secret, secret_wanted
+from watchbill_agent.checks.secret import secret_of, secret_wanted
 
 OUTPUT_DEFAULT: Final = ByteSize(8 * 1024)
 OUTPUT_MAX: Final = ByteSize(64 * 1024)
@@ -151,10 +151,11 @@ class Exec(Probe):
         options: Options = self.options
         if options.observe:
             return self._judged(await self._observed(options.observe, within_s), (), within_s)
-        secrets = {name: read_secret(where) for name, where in options.secrets.items()}
+        until_s = asyncio.get_running_loop().time() + within_s
+        secrets = {name: await secret_of(where, until_s) for name, where in options.secrets.items()}
         env = {**options.env, **secrets, "WATCHBILL_CHECK": self.about.name}
         try:
-            ran = await self._command.run(env, within_s)
+            ran = await self._command.run(env, until_s - asyncio.get_running_loop().time())
         except CannotStart as exc:
             raise Failed(
                 "cannot-start", f"{options.argv[0]}: {exc}".lower(), verdict=Verdict.UNKNOWN

@@ -33,7 +33,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -43,6 +43,7 @@ from watchbill.config.convert import show_value
 from watchbill.files import UnreadableFile, read_bounded
 from watchbill_agent.checks import httpwire, regex, trust
 from watchbill_agent.checks.addresses import RESOLVER
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
 from watchbill_agent.checks.compression import decompressed
 from watchbill_agent.checks.connection import Connection
@@ -57,7 +58,7 @@ from watchbill_agent.checks.httprules import (
 )
 from watchbill_agent.checks.httpwire import Answer, Headers, Request
 from watchbill_agent.checks.probing import Findings, Form, Phases, bounded, missing, shown, with_samples
-from watchbill_agent.checks.secret import read_secret, secret_wanted
+from watchbill_agent.checks.secret import secret_of, secret_wanted
 from watchbill_agent.checks.target import Target, read_url
 from watchbill_agent.names import WrongOption
 
@@ -264,7 +265,7 @@ class _Look:
             raise missing("google-re2")
         self.bytes_left = self.options.body_size_limit
         home = self.target.origin
-        method, body = self.options.method, self._body()
+        method, body = self.options.method, await self._body()
         while True:
             self.answer = await self._ask(method, body, at_home=self.target.origin == home)
             to = self._redirected(self.answer)
@@ -281,17 +282,19 @@ class _Look:
         self.phases.end()
         self._decompress(self.answer)
 
-    def _body(self) -> bytes:
-        if self.options.body_file is None:
+    async def _body(self) -> bytes:
+        file = self.options.body_file
+        if file is None:
             return self.options.body.encode()
+        reading = partial(read_bounded, file, BODY_FILE_BYTES_MAX)
         try:
-            return read_bounded(self.options.body_file, BODY_FILE_BYTES_MAX)
+            return await READER.read((file,), reading, "body-file", self.phases.until_s)
         except UnreadableFile as exc:
             raise Failed("body-file", str(exc), verdict=Verdict.UNKNOWN) from exc
 
     async def _ask(self, method: str, body: bytes, *, at_home: bool) -> Answer:
         target = self.target
-        headers = self._headers(body, at_home=at_home)
+        headers = await self._headers(body, at_home=at_home)
         connection = await self._connect()
         try:
             version = "1.1"
@@ -344,9 +347,9 @@ class _Look:
             raise Failed("version-unexpected", f"{connection.where}: the server speaks no HTTP/2")
         return "1.1"
 
-    def _headers(self, body: bytes, *, at_home: bool) -> Headers:
+    async def _headers(self, body: bytes, *, at_home: bool) -> Headers:
         """Host first. Secrets only for whom they are meant."""
-        options = self.options
+        options, until_s = self.options, self.phases.until_s
         said = {
             "host": self.target.authority,
             "user-agent": f"watchbill/{__version__}",
@@ -358,13 +361,13 @@ class _Look:
                 said[name.lower()] = value
         if at_home:
             for name, where in options.header_files.items():
-                said[name.lower()] = _one_line(read_secret(where), where)
+                said[name.lower()] = _one_line(await secret_of(where, until_s), where)
             if options.username:
-                pair = f"{options.username}:{read_secret(options.password_file)}"
+                pair = f"{options.username}:{await secret_of(options.password_file, until_s)}"
                 said["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
             elif options.bearer_token_file:
                 where = options.bearer_token_file
-                said["authorization"] = f"Bearer {_one_line(read_secret(where), where)}"
+                said["authorization"] = f"Bearer {_one_line(await secret_of(where, until_s), where)}"
         if body:
             said["content-length"] = str(len(body))
         return list(said.items())

@@ -6,18 +6,31 @@ pg_monitor sees all; another one sees less and is told so by smaller numbers. Se
 has them.
 
 Reasons: `refused`, `auth`, `too-many-connections`, `not-ready` (starting up or shutting down), `connect-failed`,
-`timeout`, `query-failed`, `over-warn`, `over-fail`; `credential` and `not-installed` where nothing can be found out.
+`timeout`, `query-failed`, `over-warn`, `over-fail`; `credential`, `tls-files` and `not-installed` where nothing can be
+found out.
 """
 
+import contextlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from watchbill.config import Wrong, option
+from watchbill.files import UnreadableFile, read_bounded
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
-from watchbill_agent.checks.database import FAIL_DEFAULT, WARN_DEFAULT, Phases, in_time, load, words_of
+from watchbill_agent.checks.database import (
+    FAIL_DEFAULT,
+    WARN_DEFAULT,
+    Phases,
+    in_time,
+    load,
+    own_end,
+    words_of,
+)
 from watchbill_agent.checks.own_sql import QUERIES_MAX, ROWS_MAX, Query, put_rows, text_of
-from watchbill_agent.checks.secret import read_secret, secret_wanted
+from watchbill_agent.checks.secret import secret_of, secret_wanted
 from watchbill_agent.checks.thresholds import LIMITS_MAX, Thresholds, limits_wrong
 
 if TYPE_CHECKING:
@@ -25,6 +38,7 @@ if TYPE_CHECKING:
 
 APPLICATION: Final = "watchbill"
 STANDBYS_MAX: Final = 50
+CA_BYTES_MAX: Final = 4 * 1024 * 1024
 STATES: Final = (
     "active",
     "idle",
@@ -137,10 +151,14 @@ class Postgres(Probe):
         import psycopg
 
         options: Options = self.options
-        password = read_secret(options.password_file) if options.password_file else ""
+        until_s = own_end(within_s)
+        password = await secret_of(options.password_file, until_s) if options.password_file else ""
+        if options.ca_file is not None:
+            # libpq reads it, in the event loop: not before it has answered once. What is wrong with it, libpq says.
+            await READER.read((options.ca_file,), partial(_answers, options.ca_file), "tls-files", until_s)
         found = _Found()
         try:
-            in_good_time = await in_time(self._ask(found, password, within_s), within_s)
+            in_good_time = await in_time(self._ask(found, password, within_s), until_s)
         except psycopg.Error as exc:
             said = words_of(exc, password)
             reason = _reason(said) if not found.connected else "query-failed"
@@ -255,6 +273,11 @@ class Postgres(Probe):
                     worst[number] = max(worst.get(number, 0.0), value)
         found.samples.gauge("watchbill_check_pg_standbys", "Standbys that are connected.", len(rows))
         found.numbers.update(worst)
+
+
+def _answers(file: Path) -> None:
+    with contextlib.suppress(UnreadableFile):
+        read_bounded(file, CA_BYTES_MAX)
 
 
 def _reason(said: str) -> str:

@@ -6,20 +6,24 @@ with the agent. The agent sees open files and shared memory of its own user's pr
 out and counted as unreadable.
 
 Reasons: `too-few`, `too-many`, `over-warn`, `over-fail`, `pidfile` (missing, unreadable or of a process that is gone),
-`no-user`, `not-installed`, `stuck` (reading /proc does not end), `too-many-processes` (more than can be walked).
+`no-user`, `not-installed`, `stuck` (reading /proc or the pidfile does not end), `too-many-processes` (more than can be
+walked).
 """
 
+import asyncio
 import os
 import pwd
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from watchbill.config import Wrong, option
 from watchbill.config.convert import show_value
 from watchbill_agent.checks import regex
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
 from watchbill_agent.checks.process_table import Process, Walk, read_file, table_of
 from watchbill_agent.checks.thresholds import LIMITS_MAX, Thresholds, limits_wrong
@@ -130,13 +134,19 @@ class Processes(Probe):
         if self.options.cmdline and self._cmdline is None:
             detail = "google-re2 is missing: install watchbill-agent[checks]"
             raise Failed("not-installed", detail, verdict=Verdict.UNKNOWN)
-        return await table_of(self.about.procfs).ask(self._answer, within_s)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + within_s
+        pidfile = None
+        if self.options.pidfile is not None:
+            path = self.about.rootfs / str(self.options.pidfile).lstrip("/")
+            pidfile = await READER.read((path,), partial(_read_pidfile, path), "stuck", until_s)
+        return await table_of(self.about.procfs).ask(partial(self._answer, pidfile), until_s - loop.time())
 
     # ------------------------------------------------------------ in the table's thread
 
-    def _answer(self, walk: Walk) -> Outcome:
+    def _answer(self, pidfile: "_Pidfile | None", walk: Walk) -> Outcome:
         options: Options = self.options
-        pid = self._pid(walk) if options.pidfile is not None else None
+        pid = self._pid(walk, pidfile) if pidfile is not None else None
         uid = _uid(options.user)
         matched = [one for one in walk.processes if self._fits(walk, one, pid, uid)][:MATCHED_MAX]
         alive = [one for one in matched if one.state not in "ZX"]
@@ -179,11 +189,10 @@ class Processes(Probe):
         words = " ".join(facts.cmdline).encode("utf-8", "replace")
         return self._cmdline is None or self._cmdline.found_in(words)
 
-    def _pid(self, walk: Walk) -> int:
+    def _pid(self, walk: Walk, pidfile: "_Pidfile") -> int:
         """The process of the pidfile, which is there."""
         options: Options = self.options
-        path = self.about.rootfs / str(options.pidfile).lstrip("/")
-        content = (read_file(str(path), PIDFILE_BYTES_MAX) or b"").split()
+        content = pidfile.content.split()
         if not content or not content[0].isdigit():
             got = f"got {content[0][:20]!r} in it" if content else "cannot be read, or is empty"
             raise Failed("pidfile", f"{options.pidfile}: {got}, wanted the number of a process")
@@ -191,7 +200,7 @@ class Processes(Probe):
         for one in walk.processes:
             if one.pid == pid:
                 began_s = _began_s(walk, one)
-                if began_s > path.stat().st_mtime + PIDFILE_LATE_S:
+                if began_s > pidfile.written_s + PIDFILE_LATE_S:
                     raise Failed(
                         "pidfile", f"{options.pidfile}: {pid} is another process, younger than the file"
                     )
@@ -288,6 +297,20 @@ def _numbers(found: Found, zombies: int, cores: float | None) -> dict[str, float
         "newest_seconds": now_s - found.newest_s if found.processes else None,
     }
     return {name: value for name, value in numbers.items() if value is not None}
+
+
+class _Pidfile(NamedTuple):
+    content: bytes
+    written_s: float
+
+
+def _read_pidfile(path: Path) -> _Pidfile:
+    """Empty where there is none, or none for us; blocks."""
+    content = read_file(str(path), PIDFILE_BYTES_MAX)
+    try:
+        return _Pidfile(content or b"", path.stat().st_mtime)
+    except OSError:
+        return _Pidfile(b"", 0.0)
 
 
 def _began_s(walk: Walk, one: Process) -> float:

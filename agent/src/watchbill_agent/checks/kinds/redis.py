@@ -5,22 +5,32 @@ Series are redis_exporter's.
 
 Reasons: `refused`, `auth`, `not-permitted`, `loading`, `too-many-connections`, `connect-failed`, `timeout`,
 `not-redis` (something else answers there), `master-link-down`, `saving-failed` (a warning), `over-warn`, `over-fail`;
-`credential` where nothing can be found out.
+`credential` and `tls-files` where nothing can be found out.
 """
 
-import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from watchbill.config import Wrong, option
+from watchbill_agent.checks.apart import READER
 from watchbill_agent.checks.check import About, Failed, Outcome, Probe, Samples, Verdict
-from watchbill_agent.checks.database import FAIL_DEFAULT, WARN_DEFAULT, Phases, in_time, words_of
+from watchbill_agent.checks.database import (
+    FAIL_DEFAULT,
+    WARN_DEFAULT,
+    Phases,
+    in_time,
+    own_end,
+    words_of,
+)
 from watchbill_agent.checks.resp import NotRedis, Resp, SaidNo, read_info
-from watchbill_agent.checks.secret import read_secret, secret_wanted
+from watchbill_agent.checks.secret import secret_of, secret_wanted
 from watchbill_agent.checks.thresholds import LIMITS_MAX, Thresholds, limits_wrong
+
+SYSTEM_TRUST: Final = Path(ssl.get_default_verify_paths().openssl_cafile)
 
 NUMBERS: Final = (
     "connect_seconds",
@@ -118,10 +128,11 @@ class Redis(Probe):
     async def look(self, within_s: float) -> Outcome:
         """Connect, ask, hang up."""
         options: Options = self.options
-        password = read_secret(options.password_file) if options.password_file else ""
+        until_s = own_end(within_s)
+        password = await secret_of(options.password_file, until_s) if options.password_file else ""
         found = _Found()
         try:
-            in_good_time = await in_time(self._ask(found, password), within_s)
+            in_good_time = await in_time(self._ask(found, password, until_s), until_s)
         except NotRedis as exc:
             raise self._failed(found, "not-redis", f"{found.at}: {exc}") from None
         except (SaidNo, OSError, EOFError) as exc:
@@ -139,10 +150,10 @@ class Redis(Probe):
 
     # ------------------------------------------------------------ asking
 
-    async def _ask(self, found: _Found, password: str) -> None:
+    async def _ask(self, found: _Found, password: str, until_s: float) -> None:
         options: Options = self.options
         with found.phases.phase("connect"):
-            server = await self._connected()
+            server = await self._connected(until_s)
             try:
                 if password:
                     await server.ask("AUTH", *filter(None, (options.user, password)))
@@ -158,14 +169,16 @@ class Redis(Probe):
         finally:
             server.close()
 
-    async def _connected(self) -> Resp:
+    async def _connected(self, until_s: float) -> Resp:
         options: Options = self.options
         if options.socket is not None:
             return await Resp.connect_here(options.socket)
         secured = None
         if options.tls:
-            # In a thread: reading all that the system trusts takes 20 ms.
-            secured = await asyncio.to_thread(ssl.create_default_context, cafile=options.ca_file)
+            # Apart, whatever it is: reading all that the system trusts takes 20 ms.
+            trusted = options.ca_file or SYSTEM_TRUST
+            making = partial(ssl.create_default_context, cafile=options.ca_file)
+            secured = await READER.read((trusted,), making, "tls-files", until_s)
         return await Resp.connect(options.host, options.port, secured)
 
     # ------------------------------------------------------------ judging

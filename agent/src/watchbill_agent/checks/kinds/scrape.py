@@ -38,7 +38,7 @@ from watchbill_agent.checks.compression import decompressed
 from watchbill_agent.checks.connection import Connection
 from watchbill_agent.checks.httpwire import Answer, Request
 from watchbill_agent.checks.probing import Findings, Phases, bounded, missing, shown, with_samples
-from watchbill_agent.checks.secret import read_secret, secret_wanted
+from watchbill_agent.checks.secret import secret_of, secret_wanted
 from watchbill_agent.checks.target import Target, read_url
 from watchbill_agent.metrics_text import (
     BadMetrics,
@@ -189,13 +189,15 @@ class Scrape(Probe):
                 look.presented, failed = await trust.secure(connection, self.options, target.host, phases)
                 if failed is not None:
                     raise failed
-            request = Request("GET", target.scheme, target.authority, target.path, self._headers(), b"")
+            phases.begin("")
+            headers = await self._headers(phases.until_s)
+            request = Request("GET", target.scheme, target.authority, target.path, headers, b"")
             limit = int(self.options.body_size_limit)
             return await httpwire.ask_1(connection, request, limit, phases, keep=True)
         finally:
             connection.close()
 
-    def _headers(self) -> httpwire.Headers:
+    async def _headers(self, until_s: float) -> httpwire.Headers:
         options = self.options
         said = [
             ("user-agent", f"watchbill/{__version__}"),
@@ -204,10 +206,10 @@ class Scrape(Probe):
             ("x-prometheus-scrape-timeout-seconds", f"{self.about.timeout_s:g}"),
         ]
         if options.username:
-            pair = f"{options.username}:{read_secret(options.password_file)}"
+            pair = f"{options.username}:{await secret_of(options.password_file, until_s)}"
             said.append(("authorization", f"Basic {base64.b64encode(pair.encode()).decode()}"))
         elif options.bearer_token_file:
-            token = read_secret(options.bearer_token_file)
+            token = await secret_of(options.bearer_token_file, until_s)
             if not _TOKEN.fullmatch(token):
                 detail = f"{options.bearer_token_file}: it is no token of one line"
                 raise Failed("credential", detail, verdict=Verdict.UNKNOWN)
