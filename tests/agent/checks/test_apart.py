@@ -61,7 +61,7 @@ async def all_ended(reader: Reader) -> None:
 
 async def test_a_file_whose_reading_has_not_ended_is_not_read_again_and_others_are(hanging: Hanging) -> None:
     reader = Reader()
-    assert "/a: got no end of reading it within" in await failed(reader, "a", 0.05, hanging)
+    assert "/a: got no end of reading it within" in await failed(reader, "a", 0.15, hanging)
     assert await failed(reader, "a") == "/a: an earlier reading of /a has not ended"
     assert await read(reader, "b", lambda: "well") == "well"
     assert (hanging.begun, reader.hung, reader.unanswered) == (1, 1, 2)
@@ -97,6 +97,16 @@ async def test_whose_look_was_called_off_leaves_the_file_to_the_next(hanging: Ha
     await asyncio.sleep(0)
     hanging.release.set()
     assert await after == "well"
+
+
+async def test_a_look_that_has_no_time_left_does_not_close_the_file_to_others(hanging: Hanging) -> None:
+    reader = Reader()
+    await failed(reader, "a", 0.01, hanging)
+    await failed(reader, "a", -1.0)
+    after = asyncio.create_task(read(reader, "a", lambda: "well"))
+    await asyncio.sleep(0)
+    hanging.release.set()
+    assert (await after, reader.hung) == ("well", 0)
 
 
 async def test_when_all_threads_hang_no_file_is_read_until_one_has_ended(hanging: Hanging) -> None:

@@ -31,6 +31,9 @@ IDLE_S: Final = 60.0
 EARLY_S: Final = 0.1
 """So much before its deadline a look gives up a file, to say so itself."""
 
+HUNG_AFTER_S: Final = 0.1
+"""A reading that has lasted less is not given up: a look that had hardly any time left says nothing of the file."""
+
 T = TypeVar("T")
 
 
@@ -83,11 +86,12 @@ class _Place:
 
 
 class _Reading:
-    __slots__ = ("answer", "loop", "names", "place", "work")
+    __slots__ = ("answer", "began_s", "loop", "names", "place", "work")
 
     def __init__(self, place: _Place, names: str, work: Callable[[], Any]) -> None:
         self.place, self.names, self.work = place, names, work
         self.loop = asyncio.get_running_loop()
+        self.began_s = self.loop.time()
         self.answer: asyncio.Future[Any] = self.loop.create_future()
 
 
@@ -125,14 +129,20 @@ class Reader:
                 found: T = await reading.answer
                 return found
         except TimeoutError:
-            if place.reading is seen and not place.given_up:  # It is the same that went on all the time.
-                place.given_up = True
-                self.hung += 1
+            if place.reading is seen:  # It is the same that went on all the time.
+                self._give_up(place)
             raise self._unread(reason, f"{names}: got no end of reading it within {within_s:.3g} s") from None
 
     def _place(self, loop: asyncio.AbstractEventLoop, paths: tuple[Path, ...]) -> _Place:
         names = tuple(sorted({far_mount(str(path)) or str(path) for path in paths}))
         return self._places.setdefault((loop, names), _Place())
+
+    def _give_up(self, place: _Place) -> None:
+        reading = place.reading
+        if reading is None or place.given_up or reading.loop.time() < reading.began_s + HUNG_AFTER_S:
+            return
+        place.given_up = True
+        self.hung += 1
 
     def _unread(self, reason: str, detail: str) -> Failed:
         self.unanswered += 1
