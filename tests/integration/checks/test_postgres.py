@@ -26,6 +26,8 @@ from watchbill_agent.checks.config import Trees, read_checks
 from watchbill_agent.checks.kinds.postgres import Options, Postgres
 from watchbill_agent.checks.own_sql import Query
 
+from .asked import Authority
+
 BIN = Path("/usr/lib/postgresql/15/bin")
 PASSWORD = "correct horse"
 START_S = 30.0
@@ -171,6 +173,22 @@ def standby(server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
+def authority(server: Server, tmp_path: Path) -> Iterator[Authority]:
+    """Whose certificate the server has, as long as the test runs."""
+    made = Authority(tmp_path)
+    pair = made.issue()
+    for source, name in ((pair.chain, "server.crt"), (pair.key, "server.key")):
+        copy = server.place / "data" / name
+        shutil.copy(source, copy)
+        copy.chmod(0o600)
+        if os.geteuid() == 0:
+            shutil.chown(copy, "postgres", "postgres")
+    server.sql("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+    yield made
+    server.sql("ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
+
+
+@pytest.fixture
 def password(tmp_path: Path) -> str:
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\n")
@@ -201,6 +219,27 @@ async def test_it_says_how_it_is(server: Server, password: str) -> None:
     assert found["pg_replication_is_replica",] == 0
     assert 0 < found["watchbill_check_database_duration_seconds", "connect"] < 10
     assert 0 < found["watchbill_check_database_duration_seconds", "query"] < 10
+
+
+async def test_a_certificate_is_verified_by_ca_file_and_by_nothing_else(
+    server: Server, password: str, authority: Authority, tmp_path: Path
+) -> None:
+    async def look(ca_file: Path) -> str:
+        """What went wrong, or nothing."""
+        said = {"password_file": password, "sslmode": "verify-full", "ca_file": ca_file}
+        try:
+            return (await check(server, host="localhost", **said).look(10)).reason
+        except Failed as exc:
+            return f"{exc.reason}: {exc.detail}"
+
+    async with asyncio.timeout(START_S):
+        while "does not support SSL" in (said := await look(authority.file)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # It has not read its configuration yet.
+    assert said == ""
+    assert "certificate verify failed" in await look(Authority(tmp_path, "Another").file)
+    (tmp_path / "odd").write_text("no certificate")
+    assert f'could not read root certificate file "{tmp_path}/odd"' in await look(tmp_path / "odd")
+    assert f'root certificate file "{tmp_path}/none" does not exist' in await look(tmp_path / "none")
 
 
 async def test_a_pool_that_fills_up_is_a_warning_then_a_failure_and_then_nobody_gets_in(

@@ -11,6 +11,9 @@ found out.
 """
 
 import contextlib
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 APPLICATION: Final = "watchbill"
 STANDBYS_MAX: Final = 50
 CA_BYTES_MAX: Final = 4 * 1024 * 1024
+_COPY: Final = re.compile(r"/proc/self/fd/\d+", re.ASCII)
 STATES: Final = (
     "active",
     "idle",
@@ -153,14 +157,15 @@ class Postgres(Probe):
         options: Options = self.options
         until_s = own_end(within_s)
         password = await secret_of(options.password_file, until_s) if options.password_file else ""
+        authorities = None
         if options.ca_file is not None:
-            # libpq reads it, in the event loop: not before it has answered once. What is wrong with it, libpq says.
-            await READER.read((options.ca_file,), partial(_answers, options.ca_file), "tls-files", until_s)
+            reading = partial(_authorities, options.ca_file)
+            authorities = await READER.read((options.ca_file,), reading, "tls-files", until_s)
         found = _Found()
         try:
-            in_good_time = await in_time(self._ask(found, password, within_s), until_s)
+            in_good_time = await in_time(self._ask(found, password, authorities, within_s), until_s)
         except psycopg.Error as exc:
-            said = words_of(exc, password)
+            said = _COPY.sub(str(options.ca_file), words_of(exc, password))
             reason = _reason(said) if not found.connected else "query-failed"
             if exc.sqlstate == "57014":  # It was cancelled, by the timeout that we set.
                 reason = "timeout"
@@ -184,12 +189,14 @@ class Postgres(Probe):
 
     # ------------------------------------------------------------ asking
 
-    async def _ask(self, found: _Found, password: str, within_s: float) -> None:
+    async def _ask(self, found: _Found, password: str, authorities: bytes | None, within_s: float) -> None:
         import psycopg
 
-        with found.phases.phase("connect"):
+        with _copied(self.options.ca_file, authorities) as ca_file, found.phases.phase("connect"):
             connection = await psycopg.AsyncConnection.connect(
-                **self._where(password), connect_timeout=max(2, round(within_s) + 1), prepare_threshold=None
+                **self._where(password, ca_file),
+                connect_timeout=max(2, round(within_s) + 1),
+                prepare_threshold=None,
             )
         found.connected = True
         try:
@@ -201,7 +208,7 @@ class Postgres(Probe):
         numbers["connect_seconds"] = found.phases.seconds["connect"]
         numbers["query_seconds"] = found.phases.seconds["query"]
 
-    def _where(self, password: str) -> dict[str, Any]:
+    def _where(self, password: str, ca_file: str) -> dict[str, Any]:
         options: Options = self.options
         said = {
             "host": options.host,
@@ -210,7 +217,7 @@ class Postgres(Probe):
             "user": options.user,
             "password": password,
             "sslmode": options.sslmode,
-            "sslrootcert": str(options.ca_file or ""),
+            "sslrootcert": ca_file,
             "application_name": APPLICATION,
         }
         return {name: value for name, value in said.items() if value}
@@ -275,9 +282,24 @@ class Postgres(Probe):
         found.numbers.update(worst)
 
 
-def _answers(file: Path) -> None:
-    with contextlib.suppress(UnreadableFile):
-        read_bounded(file, CA_BYTES_MAX)
+def _authorities(file: Path) -> bytes | None:
+    """None for what cannot be read: libpq says why; blocks."""
+    try:
+        return read_bounded(file, CA_BYTES_MAX)
+    except UnreadableFile:
+        return None
+
+
+@contextlib.contextmanager
+def _copied(file: Path | None, content: bytes | None) -> Iterator[str]:
+    """The name of a copy in memory: libpq reads the file when it connects, in the event loop."""
+    if content is None:
+        yield str(file or "")
+        return
+    with open(os.memfd_create("authorities"), "wb") as copy:
+        copy.write(content)
+        copy.flush()
+        yield f"/proc/self/fd/{copy.fileno()}"
 
 
 def _reason(said: str) -> str:
