@@ -13,7 +13,7 @@ from watchbill_collector.runbooks.fleet import Fleet, KnownHost
 from watchbill_collector.runbooks.lint import Around, judge_text
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-ACTIONS = ("postgresql", "disk", "restic", "patch", "service")
+ACTIONS = ("postgresql", "disk", "restic", "patch", "service", "isolation")
 HOSTS = (
     "db1",
     "db2",
@@ -23,6 +23,7 @@ HOSTS = (
     "drill-db2",
     "drill-mgmt",
     "drill-disk",
+    "drill-web",
     "spare1",
     "web1",
     "web2",
@@ -44,7 +45,11 @@ def allowed(tmp_path: Path) -> dict[str, Action]:
 
 
 @pytest.mark.parametrize(
-    "name", ["pg-failover", "pg-rejoin", "disk-reclaim", "files-restore", "patch-waves", "service-restart"]
+    "name",
+    [
+        *("pg-failover", "pg-rejoin", "disk-reclaim", "files-restore", "patch-waves", "service-restart"),
+        *("host-isolate", "host-release"),
+    ],
 )
 def test_a_shipped_runbook_asks_for_what_the_shipped_actions_allow(
     name: str, allowed: dict[str, Action]
@@ -62,6 +67,6 @@ def test_every_program_that_a_shipped_action_names_is_shipped_and_can_be_run(
     allowed: dict[str, Action],
 ) -> None:
     ours = {action.argv[0] for action in allowed.values() if action.argv[0].startswith("/usr/local/")}
-    assert len(ours) == 5
+    assert len(ours) == 6
     for program in ours:
         assert os.access(EXAMPLES / "actions" / "bin" / Path(program).name, os.X_OK), program
