@@ -365,3 +365,15 @@ async def test_a_host_that_is_not_heard_any_more_opens_by_itself_and_the_run_is_
     assert hall.twin.ran["isolation.on"] == 1
     assert hall.house.state(run_id) == "undone"
     assert street.seen() == OPEN
+
+
+async def test_an_undo_that_could_not_be_sent_holds_and_is_sent_when_somebody_says_retry(hall: Hall) -> None:
+    run_id = await hall.go("host-isolate")
+    hall.twin.connected = False
+    await hall.house.pass_s(400)
+    assert hall.house.state(run_id) == "held"
+    assert "not undone: isolation.off on web1" in hall.house.run(run_id).detail
+    hall.twin.connected = True
+    await hall.house.say(run_id, "retry", "isolate")
+    assert hall.house.state(run_id) == "undone"
+    assert hall.street.seen() == OPEN
