@@ -88,6 +88,7 @@ class Backups:
         self._arrived = False
         self._news = asyncio.Event()
         self._closed = False
+        self._ended = False
         self._failing = False
         self._tidy_s = clock.monotonic_s() + TIDY_EVERY_S
 
@@ -190,7 +191,10 @@ class Backups:
         self._note(frozenset(key.agent_id for key in gone))
 
     async def work(self, call: Callable[..., T], *arguments: object) -> T:
-        """Have something done in the desk's thread, after what is being done there."""
+        """Have something done in the desk's thread, after what is being done there. Raises CancelledError when that has
+        ended: whoever asks then is about to end, too."""
+        if self._ended:
+            raise asyncio.CancelledError
         return await self._loop.run_in_executor(self._thread, call, *arguments)
 
     async def close(self) -> None:
@@ -199,6 +203,7 @@ class Backups:
             return
         self._closed = True
         await self.work(self.desk.save)
+        self._ended = True
         self._thread.shutdown(wait=True)
 
 
