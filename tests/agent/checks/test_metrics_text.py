@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
-from watchbill_agent.metrics_text import BadMetrics, Reader, TooMany
+from watchbill_agent.metrics_line import BadMetrics
+from watchbill_agent.metrics_text import Reader, TooMany
 
 PLAIN = """\
 # HELP http_requests_total The total number of HTTP requests.

@@ -17,14 +17,8 @@ from pathlib import Path
 
 from watchbill.limits import HELP_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, METRIC_NAME_BYTES_MAX
 from watchbill_agent.errand import Errand
-from watchbill_agent.metrics_text import (
-    BadMetrics,
-    Reader,
-    TooMany,
-    plain_labels,
-    plain_name,
-    type_of,
-)
+from watchbill_agent.metrics_line import BadMetrics
+from watchbill_agent.metrics_text import Reader, TooMany, plain_labels, plain_name, type_of
 from watchbill_agent.names import WrongOption
 from watchbill_agent.samplers import (
     Family,

@@ -40,16 +40,8 @@ from watchbill_agent.checks.httpwire import Answer, Request
 from watchbill_agent.checks.probing import Findings, Phases, bounded, missing, shown, with_samples
 from watchbill_agent.checks.secret import secret_of, secret_wanted
 from watchbill_agent.checks.target import Target, read_url
-from watchbill_agent.metrics_text import (
-    BadMetrics,
-    Found,
-    Reader,
-    Shape,
-    TooMany,
-    plain_labels,
-    plain_name,
-    type_of,
-)
+from watchbill_agent.metrics_line import BadMetrics
+from watchbill_agent.metrics_text import Found, Reader, Shape, TooMany, plain_labels, plain_name, type_of
 from watchbill_agent.names import WrongOption
 from watchbill_agent.reading import Family, Series
 
