@@ -8,22 +8,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
-
-class Verdict(IntEnum):
-    """What a check found, in the numbers of `watchbill_check_status`."""
-
-    OK = 0
-    WARNING = 1
-    CRITICAL = 2
-    UNKNOWN = 3
-
-    @property
-    def word(self) -> str:
-        """As events and people say it."""
-        return self.name.lower()
-
+from watchbill.verdict import Verdict
 
 VERDICTS = {one.word: one for one in Verdict}
 

@@ -19,11 +19,11 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from watchbill.errors import Transient
+from watchbill.verdict import Verdict
 from watchbill_agent.reading import Family, Happening, MetricType, Series, labels
 
 __all__ = [
@@ -50,21 +50,6 @@ SAMPLES_MAX: Final = 10_100
 """Of one outcome: a page of 10,000 series, and what is said of it. The rest is left out and counted by who made it."""
 MEMORY_BYTES_MAX: Final = 256 * 1024
 """What a check may remember from look to look, as JSON."""
-
-
-class Verdict(IntEnum):
-    """How what was looked at is, in the numbers of the monitoring plugins' convention. Series `watchbill_check_status`
-    carries the number."""
-
-    OK = 0
-    WARNING = 1
-    CRITICAL = 2
-    UNKNOWN = 3
-
-    @property
-    def word(self) -> str:
-        """For people and events."""
-        return self.name.lower()
 
 
 class Samples:

@@ -17,9 +17,10 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from watchbill.clock import Clock
 from watchbill.errors import UsageError
+from watchbill.verdict import Verdict
 from watchbill_collector.api.health import AppStanding, CheckStanding, HostEvent, HostEvents
 from watchbill_collector.api.ports import at
-from watchbill_collector.applications import VERDICTS, App, Change, SeenCheck, Verdict, apps_of
+from watchbill_collector.applications import VERDICTS, App, Change, SeenCheck, apps_of
 from watchbill_collector.head import Head, Watch
 from watchbill_collector.hosts import ChangeKind, HostChange, HostRegistry
 from watchbill_collector.labels import METRIC_NAME
