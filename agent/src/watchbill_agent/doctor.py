@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 5.0
 SKEW_S_MAX = 5.0
 EXPIRES_SOON_S = 24 * 3600
 FREE_BYTES_MIN = 16 * 1024 * 1024
+PROBLEMS_SHOWN_MAX = 5
 CHECKS_SHOWN_MAX = 20
 """Checks that are told one by one."""
 BACKUPS_SHOWN_MAX = 20
@@ -71,6 +72,14 @@ def _failed(check: str, text: str, next_: str) -> Finding:
     return Finding(check, Verdict.FAILED, text, next_)
 
 
+def _unusable(check: str, exc: WatchbillError) -> Finding:
+    """Files that nobody can go by, or that nobody could read."""
+    if not isinstance(exc, ConfigError):
+        return _failed(check, str(exc), "watchbill-agent check-config")
+    shown = "; ".join(str(problem) for problem in exc.problems[:PROBLEMS_SHOWN_MAX])
+    return _failed(check, shown, "correct the file, then: watchbill-agent check-config")
+
+
 def examine(homes: Homes) -> Iterator[Finding]:
     """Every finding, one after the other; what depends on something broken is left out."""
     config = None
@@ -78,8 +87,7 @@ def examine(homes: Homes) -> Iterator[Finding]:
         config = load_config(homes)
         yield _ok("config", f"{homes.etc}/agent.toml and agent.d/ can be used")
     except ConfigError as exc:
-        shown = "; ".join(str(problem) for problem in exc.problems[:5])
-        yield _failed("config", shown, "correct the file, then: watchbill-agent check-config")
+        yield _unusable("config", exc)
     yield _state_directory(homes)
     identity, finding = _identity(homes.var if config is None else config.identity_home(homes))
     yield finding
@@ -417,12 +425,8 @@ def _checks(homes: Homes, config: AgentConfig) -> Iterator[Finding]:
 
     try:
         judged = judge(Trees(homes.etc, config.procfs, config.sysfs, config.rootfs))
-    except ConfigError as exc:
-        shown = "; ".join(str(problem) for problem in exc.problems[:5])
-        yield _failed(check, shown, "correct the file, then: watchbill-agent check-config")
-        return
     except WatchbillError as exc:
-        yield _failed(check, str(exc), "watchbill-agent check-config")
+        yield _unusable(check, exc)
         return
     yield _ok(check, f"{len(judged.checks)} in checks.d can be used")
     try:
@@ -442,12 +446,8 @@ def _backups(homes: Homes) -> Iterator[Finding]:
     check = "backups"
     try:
         jobs = load_jobs(homes.etc)
-    except ConfigError as exc:
-        shown = "; ".join(str(problem) for problem in exc.problems[:5])
-        yield _failed(check, shown, "correct the file, then: watchbill-agent check-config")
-        return
     except WatchbillError as exc:
-        yield _failed(check, str(exc), "watchbill-agent check-config")
+        yield _unusable(check, exc)
         return
     if not jobs:
         return

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from watchbill.config import Duration, option
 from watchbill_agent.checks.check import Samples
-from watchbill_agent.checks.searching import Searching, expression, literal_of
+from watchbill_agent.checks.searching import Searching, expression, expression_wanted, literal_of
 
 PATTERNS_MAX: Final = 32
 RECENT_MAX: Final = 120
@@ -25,21 +25,13 @@ def bounds_wanted(bounds: Sequence[float]) -> str | None:
     return None if bounds and rising else "at least one number, each greater than the one before"
 
 
-def _regex(text: str) -> str | None:
-    try:
-        expression(text)
-    except ValueError as exc:
-        return str(exc)
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternOptions:
     """Lines to count."""
 
     name: str = option(help="Label `pattern`; unique in the check.", length_max=64, example='"oom"')
     regex: str = option(
-        check=_regex,
+        check=expression_wanted,
         help="What a line holds, searched in its first 8 KiB.",
         example="'timed out after (\\d+) ms'",
     )

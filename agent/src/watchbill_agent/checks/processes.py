@@ -5,7 +5,6 @@ Whatever they start themselves is of their process group, and ends with it.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Final
 
+from watchbill_agent.runner import tree
+
 KILLED_S_MAX: Final = 2.0
 """A killed process is gone by then, or sleeps in the kernel and is left to init."""
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with_parent() -> None:
@@ -23,7 +23,7 @@ def die_with_parent() -> None:
     input says it."""
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        tree.die_with_parent()
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 

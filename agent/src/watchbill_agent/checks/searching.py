@@ -43,6 +43,15 @@ def expression(text: str) -> "re.Pattern[bytes]":
         raise ValueError(f"a regular expression: {exc}") from exc
 
 
+def expression_wanted(text: str) -> str | None:
+    """For `option(check=...)`: what is wanted instead; None when it is right."""
+    try:
+        expression(text)
+    except ValueError as exc:
+        return str(exc)
+    return None
+
+
 def literal_of(text: str) -> bytes:
     """The longest text that stands in whatever the expression finds; empty when that cannot be said simply. Lines
     without it need no search."""

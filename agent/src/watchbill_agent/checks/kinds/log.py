@@ -44,7 +44,7 @@ from watchbill_agent.checks.log_patterns import (
     Patterns,
     bounds_wanted,
 )
-from watchbill_agent.checks.searching import Searching, expression, literal_of
+from watchbill_agent.checks.searching import Searching, expression, expression_wanted, literal_of
 from watchbill_agent.journal import JournalUnreadable, end_of_journal, entries_after, message_of
 from watchbill_agent.names import WrongOption
 from watchbill_agent.tail import FILES_MAX, Tail
@@ -83,20 +83,12 @@ def _fields(names: Mapping[str, str]) -> Iterator[Wrong]:
             yield Wrong((name,), show_value(variable), "the name of a variable or key, without $ or %")
 
 
-def _regex(text: str) -> str | None:
-    try:
-        expression(text)
-    except ValueError as exc:
-        return str(exc)
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathOptions:
     """Requests that belong together."""
 
     name: str = option(help="Label `path`.", length_max=64, example='"checkout"')
-    regex: str = option(check=_regex, help="What their path holds.", example="'^/cart/|^/pay'")
+    regex: str = option(check=expression_wanted, help="What their path holds.", example="'^/cart/|^/pay'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
