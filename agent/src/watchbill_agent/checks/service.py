@@ -161,6 +161,8 @@ class Checks:
         self._seen: dict[str, dict[tuple[object, object], Layout]] = {}
         self._events: asyncio.Queue[wire.Happened] = asyncio.Queue(EVENTS_WAITING_MAX)
         self._restarts = 0
+        self._untaken = 0
+        """Events that were too many for the daemon, beside those that were too many for the child."""
         self._ready = False
         self._said_ms = 0
         self._silent = 0
@@ -263,7 +265,7 @@ class Checks:
                 try:
                     self._events.put_nowait(message)
                 except asyncio.QueueFull:
-                    self.counts.happenings_dropped += 1
+                    self._untaken += 1
             case wire.Alive(counts):
                 self._counted(counts)
             case wire.Watching(checks, pinged):
@@ -279,12 +281,11 @@ class Checks:
         """Counters of a child begin at nothing with it; what is told of them does not go back unseen: Prometheus knows
         a counter that begins anew."""
         known = {key: value for key, value in counts.items() if key in Counts.__dataclass_fields__}
-        lost = self.counts.happenings_dropped
         worst_s = max(self.counts.late_s_max, float(known.get("late_s_max", 0.0)))
         self.counts = Counts(**known)  # type: ignore[arg-type] # By name, from the same dataclass.
         self.counts.late_s_max = worst_s
         self.counts.child_restarts = self._restarts
-        self.counts.happenings_dropped = max(self.counts.happenings_dropped, lost)
+        self.counts.happenings_dropped += self._untaken
 
     def _self_reading(self) -> Reading:
         return metrics.reading(self.counts)
